@@ -1,0 +1,62 @@
+"""Gated: one product decides whether a latent is active and how much, with separate biases and scale."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.config import Gated
+from monosema.kernels import Latents, latents_from_mask
+
+
+@final
+class GatedActivation(Activation):
+    """``f = 1[π > 0] · ReLU(m)`` with ``π = pre + b_gate``, ``m = exp(r_mag) · pre + b_mag``.
+
+    The indicator passes no gradient; the gate learns from ``ReLU(π)`` through the objective's own terms (sparsity and
+    the auxiliary reconstruction with a frozen decoder), which arrive as ``ChannelGradients.gate``.
+    Source: Rajamanoharan et al. 2024, arXiv 2404.16014, section 3.2.
+    """
+
+    has_encoder_bias = False
+
+    def __init__(self, config: Gated, d_sae: int):
+        super().__init__()
+        self.b_gate = nn.Parameter(torch.zeros(d_sae))
+        self.r_mag = nn.Parameter(torch.zeros(d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(d_sae))
+
+    def select(self, pre_BF: Tensor) -> Selection:
+        gate = pre_BF + self.b_gate
+        return Selection(self.infer(pre_BF), gate=latents_from_mask(gate, gate > 0))
+
+    def infer(self, pre_BF: Tensor) -> Latents:
+        magnitude = pre_BF * self.r_mag.exp() + self.b_mag
+        return latents_from_mask(magnitude, (pre_BF + self.b_gate > 0) & (magnitude > 0))
+
+    def infer_dense(self, pre_BF: Tensor) -> Tensor:
+        magnitude = torch.relu(pre_BF * self.r_mag.exp() + self.b_mag)
+        return magnitude * (pre_BF + self.b_gate > 0)
+
+    def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
+        assert selection.gate is not None and gradients.gate is not None
+        active, opened = selection.latents.indices.long(), selection.gate.indices.long()
+        scaled = gradients.latents * self.r_mag.exp()[active]
+        # exp(r_mag)·pre is what the activation holds beyond its bias
+        r_mag = gradients.latents * (selection.latents.values - self.b_mag[active])
+        zeros = torch.zeros_like(self.b_mag)
+        return ActivationGradients(
+            (selection.latents.with_values(scaled), selection.gate.with_values(gradients.gate)),
+            {
+                "b_gate": zeros.index_add(0, opened, gradients.gate),
+                "b_mag": zeros.index_add(0, active, gradients.latents),
+                "r_mag": zeros.index_add(0, active, r_mag),
+            },
+        )
+
+    def scale_latents_(self, factors_F: Tensor) -> None:
+        self.b_gate.mul_(factors_F)
+        self.b_mag.mul_(factors_F)

@@ -1,0 +1,215 @@
+"""Strict nested config dataclasses, to and from plain values, YAML and JSON.
+
+A config is a frozen, keyword-only dataclass. Reading is strict: an unknown key is an error with a suggestion,
+a value of the wrong type is an error with its path (``training.lr``). Where a field may hold one of several
+configs (an activation, an objective), the plain form carries the class's name under ``kind``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from monosema.core.errors import ConfigError, FileError, nearest_names
+
+C = TypeVar("C")
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` (a config, or anything inside one) as dicts, lists, strings, numbers, booleans and None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **plain} if getattr(value, "is_variant", False) else plain
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(f"a config cannot hold a {type(value).__name__}")
+
+
+def from_plain(cls: type[C], plain: Any) -> C:
+    """The config of class ``cls`` that ``plain`` describes; ``ConfigError`` on unknown keys and wrong types."""
+    return typing.cast(C, _read(cls, plain, ""))
+
+
+def from_yaml(cls: type[C], text: str) -> C:
+    """Like ``from_plain`` for YAML text (JSON is YAML)."""
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    return from_plain(cls, {} if plain is None else plain)
+
+
+def to_yaml(config: Any) -> str:
+    """``config`` as YAML, fields in the order of their definition."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def load_plain(path: str | Path) -> dict[str, Any]:
+    """The mapping in a ``.yaml`` or ``.json`` file; an empty file is an empty mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"cannot read config {path}: {error.strerror or error}") from error
+    try:
+        plain = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not valid {Path(path).suffix.lstrip('.') or 'YAML'}: {error}") from error
+    if plain is None:
+        return {}
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path} must hold a mapping of options, got a {type(plain).__name__}")
+    return plain
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``update`` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in update.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The options in which two plain configs differ, as lines ``training.lr: 0.001 -> 0.003``."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _read(expected: Any, plain: Any, path: str) -> Any:
+    origin = typing.get_origin(expected)
+    if expected is Any:
+        return plain
+    if origin in (Union, types.UnionType):
+        return _read_union(typing.get_args(expected), plain, path)
+    if origin is Literal:
+        if plain not in typing.get_args(expected):
+            raise _wrong(path, " or ".join(repr(option) for option in typing.get_args(expected)), plain)
+        return plain
+    if dataclasses.is_dataclass(expected):
+        return _read_dataclass(typing.cast(type, expected), plain, path)
+    if origin in (tuple, list):
+        if not isinstance(plain, (list, tuple)):
+            raise _wrong(path, "a list", plain)
+        arguments = typing.get_args(expected)
+        if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+            if len(plain) != len(arguments):
+                raise _wrong(path, f"{len(arguments)} values", plain)
+            return tuple(_read(a, p, f"{path}[{i}]") for i, (a, p) in enumerate(zip(arguments, plain, strict=True)))
+        return origin(_read(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(plain))
+    if origin in (dict, Mapping) or origin is types.MappingProxyType:
+        if not isinstance(plain, Mapping):
+            raise _wrong(path, "a mapping", plain)
+        value_type = typing.get_args(expected)[1]
+        return {str(key): _read(value_type, value, _join(path, str(key))) for key, value in plain.items()}
+    return _read_scalar(expected, plain, path)
+
+
+def _read_scalar(expected: Any, plain: Any, path: str) -> Any:
+    if expected is type(None):
+        if plain is not None:
+            raise _wrong(path, "nothing (null)", plain)
+        return None
+    if expected is float and isinstance(plain, (int, float)) and not isinstance(plain, bool):
+        return float(plain)
+    if expected is float and isinstance(plain, str):  # YAML 1.1 reads 1e-3 (no dot) as a string
+        try:
+            return float(plain)
+        except ValueError:
+            raise _wrong(path, "a number", plain) from None
+    if expected is int and isinstance(plain, int) and not isinstance(plain, bool):
+        return plain
+    if expected is Path and isinstance(plain, (str, Path)):
+        return Path(plain)
+    if expected in (str, bool) and isinstance(plain, expected):
+        return plain
+    names = {float: "a number", int: "a whole number", str: "a string", bool: "true or false", Path: "a path"}
+    raise _wrong(path, names.get(expected, getattr(expected, "__name__", str(expected))), plain)
+
+
+def _read_union(options: tuple[Any, ...], plain: Any, path: str) -> Any:
+    if plain is None and type(None) in options:
+        return None
+    configs = {option.__name__: option for option in options if dataclasses.is_dataclass(option)}
+    if configs and isinstance(plain, Mapping):
+        if len(configs) == 1 and "kind" not in plain:
+            return _read(next(iter(configs.values())), plain, path)
+        kind = plain.get("kind")
+        if kind not in configs:
+            near = nearest_names(str(kind), configs)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(configs)}"
+            raise ConfigError(f"{path or 'config'}: expected a mapping with 'kind', got kind {kind!r}{hint}")
+        return _read(configs[kind], plain, path)
+    errors = []
+    for option in options:
+        if option is type(None) or dataclasses.is_dataclass(option):
+            continue
+        try:
+            return _read(option, plain, path)
+        except ConfigError as error:
+            errors.append(str(error))
+    raise ConfigError("; or ".join(errors) or str(_wrong(path, "one of " + ", ".join(map(str, options)), plain)))
+
+
+def _read_dataclass(cls: type, plain: Any, path: str) -> Any:
+    if isinstance(plain, cls):
+        return plain
+    if not isinstance(plain, Mapping):
+        raise _wrong(path, f"a mapping of {cls.__name__} options", plain)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    given = {key: value for key, value in plain.items() if not (key == "kind" and getattr(cls, "is_variant", False))}
+    for key in given:
+        if key not in fields:
+            raise _unknown_key(_join(path, str(key)), str(key), fields)
+    hints = _hints(cls)
+    values = {key: _read(hints[key], value, _join(path, key)) for key, value in given.items()}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{path or cls.__name__}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def _unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigError:
+    near = nearest_names(key, known)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return ConfigError(f"unknown option {path!r}; {hint}")
+
+
+def _wrong(path: str, expected: str, plain: Any) -> ConfigError:
+    return ConfigError(f"{path or 'config'}: expected {expected}, got {plain!r}")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

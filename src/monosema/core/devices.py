@@ -1,0 +1,55 @@
+"""Which device and which floating-point type, and why: the reason is logged once."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+
+from monosema.core.errors import ConfigError, unknown_name
+
+logger = logging.getLogger("monosema.core.devices")
+
+FLOAT_DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best one present (CUDA, then CPU; Apple's only when asked for)."""
+    if device is not None:
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device {str(device)!r} was asked for, but torch sees no CUDA device; use device='cpu'")
+        if chosen.type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError("device 'mps' was asked for, but torch sees no Apple GPU; use device='cpu'")
+        return chosen
+    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _say_once(str(chosen), "torch sees a CUDA device" if chosen.type == "cuda" else "torch sees no CUDA device")
+    return chosen
+
+
+@functools.cache
+def _say_once(device: str, reason: str) -> None:
+    logger.info("device %s: %s; %d threads", device, reason, torch.get_num_threads())
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """``"float32"``, ``"torch.float32"`` or ``torch.float32`` as a torch dtype; floating point only."""
+    if isinstance(dtype, torch.dtype):
+        if not dtype.is_floating_point:
+            raise ConfigError(f"expected a floating-point dtype, got {dtype}; use one of {', '.join(FLOAT_DTYPES)}")
+        return dtype
+    name = dtype.removeprefix("torch.")
+    if name not in FLOAT_DTYPES:
+        raise unknown_name("dtype", name, FLOAT_DTYPES)
+    return FLOAT_DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.float32`` as ``"float32"``."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,54 @@
+"""Errors shown to users: what was expected, what came, how to fix it.
+
+All are ``ValueError`` so that callers need no import of ours; ``assert`` is for our own mistakes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The input cannot be used as it is; the message names the fix."""
+
+
+class ConfigError(UserError):
+    """An option is unknown, has the wrong type, or conflicts with another."""
+
+
+class UnknownNameError(UserError):
+    """A name (hook, option, format) that does not exist; the nearest existing ones are offered."""
+
+
+class ShapeError(UserError):
+    """A tensor has another shape than the operation needs."""
+
+
+class DataError(UserError):
+    """Text, tokens or activations are missing, too short, or not finite."""
+
+
+class FileError(UserError):
+    """A file or folder cannot be read or written as asked; nothing on disk was changed."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+def nearest_names(name: str, options: Iterable[str], n: int = 3) -> list[str]:
+    """The at most ``n`` options that look most like ``name``, best first."""
+    return difflib.get_close_matches(name, list(options), n=n, cutoff=0.5)
+
+
+def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameError:
+    """An error for the unknown ``name`` of some ``kind`` ("hook name", "option"), offering the nearest options."""
+    known = list(options)
+    near = nearest_names(name, known)
+    if near:
+        hint = "did you mean " + " or ".join(repr(option) for option in near) + "?"
+    else:
+        shown = ", ".join(repr(option) for option in known[:12])
+        hint = f"known: {shown}" + (" …" if len(known) > 12 else "")
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,127 @@
+"""Files that are either whole or not there: written under a temporary name, flushed, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monosema.core.errors import FileError
+
+_TEMPORARY = ".writing-"
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old content or the new, never a part.
+
+    Raises ``FileError`` (read-only folder, full disk); the old content then still stands.
+    """
+    target = Path(path)
+    temporary = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(target, error) from error
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """``value`` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The JSON value in ``path``; ``FileError`` where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise FileError(f"{path} is not valid JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends without an error.
+
+    What stood at ``path`` is replaced only then. Files written inside are flushed to disk first.
+    """
+    target = Path(path)
+    temporary = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                _sync_file(Path(folder) / name)
+        _replace_folder(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(target, error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Delete what a killed process left half-written in ``folder``; a folder moved aside is put back."""
+    for path in Path(folder).glob(f"{_TEMPORARY}*"):
+        aside = re.fullmatch(re.escape(_TEMPORARY) + r"old-\d+-(.+)", path.name)
+        if aside and not (path.parent / aside[1]).exists():
+            os.rename(path, path.parent / aside[1])
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> FileError:
+    """A ``FileError`` that says why ``path`` could not be written and what to do."""
+    return FileError(
+        f"cannot write {path}: {error.strerror or error}; free some space or choose another place with out=/--out "
+        "(what was there before is unchanged)"
+    )
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    old = target.with_name(f"{_TEMPORARY}old-{os.getpid()}-{target.name}")
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":
+        _sync_file(path)

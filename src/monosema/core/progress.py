@@ -1,0 +1,97 @@
+"""Progress for people: a bar on a terminal or in a notebook, one logged line every 30 seconds otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+logger = logging.getLogger("monosema.progress")
+
+
+class Progress:
+    """Counts units of work towards ``total`` and shows rate, time left and a few figures.
+
+    ``interval`` is in seconds. Nothing is shown when ``enabled`` is False or the ``monosema`` logger is quieter
+    than INFO.
+    """
+
+    def __init__(
+        self, label: str, total: int, *, unit: str = "tok", done: int = 0, interval: float = 30.0, enabled: bool = True
+    ):
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self.interval = interval
+        self._start_done, self._started = done, time.monotonic()
+        self._last_line = self._started
+        self._figures: dict[str, float] = {}
+        shown = enabled and logger.isEnabledFor(logging.INFO)
+        self._lines = shown and not _interactive()
+        self._bar = (
+            tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=True, dynamic_ncols=True)
+            if shown and not self._lines
+            else None
+        )
+
+    def advance(self, n: int) -> None:
+        """``n`` more units are done."""
+        self.done += n
+        if self._bar is not None:
+            self._bar.update(n)
+        elif self._lines and time.monotonic() - self._last_line >= self.interval:
+            self._last_line = time.monotonic()
+            logger.info("%s", self.line())
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """The newest figures (loss, L0, …) to show beside the rate."""
+        self._figures = dict(values)
+        if self._bar is not None:
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+
+    def rate(self) -> float:
+        """Units per second since this object was made."""
+        return (self.done - self._start_done) / max(time.monotonic() - self._started, 1e-9)
+
+    def line(self) -> str:
+        """``train 1.2M/3.0M tok (40%), 31k tok/s, 58 s left, loss=…``."""
+        rate = self.rate()
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        parts = [
+            f"{self.label} {short_number(self.done)}/{short_number(self.total)} {self.unit}"
+            f" ({100 * self.done / max(self.total, 1):.0f}%)",
+            f"{short_number(rate)} {self.unit}/s",
+            f"{left:.0f} s left",
+        ]
+        parts += [f"{name}={value:.4g}" for name, value in self._figures.items()]
+        return ", ".join(parts)
+
+    def close(self) -> None:
+        """Remove the bar, or log the last line."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        elif self._lines and self.done > self._start_done:
+            logger.info("%s", self.line())
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def short_number(value: float) -> str:
+    """1234567 as ``1.2M``."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.1f}{suffix}"
+    return f"{value:.0f}"
+
+
+def _interactive() -> bool:
+    return "ipykernel" in sys.modules or sys.stderr.isatty()

@@ -1,0 +1,24 @@
+"""The sparse arithmetic everything else stands on: selection, decoding, gradients.
+
+Imports ``core`` only. Each operation is a contract with a plain dense twin in ``reference`` and a fast path;
+start with ``latents`` (the one sparse layout), then ``bags``.
+"""
+
+from monosema.kernels.bags import Columns, decode, sampled_products, to_columns, weight_gradient
+from monosema.kernels.latents import Latents, latents_from_dense, latents_from_mask, latents_from_pairs
+from monosema.kernels.select import select_above, select_batch_top_k, select_row_top_k
+
+__all__ = [
+    "Columns",
+    "Latents",
+    "decode",
+    "latents_from_dense",
+    "latents_from_mask",
+    "latents_from_pairs",
+    "sampled_products",
+    "select_above",
+    "select_batch_top_k",
+    "select_row_top_k",
+    "to_columns",
+    "weight_gradient",
+]

@@ -1,0 +1,103 @@
+"""Sparse decoding and its two gradients: everything in O(E·D), nothing in O(B·F·D).
+
+A token's reconstruction is a weighted bag of decoder rows. A weight gradient is the same operation seen from
+the other side: a latent's gradient row is a weighted bag of token rows, once the entries are sorted by latent
+(``to_columns``, one stable counting sort serves both weight matrices).
+
+Where many entries are active a dense product is cheaper; the choice depends on the entries alone, never on
+timing, and both give the same result. Shape letters: B tokens, F latents, D width, E active entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from monosema.kernels import reference
+from monosema.kernels.latents import Latents
+
+DENSE_DENSITY = 0.08
+"""Above this share of active entries the dense product is used (measured: ``benchmarks/density.py``)."""
+
+
+def is_dense(latents: Latents) -> bool:
+    """Whether the dense product is the cheaper one for these entries."""
+    return latents.nnz > DENSE_DENSITY * latents.n_tokens * latents.d_sae
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Entries sorted by latent, then token: the transposed view of a ``Latents``."""
+
+    latents: Latents
+    order: Tensor
+    """[E] int64: position in the row order of each entry of the column order."""
+    tokens: Tensor
+    """[E] int32: token of each entry."""
+    offsets: Tensor
+    """[F + 1] int32: entries of latent i are ``offsets[i]:offsets[i + 1]``."""
+    counts: Tensor
+    """[F] int64: number of tokens on which each latent is active."""
+
+
+def to_columns(latents: Latents) -> Columns:
+    """The entries of ``latents`` in column order."""
+    counts = latents.counts()
+    offsets = torch.zeros(latents.d_sae + 1, dtype=torch.int32, device=counts.device)
+    offsets[1:] = counts.cumsum(0)
+    order = _stable_order(latents.indices, latents.d_sae)
+    return Columns(latents, order, latents.rows()[order].int(), offsets, counts)
+
+
+def decode(latents: Latents, weight_FD: Tensor) -> Tensor:
+    """``x̂[t] = Σ_e f_e · weight[i_e]`` over the entries of token t: ``[B, D]``."""
+    if is_dense(latents):
+        return reference.decode_dense(latents, weight_FD)
+    return embedding_bag(
+        latents.indices,
+        weight_FD,
+        latents.crow,
+        mode="sum",
+        per_sample_weights=latents.values.to(weight_FD.dtype),
+        include_last_offset=True,
+    )
+
+
+def sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Tensor:
+    """``⟨left[t_e], weight[i_e]⟩`` for each entry: ``[E]``. The gradient with respect to the activations."""
+    if is_dense(latents):
+        return reference.sampled_products_dense(latents, left_BD, weight_FD)
+    if weight_FD.device.type == "cpu" and weight_FD.dtype in (torch.float32, torch.float64):
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            left_BD.contiguous(), weight_FD, latents.indices, latents.crow[:-1], latents.rows().int(), 0
+        )
+    rows = latents.rows()
+    return (left_BD[rows] * weight_FD[latents.indices]).sum(1)
+
+
+def weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tensor:
+    """``G[i] = Σ_e values_e · table[t_e]`` over the entries of latent i: ``[F, D]``.
+
+    ``values [E]`` are in row order. With activations and the output gradient this is the decoder's gradient;
+    with pre-activation gradients and the input, the encoder's.
+    """
+    if is_dense(columns.latents):
+        return reference.weight_gradient_dense(columns.latents.with_values(values), table_BD)
+    return embedding_bag(
+        columns.tokens,
+        table_BD,
+        columns.offsets,
+        mode="sum",
+        per_sample_weights=values[columns.order].to(table_BD.dtype),
+        include_last_offset=True,
+    )
+
+
+def _stable_order(indices: Tensor, d_sae: int) -> Tensor:
+    if indices.device.type == "cpu" and d_sae <= 65536:  # NumPy sorts 16-bit keys by counting
+        return torch.from_numpy(np.argsort(indices.numpy().astype(np.uint16), kind="stable"))
+    return indices.argsort(stable=True)

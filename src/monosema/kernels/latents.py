@@ -1,0 +1,98 @@
+"""``Latents``: sparse activations in one canonical order.
+
+Shape letters: B tokens, F latents (``d_sae``), E active entries.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from monosema.core.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Active latents of B tokens as compressed sparse rows, in canonical order.
+
+    Rows follow the tokens; within a row the latent indices ascend. Two equal sets of activations are therefore
+    equal tensors, and sums over them are taken in one order (order changes bits).
+    """
+
+    crow: Tensor
+    """[B + 1] int32: entries of token t are ``crow[t]:crow[t + 1]``."""
+    indices: Tensor
+    """[E] int32: latent index of each entry."""
+    values: Tensor
+    """[E]: activation of each entry, in the coder's compute dtype."""
+    d_sae: int
+    """F, the number of latents."""
+    leading_shape: tuple[int, ...]
+    """Shape of the tokens, ``(batch, position)`` for contexts; its product is B."""
+
+    @property
+    def n_tokens(self) -> int:
+        return self.crow.numel() - 1
+
+    @property
+    def nnz(self) -> int:
+        """E, the number of active entries."""
+        return self.indices.numel()
+
+    def rows(self) -> Tensor:
+        """[E] int64: the token of each entry."""
+        tokens = torch.arange(self.n_tokens, device=self.crow.device)
+        return tokens.repeat_interleave(self.crow.diff(), output_size=self.nnz)
+
+    def counts(self) -> Tensor:
+        """[F] int64: number of tokens on which each latent is active."""
+        return torch.bincount(self.indices, minlength=self.d_sae)
+
+    def with_values(self, values: Tensor) -> Latents:
+        """The same entries with other values ``[E]``."""
+        if values.shape != self.values.shape:
+            raise ShapeError(f"expected {tuple(self.values.shape)} values, got {tuple(values.shape)}")
+        return replace(self, values=values)
+
+    def to_dense(self) -> Tensor:
+        """``[*leading_shape, F]`` with zeros where inactive."""
+        dense = self.values.new_zeros(self.n_tokens, self.d_sae)
+        dense[self.rows(), self.indices.long()] = self.values
+        return dense.reshape(*self.leading_shape, self.d_sae)
+
+
+def latents_from_dense(dense: Tensor) -> Latents:
+    """The nonzero entries of ``dense [..., F]``."""
+    flat = dense.reshape(-1, dense.shape[-1])
+    return replace(latents_from_mask(flat, flat != 0), leading_shape=tuple(dense.shape[:-1]))
+
+
+def latents_from_mask(values_BF: Tensor, mask_BF: Tensor) -> Latents:
+    """The entries of ``values_BF`` where ``mask_BF`` is true."""
+    n_tokens, d_sae = values_BF.shape
+    flat = mask_BF.reshape(-1).nonzero().squeeze(1)
+    return _from_sorted_flat(flat, values_BF.reshape(-1)[flat], n_tokens, d_sae)
+
+
+def latents_from_pairs(tokens: Tensor, latents: Tensor, values: Tensor, n_tokens: int, d_sae: int) -> Latents:
+    """Entries given as (token, latent, value) triples in any order; no pair may occur twice."""
+    flat, order = (tokens.long() * d_sae + latents.long()).sort()
+    return _from_sorted_flat(flat, values[order], n_tokens, d_sae)
+
+
+def _from_sorted_flat(flat: Tensor, values: Tensor, n_tokens: int, d_sae: int) -> Latents:
+    tokens = torch.div(flat, d_sae, rounding_mode="floor")
+    indices = (flat - tokens * d_sae).int()
+    crow = torch.zeros(n_tokens + 1, dtype=torch.int32, device=flat.device)
+    crow[1:] = torch.bincount(tokens, minlength=n_tokens).cumsum(0)
+    return Latents(crow, indices, values, d_sae, (n_tokens,))
+
+
+def flat_tokens(x: Tensor, width: int, name: str) -> Tensor:
+    """``x [..., width]`` as ``[B, width]``; ``ShapeError`` for another width."""
+    if x.ndim == 0 or x.shape[-1] != width:
+        raise ShapeError(f"{name}: expected [..., {width}], got {list(x.shape)}")
+    return x.reshape(math.prod(x.shape[:-1]), width)

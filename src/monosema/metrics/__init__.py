@@ -1,0 +1,63 @@
+"""Metrics: one pure function each, and sums that add for streams.
+
+Its job: say what every reported number means, once. A function such as ``fve(x, x_hat)`` takes all tokens at once;
+where they come in batches, the sums it is made of are frozen dataclasses that add::
+
+    total = ReconstructionSums.of(x_1, x_hat_1) + ReconstructionSums.of(x_2, x_hat_2)
+    total.fve == fve(cat(x_1, x_2), cat(x_hat_1, x_hat_2))      # to 1e-12, however the tokens are split
+
+Sums are taken in float64 (on the CPU where a device has none). A quantity that is not defined for the tokens given
+(0/0) is NaN, and its docstring says when; an input that is not finite is a ``DataError``.
+
+May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
+``language.py`` compares next-token predictions.
+"""
+
+from monosema.metrics.checks import require_finite
+from monosema.metrics.language import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
+from monosema.metrics.reconstruction import (
+    ReconstructionSums,
+    cosine,
+    fve,
+    mse,
+    norm_ratio,
+    relative_reconstruction_bias,
+)
+from monosema.metrics.sparsity import (
+    RELIABLE_DEAD_TOKENS,
+    SparseRows,
+    SparsitySums,
+    dead_fraction,
+    firing_density,
+    l0,
+    l0_std,
+    l1,
+    log10_density,
+    n_alive,
+)
+
+__all__ = [
+    "RELIABLE_DEAD_TOKENS",
+    "ReconstructionSums",
+    "SparseRows",
+    "SparsitySums",
+    "TokenMean",
+    "ce_loss_score",
+    "cosine",
+    "dead_fraction",
+    "firing_density",
+    "fve",
+    "kl_score",
+    "l0",
+    "l0_std",
+    "l1",
+    "log10_density",
+    "log_probs",
+    "mse",
+    "n_alive",
+    "norm_ratio",
+    "relative_reconstruction_bias",
+    "require_finite",
+    "token_cross_entropy",
+    "token_kl",
+]

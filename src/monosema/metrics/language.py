@@ -1,0 +1,108 @@
+"""How much of the model's behaviour survives when a site is replaced: cross-entropy and KL divergence per token.
+
+Shape letters: V vocabulary. ``log_p`` and ``log_q`` are log-probabilities ``[..., V]`` from :func:`log_probs`; losses
+are in nats. Three runs are compared: clean (nothing edited), spliced (the site becomes the reconstruction) and
+ablated (the site becomes zero, or its mean).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosema.core.errors import ShapeError
+from monosema.metrics.checks import ratio, wide
+
+_BLOCK = 64
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """``log softmax(logits)`` over the last axis, in float32 or wider whatever the model's dtype.
+
+    >>> log_probs(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def token_cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
+    """``-log p(target)`` of each token, in nats: ``log_p [..., V]`` and ``targets [...]`` give ``[...]`` float64.
+
+    In [0, inf). Raises ``ShapeError`` where the leading shapes differ.
+    """
+    if log_p.shape[:-1] != targets.shape:
+        raise ShapeError(
+            f"expected one target per prediction, got log_p {list(log_p.shape)} and targets {list(targets.shape)}"
+        )
+    return -wide(log_p.gather(-1, targets.to(torch.int64).unsqueeze(-1)).squeeze(-1))
+
+
+def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL(p || q) = sum_v p_v (log p_v - log q_v)`` of each token, in nats: ``[..., V]`` twice gives ``[...]`` float64.
+
+    In [0, inf] (down to about -1e-6 where rounding of float32 log-probabilities is all there is); ``p`` is the clean
+    run. An entry with ``p_v = 0`` contributes 0, also where ``q_v = 0``. Raises ``ShapeError`` where shapes differ.
+    """
+    if log_p.shape != log_q.shape:
+        raise ShapeError(f"log_p and log_q must have one shape [..., V], got {list(log_p.shape)}, {list(log_q.shape)}")
+    divergence = _row_sums((log_p - log_q).mul_(log_p.exp()))
+    undefined = divergence.isnan()  # 0 * inf, where the model gives an entry no probability at all
+    if bool(undefined.any()):
+        p, q = log_p[undefined.to(log_p.device)], log_q[undefined.to(log_q.device)]
+        divergence[undefined] = _row_sums(torch.where(p == -math.inf, 0.0, (p - q) * p.exp()))
+    return divergence
+
+
+def ce_loss_score(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
+    """``(CE_ablated - CE_spliced) / (CE_ablated - CE_clean)``: the share of the loss lost to ablation that is kept.
+
+    1 where splicing costs nothing, 0 where it costs as much as ablation; below 0 is worse than ablation, and above 1
+    is better than the clean model. NaN where ablation leaves the loss as it is. "Loss recovered" in Bricken et al.
+    2023 and SAEBench.
+    """
+    return ratio(ce_ablated - ce_spliced, ce_ablated - ce_clean)
+
+
+def kl_score(kl: float, kl_ablated: float) -> float:
+    """``(KL_ablated - KL) / KL_ablated``, both against the clean run: 1 where splicing changes no prediction.
+
+    In (-inf, 1]; NaN where ablation changes no prediction.
+    """
+    return ratio(kl_ablated - kl, kl_ablated)
+
+
+def _row_sums(terms: Tensor) -> Tensor:
+    """``[..., V]`` summed over V into float64.
+
+    Blocks of a fixed length are summed in the dtype given, so that only one value in 64 is widened; fixed, so that the
+    result of a row depends on no other row.
+    """
+    n_blocks = terms.shape[-1] // _BLOCK
+    blocks = terms[..., : n_blocks * _BLOCK].unflatten(-1, (n_blocks, _BLOCK)).sum(-1)
+    return wide(blocks).sum(-1) + wide(terms[..., n_blocks * _BLOCK :]).sum(-1)
+
+
+@dataclass(frozen=True)
+class TokenMean:
+    """The mean of a per-token quantity; those of two sets of tokens add to that of both."""
+
+    n_tokens: int = 0
+    """Tokens summed."""
+    total: float = 0.0
+    """Their float64 sum."""
+
+    @classmethod
+    def of(cls, values: Tensor) -> TokenMean:
+        """Of every entry of ``values``, any shape."""
+        return cls(values.numel(), float(wide(values.detach()).sum()))
+
+    def __add__(self, other: TokenMean) -> TokenMean:
+        return TokenMean(self.n_tokens + other.n_tokens, self.total + other.total)
+
+    @property
+    def value(self) -> float:
+        """``total / n_tokens``; NaN of no tokens."""
+        return ratio(self.total, self.n_tokens)

@@ -1,0 +1,149 @@
+"""Running taps during forward passes: one PyTorch hook per module side, and an order that does not depend on who asked.
+
+Every active tap, from any number of nested ``edits`` and ``capture`` calls, hangs on a shared ``Interceptor``. On one
+side of one module the taps run by rank, that is in the order of the computation; on one tap, edits run first (outer
+context first), each on what the one before returned, then observers see the result. So an edit sees every value as
+already edited upstream, and a capture inside an ``edits`` context sees edited values, whichever came first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from monosema.core.errors import ShapeError, UserError
+from monosema.models.calls import ModuleCall, Side
+from monosema.models.taps import Tap
+
+EditFunction = Callable[[Tensor], Tensor]
+"""Takes a site's value [B, T, width] and returns its replacement, of the same shape."""
+
+
+class ForwardStopped(BaseException):
+    """Ends a forward pass once everything asked for was captured.
+
+    A ``BaseException`` so that model code with an ``except Exception`` cannot swallow it; it never leaves this package.
+    """
+
+
+@dataclass(eq=False)
+class Action:
+    """Something to do with a tap's value: edit it, or observe it."""
+
+    tap: Tap
+    """Where."""
+    name: str
+    """The site's name, for error messages."""
+    edit: EditFunction | None = None
+    """Returns the new value, when the action edits."""
+    observe: Callable[[Tensor], None] | None = None
+    """Receives the value after all edits, when the action observes."""
+
+
+class Interceptor:
+    """The active actions of one model."""
+
+    def __init__(self) -> None:
+        self._actions: dict[tuple[nn.Module, Side], list[Action]] = {}
+        self._handles: dict[tuple[nn.Module, Side], RemovableHandle] = {}
+        self._memory: dict[Tap, Tensor] = {}
+        self._paused = False
+
+    @contextmanager
+    def active(self, actions: Sequence[Action]) -> Iterator[None]:
+        """Run ``actions`` in every forward pass inside the context; hooks are removed however it ends."""
+        everything = [*self._remember_actions(actions), *actions]
+        try:
+            for action in everything:
+                self._add(action)
+            yield
+        finally:
+            for action in everything:
+                self._remove(action)
+                self._memory.pop(action.tap, None)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave every action idle, for measurements through an interceptor of their own that edits must not touch."""
+        was_paused, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = was_paused
+
+    def _remember_actions(self, actions: Sequence[Action]) -> list[Action]:
+        def remember(tap: Tap) -> Action:
+            def observe(value: Tensor) -> None:
+                self._memory[tap] = value
+
+            return Action(tap=tap, name="remembered value", observe=observe)
+
+        return [remember(needed) for tap in {action.tap: None for action in actions} for needed in tap.needs]
+
+    def _add(self, action: Action) -> None:
+        key = (action.tap.module, action.tap.side)
+        if key not in self._actions:
+            self._actions[key] = []
+            self._handles[key] = self._register(*key)
+        self._actions[key].append(action)
+        self._actions[key].sort(key=lambda each: each.tap.rank)
+
+    def _remove(self, action: Action) -> None:
+        key = (action.tap.module, action.tap.side)
+        if action not in self._actions.get(key, ()):
+            return
+        self._actions[key].remove(action)
+        if not self._actions[key]:
+            self._handles.pop(key).remove()
+            del self._actions[key]
+
+    def _register(self, module: nn.Module, side: Side) -> RemovableHandle:
+        if side == "in":
+
+            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                call = ModuleCall(module, "in", args, kwargs)
+                self._run(call)
+                return (call.args, call.kwargs) if call.replaced else None
+
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            call = ModuleCall(module, "out", args, kwargs, output)
+            self._run(call)
+            return call.output if call.replaced else None
+
+        return module.register_forward_hook(after, with_kwargs=True)
+
+    def _run(self, call: ModuleCall) -> None:
+        if self._paused:
+            return
+        by_tap: dict[Tap, list[Action]] = {}
+        for action in self._actions[call.module, call.side]:
+            by_tap.setdefault(action.tap, []).append(action)
+        for tap, actions in by_tap.items():
+            old = tap.read(call, [self._memory[needed] for needed in tap.needs])
+            new = old
+            for action in actions:
+                if action.edit is not None:
+                    # The edit gets a copy: one that works in place must not change what the delta is taken from.
+                    new = _checked(action.edit(new.clone()), new, action.name)
+            if new is not old:
+                tap.write(call, old, new)
+            for action in actions:
+                if action.observe is not None:
+                    action.observe(new)
+
+
+def _checked(new: Any, old: Tensor, name: str) -> Tensor:
+    if not isinstance(new, Tensor):
+        raise UserError(f"the edit of {name!r} returned {type(new).__name__}; expected a tensor")
+    if new.shape != old.shape:
+        raise ShapeError(
+            f"the edit of {name!r} returned shape {list(new.shape)}; expected the shape it was given, {list(old.shape)}"
+        )
+    return new.to(dtype=old.dtype, device=old.device)
