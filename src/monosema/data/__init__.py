@@ -1,0 +1,24 @@
+"""From text to shuffled activations.
+
+Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts with a held-out split), then ``stream``
+(contexts to shuffled rows); ``rows`` serves activations that are already there.
+"""
+
+from monosema.data.packing import PackingRule, pack
+from monosema.data.rows import ArrayRows, IterableRows, as_row_source
+from monosema.data.sites import RowLayout
+from monosema.data.stream import ActivationStream
+from monosema.data.tokens import Tokens, TokenSplit, load_tokens
+
+__all__ = [
+    "ActivationStream",
+    "ArrayRows",
+    "IterableRows",
+    "PackingRule",
+    "RowLayout",
+    "TokenSplit",
+    "Tokens",
+    "as_row_source",
+    "load_tokens",
+    "pack",
+]

@@ -1,0 +1,69 @@
+"""Packing documents into contexts of exactly ``context_size`` tokens.
+
+A context starts with the begin token; documents follow one another, parted by the separator; where a document runs
+over, it goes on in the next context. A token that is already there is not written twice. No padding; the tail that
+fills no context is dropped. The rules are SAELens' ``concat_and_batch_sequences`` (6.54), token for token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from monosema.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingRule:
+    """Which tokens frame contexts and documents; None leaves the place empty."""
+
+    context_size: int
+    """Tokens in a context, framing included."""
+    begin_context: int | None
+    """First token of every context (BOS, [CLS])."""
+    separator: int | None
+    """Token between two documents of one context (BOS, EOS, [SEP])."""
+    end_context: int | None = None
+    """Last token of every context ([SEP] of encoders)."""
+
+    def __post_init__(self) -> None:
+        framing = sum(token is not None for token in (self.begin_context, self.end_context))
+        if self.context_size <= framing:
+            raise ConfigError(f"context_size must exceed {framing}, got {self.context_size}")
+
+
+def pack(documents: Iterable[np.ndarray], rule: PackingRule) -> np.ndarray:
+    """Contexts ``[n, context_size]`` int32 from tokenised documents, in order."""
+    size = rule.context_size - (rule.end_context is not None)
+    contexts: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
+    filled = 0
+
+    def put(tokens: np.ndarray) -> int:
+        """Append what fits; returns how much that was."""
+        nonlocal filled, parts
+        taken = tokens[: size - filled]
+        parts.append(taken)
+        filled += len(taken)
+        if filled == size:
+            contexts.append(np.concatenate(parts))
+            parts, filled = [], 0
+        return len(taken)
+
+    for document in documents:
+        offset = 0
+        while offset < len(document):
+            mark = rule.begin_context if filled == 0 else rule.separator if offset == 0 else None
+            if mark is not None and document[offset] != mark:
+                put(np.array([mark], dtype=np.int32))
+                if filled == 0:  # the mark was the last token that fitted: the document opens the next context
+                    continue
+            offset += put(document[offset:].astype(np.int32, copy=False))
+    if not contexts:
+        return np.zeros((0, rule.context_size), dtype=np.int32)
+    packed = np.stack(contexts)
+    if rule.end_context is not None:
+        packed = np.concatenate([packed, np.full((len(packed), 1), rule.end_context, dtype=np.int32)], axis=1)
+    return packed

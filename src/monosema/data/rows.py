@@ -1,0 +1,223 @@
+"""Rows that come from no model: arrays, memory-mapped files, loaders and iterators of activations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosema.core.errors import ConfigError, DataError, FileError
+from monosema.core.seeds import random_stream
+from monosema.data.sites import layout_of
+
+
+class ArrayRows:
+    """Rows ``[n, d]`` of a tensor, array or memory-mapped ``.npy``, shuffled anew each epoch, resumable to the bit.
+
+    The array is never copied whole; a share of the rows can be set aside as ``validation`` rows.
+
+    Args:
+        array: ``[n, d]`` (leading dimensions are flattened).
+        batch_size: rows in a batch; what fills no batch at the end of an epoch is dropped.
+        d_in: for transcoders, how many leading columns are the input; the rest is the target.
+        seed: decides the order.
+        epochs: how often the rows may be read.
+        validation_fraction: share of rows set aside, drawn by the seed.
+    """
+
+    seekable = True
+
+    def __init__(
+        self,
+        array: Any,
+        batch_size: int = 2048,
+        *,
+        d_in: int | None = None,
+        seed: int = 0,
+        epochs: int = 1,
+        validation_fraction: float = 0.0,
+    ):
+        self._array = _as_array(array)
+        n, width = self._array.shape
+        if not 0 <= validation_fraction < 1:
+            raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
+        self.layout = layout_of(width, d_in)
+        self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
+        shuffled = torch.randperm(n, generator=random_stream(seed, "validation")).numpy()
+        n_validation = round(validation_fraction * n)
+        self._train_rows = np.sort(shuffled[n_validation:])
+        self._validation_rows = np.sort(shuffled[:n_validation])
+        if len(self._train_rows) < batch_size:
+            raise DataError(f"{len(self._train_rows)} training rows, one batch needs {batch_size}")
+        self._epoch = self._batch = 0
+        self._order: np.ndarray | None = None
+
+    @property
+    def d_in(self) -> int:
+        return self.layout.d_in
+
+    @property
+    def d_out(self) -> int:
+        return self.layout.d_out
+
+    @property
+    def validation(self) -> Tensor:
+        """The rows set aside ``[n_validation, d]``."""
+        return self._take(self._validation_rows)
+
+    def plan(self, n_rows: int) -> None:
+        """Refuse a run the array cannot serve."""
+        available = len(self._train_rows) // self.batch_size * self.batch_size * self.epochs
+        if n_rows > available:
+            raise DataError(
+                f"the run wants {n_rows:,} rows, the array gives {available:,} in {self.epochs} epoch(s); "
+                "set epochs= higher or lower tokens"
+            )
+
+    def preview(self, n_rows: int) -> Tensor:
+        return self._take(self._epoch_order()[:n_rows])
+
+    def record(self) -> dict[str, Any]:
+        return {"array_shape": list(self._array.shape), "batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        if (self._batch + 1) * self.batch_size > len(self._train_rows):
+            self._epoch, self._batch, self._order = self._epoch + 1, 0, None
+        if self._epoch >= self.epochs:
+            raise StopIteration
+        start = self._batch * self.batch_size
+        self._batch += 1
+        return self._take(self._epoch_order()[start : start + self.batch_size])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "batch": self._batch, "identity": self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["identity"] != self._identity():
+            raise DataError("the saved state belongs to other rows (shape, first and last row, batch size or seed differ)")
+        self._epoch, self._batch, self._order = int(state["epoch"]), int(state["batch"]), None
+
+    def _identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256(np.ascontiguousarray(self._array[[0, -1]]).tobytes()).hexdigest()
+        return {
+            "shape": list(self._array.shape),
+            "ends": digest,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "n_train": len(self._train_rows),
+        }
+
+    def _epoch_order(self) -> np.ndarray:
+        if self._order is None:
+            generator = random_stream(self.seed, "epoch", self._epoch)
+            self._order = self._train_rows[torch.randperm(len(self._train_rows), generator=generator).numpy()]
+        return self._order
+
+    def _take(self, rows: np.ndarray) -> Tensor:
+        taken = torch.from_numpy(np.ascontiguousarray(self._array[rows]))
+        if not bool(torch.isfinite(taken).all()):
+            raise DataError("the array holds values that are not finite; remove those rows first")
+        return taken
+
+
+class IterableRows:
+    """Rows from a DataLoader or any iterable of ``[n, d]`` tensors, re-cut to ``batch_size``, in the order they come.
+
+    Such a source cannot seek: a resumed run reads it from the start again and says so. An iterable that can be iterated
+    again (a DataLoader, a list) may be read for several ``epochs``.
+    """
+
+    seekable = False
+
+    def __init__(self, source: Iterable[Any], batch_size: int = 2048, *, d_in: int | None = None, epochs: int = 1):
+        self._source, self.batch_size, self.epochs = source, batch_size, epochs
+        if epochs > 1 and iter(source) is source:
+            raise ConfigError("an iterator can be read once only; pass something that can be iterated again, or epochs=1")
+        self._pending: list[Tensor] = []
+        self._iterator = self._parts()
+        first = next(self._iterator, None)
+        if first is None:
+            raise DataError("the source gives no rows")
+        self._pending.append(first)
+        self.layout = layout_of(first.shape[1], d_in)
+
+    @property
+    def d_in(self) -> int:
+        return self.layout.d_in
+
+    @property
+    def d_out(self) -> int:
+        return self.layout.d_out
+
+    def plan(self, n_rows: int) -> None:
+        """Nothing is known about the length beforehand; a source that ends early ends the run."""
+
+    def preview(self, n_rows: int) -> Tensor:
+        self._fill(n_rows)
+        return torch.cat(self._pending)[:n_rows]
+
+    def record(self) -> dict[str, Any]:
+        return {"source": type(self._source).__name__, "batch_size": self.batch_size, "epochs": self.epochs}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        if not self._fill(self.batch_size):
+            raise StopIteration
+        rows = torch.cat(self._pending)
+        self._pending = [rows[self.batch_size :]] if len(rows) > self.batch_size else []
+        return rows[: self.batch_size]
+
+    def _fill(self, n_rows: int) -> bool:
+        have = sum(len(part) for part in self._pending)
+        while have < n_rows:
+            part = next(self._iterator, None)
+            if part is None:
+                return False
+            if self._pending and part.shape[1] != self._pending[0].shape[1]:
+                raise DataError(f"the source changed width from {self._pending[0].shape[1]} to {part.shape[1]}")
+            self._pending.append(part)
+            have += len(part)
+        return True
+
+    def _parts(self) -> Iterator[Tensor]:
+        for _ in range(self.epochs):
+            for item in self._source:
+                rows = item[0] if isinstance(item, (tuple, list)) else item
+                rows = torch.as_tensor(rows)
+                if rows.ndim == 1:
+                    rows = rows.unsqueeze(0)
+                if not bool(torch.isfinite(rows).all()):
+                    raise DataError("the source gave values that are not finite")
+                yield rows.reshape(-1, rows.shape[-1])
+
+
+def as_row_source(source: Any, **options: Any) -> ArrayRows | IterableRows:
+    """The row source for a tensor, NumPy array, ``.npy`` path, DataLoader or iterable of rows."""
+    if isinstance(source, (Tensor, np.ndarray, str, Path)):
+        return ArrayRows(source, **options)
+    if isinstance(source, Iterable):
+        return IterableRows(source, **options)
+    raise DataError(f"cannot read activations from a {type(source).__name__}")
+
+
+def _as_array(array: Any) -> np.ndarray:
+    if isinstance(array, (str, Path)):
+        try:
+            array = np.load(array, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise FileError(f"cannot read activations from {array}: {error}") from error
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().numpy()
+    if array.ndim < 2 or array.dtype.kind != "f":
+        raise DataError(f"activations must be floating-point [n, d], got {array.dtype} {list(array.shape)}")
+    return array.reshape(-1, array.shape[-1])

@@ -1,0 +1,300 @@
+"""``ActivationStream``: shuffled rows of activations, harvested chunk by chunk, resumable to the bit.
+
+Contexts come in an order drawn across the corpus by the seed. A chunk is a run of whole contexts: they go through the
+model, rows at special tokens are left out, the rest is permuted by a random stream keyed by (seed, chunk number) and
+served in batches. Nothing is carried over to the next chunk; rows that fill no batch are dropped and counted. The state
+is therefore a position and one chunk's token ids, whatever the run's length.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosema.core.devices import dtype_name, parse_dtype
+from monosema.core.errors import ConfigError, DataError
+from monosema.core.seeds import random_stream
+from monosema.data.sites import RowLayout
+from monosema.data.tokens import Tokens, TokenSplit
+from monosema.models import LanguageModel
+
+logger = logging.getLogger("monosema.data.stream")
+
+MAX_CHUNK_BYTES = 2**30
+MIN_BATCHES_PER_CHUNK = 64
+CHUNKS_PER_RUN = 8
+
+
+class ActivationStream:
+    """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
+
+    Args:
+        model: the language model.
+        tokens: a corpus (its training side is read) or one side of it.
+        hook_names: the site read, or several.
+        targets: the site written, where it is another one (a transcoder's MLP output); None for an SAE.
+        batch_size: rows in a batch.
+        seed: decides the order of contexts and rows, and nothing else does.
+        epochs: how often the corpus may be read; a longer run is refused with the numbers.
+        chunk_contexts: contexts in a chunk; by default whole contexts for at most 1 GiB and an eighth of the run, but
+            at least 64 batches.
+        model_batch_size: contexts in one forward pass.
+        dtype: type of the rows; the model's own by default.
+        buffer_device: where a chunk is kept; the model's device by default.
+
+    Raises:
+        DataError: the corpus is too short for one batch, or activations are not finite (raised while iterating).
+    """
+
+    seekable = True
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokens: Tokens | TokenSplit,
+        hook_names: str | Sequence[str],
+        batch_size: int = 2048,
+        *,
+        targets: str | Sequence[str] | None = None,
+        seed: int = 0,
+        epochs: int = 1,
+        chunk_contexts: int | None = None,
+        model_batch_size: int = 32,
+        dtype: str | torch.dtype | None = None,
+        buffer_device: str | torch.device | None = None,
+    ):
+        if batch_size < 1 or model_batch_size < 1 or epochs < 1:
+            raise ConfigError("batch_size, model_batch_size and epochs must be at least 1")
+        self.model = model
+        self.split = tokens.train if isinstance(tokens, Tokens) else tokens
+        self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {}
+        reads = _sites(model, hook_names)
+        self.layout = RowLayout(reads, reads if targets is None else _sites(model, targets))
+        self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
+        self.model_batch_size = model_batch_size
+        self.dtype = model.dtype if dtype is None else parse_dtype(dtype)
+        self.buffer_device = torch.device(model.device if buffer_device is None else buffer_device)
+        self.n_dropped = 0
+        self._special = self.split.special_mask(self.split.contexts)
+        self._rows_in_epoch = int((~self._special).sum())
+        if self.n_rows < batch_size:
+            raise DataError(
+                f"the corpus has {self.n_rows} usable tokens, one batch needs {batch_size}; give more text, "
+                "a smaller batch_size, or more epochs"
+            )
+        self._chunk_contexts = chunk_contexts
+        self._epoch = self._position = self._chunk_number = self._offset = 0
+        self._chunk_ids: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._order: Tensor | None = None
+
+    # -- what it is
+
+    @property
+    def d_in(self) -> int:
+        """Width of what is read."""
+        return self.layout.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Width of what is written."""
+        return self.layout.d_out
+
+    @property
+    def n_rows(self) -> int:
+        """Rows the stream can serve over all its epochs, before what falls off at the ends of chunks."""
+        return self._rows_in_epoch * self.epochs
+
+    @property
+    def device(self) -> torch.device:
+        return self.buffer_device
+
+    def plan(self, n_rows: int) -> None:
+        """Fix the chunk size for a run of ``n_rows``; refuse a run the corpus cannot serve.
+
+        Called by ``train`` before the first batch; without it the corpus itself is the run.
+        """
+        if self._chunk_contexts is None:
+            self._chunk_contexts = self._default_chunk_contexts(n_rows)
+        available = self.n_rows_served()
+        if n_rows > available:
+            wanted = -(-n_rows * self.epochs // max(1, available))
+            raise DataError(
+                f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
+                f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
+            )
+
+    def n_rows_served(self) -> int:
+        """Rows served in full batches over all epochs."""
+        size = self._chunk_size()
+        total = 0
+        for epoch in range(self.epochs):
+            kept = (~self._special[self._context_order(epoch)]).sum(1)
+            for start in range(0, len(kept), size):
+                total += int(kept[start : start + size].sum()) // self.batch_size * self.batch_size
+        return total
+
+    def record(self) -> dict[str, Any]:
+        """What a dictionary trained on this stream records about it, JSON-able."""
+        return {
+            "hook_names": [name for name, _ in self.layout.reads],
+            "targets": None if self.layout.is_autoencoder else [name for name, _ in self.layout.writes],
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "chunk_contexts": self._chunk_contexts,
+            "model_batch_size": self.model_batch_size,
+            "dtype": dtype_name(self.dtype),
+            "model": self.model.record(),
+            "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
+        }
+
+    # -- iteration
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        while self._rows is None or self._order is None or self._offset + self.batch_size > len(self._order):
+            if self._rows is not None and self._order is not None:
+                self.n_dropped += len(self._order) - self._offset
+                self._release_chunk()
+            if not self._begin_chunk():
+                raise StopIteration
+        rows = self._rows[self._order[self._offset : self._offset + self.batch_size]]
+        self._offset += self.batch_size
+        return rows
+
+    def preview(self, n_rows: int) -> Tensor:
+        """At most ``n_rows`` rows of the first chunk, without consuming them (for data-dependent initial values)."""
+        if self._rows is None and not self._begin_chunk():
+            raise DataError("the stream is exhausted")
+        assert self._rows is not None and self._order is not None
+        return self._rows[self._order[:n_rows]]
+
+    def reset(self) -> None:
+        """Start over from the first batch."""
+        self._release_chunk()
+        self._epoch = self._position = self._chunk_number = self.n_dropped = 0
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, plan and the current chunk's token ids; enough to continue bit for bit."""
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "chunk_number": self._chunk_number,
+            "chunk_contexts": self._chunk_size(),
+            "offset": self._offset,
+            "n_dropped": self.n_dropped,
+            "in_chunk": self._rows is not None,
+            "chunk_ids": self._chunk_ids if self._chunk_ids is not None else torch.zeros(0, dtype=torch.int32),
+            "identity": self._identity(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken; ``DataError`` where the corpus or the options are others."""
+        different = [
+            f"{key}: {state['identity'].get(key)!r} -> {value!r}"
+            for key, value in self._identity().items()
+            if state["identity"].get(key) != value
+        ]
+        if different:
+            raise DataError("the stream's state belongs to another stream; it differs in " + "; ".join(different))
+        self._release_chunk()
+        self._chunk_contexts = int(state["chunk_contexts"])
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+        self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
+        if state["in_chunk"]:
+            self._chunk_number -= 1
+            self._harvest(state["chunk_ids"])
+            self._offset = int(state["offset"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.split.fingerprint,
+            "special_token_ids": sorted(self.split.special_token_ids),
+            "sites": list(self.layout.hook_names),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "model_batch_size": self.model_batch_size,
+            "dtype": dtype_name(self.dtype),
+        }
+
+    # -- chunks
+
+    def _chunk_size(self) -> int:
+        if self._chunk_contexts is None:
+            self._chunk_contexts = self._default_chunk_contexts(self.n_rows)
+        return self._chunk_contexts
+
+    def _default_chunk_contexts(self, n_rows: int) -> int:
+        rows_per_context = max(1.0, self._rows_in_epoch / self.split.n_contexts)
+        row_bytes = self.layout.width * torch.empty((), dtype=self.dtype).element_size()
+        rows = min(MAX_CHUNK_BYTES // row_bytes, n_rows // CHUNKS_PER_RUN)
+        rows = max(rows, MIN_BATCHES_PER_CHUNK * self.batch_size)
+        contexts = min(max(1, round(rows / rows_per_context)), self.split.n_contexts)
+        logger.info(
+            "chunks of %d contexts, about %d rows and %.0f MiB",
+            contexts,
+            contexts * rows_per_context,
+            contexts * rows_per_context * row_bytes / 2**20,
+        )
+        return contexts
+
+    def _context_order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.split.n_contexts, generator=random_stream(self.seed, "contexts", epoch))
+
+    def _begin_chunk(self) -> bool:
+        if self._position >= self.split.n_contexts:
+            self._epoch += 1
+            self._position = 0
+        if self._epoch >= self.epochs:
+            return False
+        chosen = self._context_order(self._epoch)[self._position : self._position + self._chunk_size()]
+        self._position += len(chosen)
+        self._harvest(self.split.contexts[chosen])
+        return True
+
+    def _harvest(self, contexts: Tensor) -> None:
+        self._chunk_ids = contexts
+        kept = ~self.split.special_mask(contexts)
+        n_kept = int(kept.sum())
+        self._rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.buffer_device)
+        filled = 0
+        for start in range(0, len(contexts), self.model_batch_size):
+            part = contexts[start : start + self.model_batch_size]
+            mask = kept[start : start + self.model_batch_size].to(self.model.device)
+            captured = self.model.capture(part.to(self.model.device).long(), self.layout.hook_names)
+            n = int(mask.sum())
+            column = 0
+            for name in self.layout.hook_names:
+                values = captured[name][mask]
+                self._rows[filled : filled + n, column : column + values.shape[1]] = values
+                column += values.shape[1]
+            filled += n
+        if not bool(torch.isfinite(self._rows).all()):
+            raise DataError(
+                f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {self._chunk_number}; "
+                "load the model in another dtype (float32 or bfloat16), or look for broken text"
+            )
+        generator = random_stream(self.seed, "rows", self._chunk_number)
+        self._order = torch.randperm(n_kept, generator=generator).to(self.buffer_device)
+        self._chunk_number += 1
+        self._offset = 0
+
+    def _release_chunk(self) -> None:
+        self._rows = self._order = self._chunk_ids = None
+        self._offset = 0
+
+
+def _sites(model: LanguageModel, names: str | Sequence[str]) -> tuple[tuple[str, int], ...]:
+    listed = [names] if isinstance(names, str) else list(names)
+    if not listed:
+        raise ConfigError("name at least one site")
+    return tuple((name, model.site(name).width) for name in listed)

@@ -1,0 +1,243 @@
+"""``load_tokens``: text in, packed contexts with a fixed held-out split out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosema.core.errors import ConfigError, DataError
+from monosema.data.documents import Document, documents_from, is_dataset_dict, text_fingerprint
+from monosema.data.packing import PackingRule, pack
+from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
+from monosema.data.stdlib import is_heldout_name
+
+DEFAULT_HELDOUT_FRACTION = 0.02
+_TOKEN_COLUMNS = ("tokens", "input_ids")
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """Packed contexts of one side of the split."""
+
+    contexts: Tensor
+    """[n_contexts, context_size] int32."""
+    special_token_ids: frozenset[int]
+    """Tokens that frame text (BOS, EOS, [CLS], …); their positions are not training rows."""
+    name: str
+    """``train`` or ``heldout``."""
+    fingerprint: str = field(default="")
+    """sha256 of the contexts."""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            digest = hashlib.sha256(str(tuple(self.contexts.shape)).encode())
+            digest.update(self.contexts.numpy().tobytes())
+            object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    @property
+    def context_size(self) -> int:
+        return self.contexts.shape[1]
+
+    @property
+    def n_contexts(self) -> int:
+        return self.contexts.shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all contexts, special ones included."""
+        return self.contexts.numel()
+
+    def special_mask(self, contexts: Tensor) -> Tensor:
+        """True where ``contexts`` holds a special token; same shape."""
+        mask = torch.zeros_like(contexts, dtype=torch.bool)
+        for token in self.special_token_ids:
+            mask |= contexts == token
+        return mask
+
+    def __len__(self) -> int:
+        return self.n_contexts
+
+    def __repr__(self) -> str:
+        return f"TokenSplit({self.name}, {self.n_contexts} contexts of {self.context_size} tokens)"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised corpus, split by document."""
+
+    train: TokenSplit
+    """What dictionaries are trained on."""
+    heldout: TokenSplit
+    """What they are evaluated on."""
+    record: Mapping[str, Any]
+    """What was read and how, JSON-able; kept with every dictionary trained on it."""
+
+    @property
+    def context_size(self) -> int:
+        return self.train.context_size
+
+    def __repr__(self) -> str:
+        return (
+            f"Tokens({self.record['source']}: {self.train.n_tokens:,} training and {self.heldout.n_tokens:,} held-out "
+            f"tokens in contexts of {self.context_size})"
+        )
+
+
+def load_tokens(
+    source: Any,
+    tokenizer: Any,
+    context_size: int | None = None,
+    *,
+    heldout_fraction: float | None = None,
+    exclude_special_tokens: bool | Collection[int] = True,
+    column: str | None = None,
+    max_documents: int | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
+    data_files: Any = None,
+    data_dir: str | None = None,
+) -> Tokens:
+    """Tokenise ``source``, pack it to contexts of exactly ``context_size``, and hold part of its documents out.
+
+    Args:
+        source: ``"stdlib"``; a text, JSON-lines, JSON or Parquet file; a folder of them; a list of strings or of
+            ``pathlib.Path``; a Hugging Face dataset or its name; a dataset with a ``tokens`` or ``input_ids`` column.
+        tokenizer: a transformers tokenizer (``model.tokenizer``).
+        context_size: tokens in a context. May be left out for pretokenised data, whose first row then decides.
+        heldout_fraction: share of the documents held out, chosen by a hash of the document (of the module's name for
+            ``"stdlib"``). Default 0.02, and 0.05 for ``"stdlib"``.
+        exclude_special_tokens: positions holding these tokens never become training rows: True for the tokenizer's
+            special tokens, False for none, or a list of ids.
+        column: name of the text (or token) column.
+        max_documents: read only the first so many documents.
+        split, config_name, data_files, data_dir: passed on when a dataset is loaded by name.
+
+    Raises:
+        DataError: no text, or too little for one training context.
+    """
+    options = {"split": split, "name": config_name, "data_files": data_files, "data_dir": data_dir}
+    options = {key: value for key, value in options.items() if value is not None}
+    fraction = _heldout_fraction(source, heldout_fraction)
+    special = _special_token_ids(tokenizer, exclude_special_tokens)
+    if hasattr(source, "column_names") and not is_dataset_dict(source) and _token_column(source, column):
+        packed = _pretokenised(source, _token_column(source, column) or "", context_size, fraction, max_documents)
+    else:
+        documents = documents_from(source, column=column, dataset_options=options)[:max_documents]
+        packed = _tokenised(documents, tokenizer, context_size, fraction)
+    train, heldout, context_size, details = packed
+    if len(train) == 0:
+        raise DataError(
+            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
+        )
+    record = {
+        "source": source if isinstance(source, str) else type(source).__name__,
+        **({"options": {key: str(value) for key, value in options.items()}} if options else {}),
+        "column": column,
+        "max_documents": max_documents,
+        "context_size": context_size,
+        "heldout_fraction": fraction,
+        "exclude_special_tokens": (
+            exclude_special_tokens if isinstance(exclude_special_tokens, bool) else sorted(exclude_special_tokens)
+        ),
+        **details,
+    }
+    return Tokens(
+        TokenSplit(torch.from_numpy(train), special, "train"),
+        TokenSplit(torch.from_numpy(heldout), special, "heldout"),
+        record,
+    )
+
+
+def _tokenised(
+    documents: list[Document], tokenizer: Any, context_size: int | None, fraction: float
+) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
+    if tokenizer is None:
+        raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
+    if context_size is None:
+        raise ConfigError("give context_size (number of tokens in a context)")
+    documents = [document for document in documents if document.text.strip()]
+    if not documents:
+        raise DataError("the text is empty")
+    rule = _packing_rule(tokenizer, context_size)
+    sides: tuple[list[Document], list[Document]] = ([], [])
+    for document in documents:
+        sides[is_heldout_name(document.name, fraction)].append(document)
+    train, heldout = (pack(_tokenise(side, tokenizer), rule) for side in sides)
+    details = {
+        "text_sha256": text_fingerprint(documents),
+        "n_documents": len(documents),
+        "n_heldout_documents": len(sides[1]),
+        "begin_context": rule.begin_context,
+        "separator": rule.separator,
+        "end_context": rule.end_context,
+    }
+    return train, heldout, context_size, details
+
+
+def _tokenise(documents: list[Document], tokenizer: Any, batch: int = 256) -> list[np.ndarray]:
+    rows: list[np.ndarray] = []
+    for start in range(0, len(documents), batch):
+        texts = [document.text for document in documents[start : start + batch]]
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        rows += [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
+    return rows
+
+
+def _packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if cls is not None and sep is not None:
+        return PackingRule(context_size=context_size, begin_context=cls, separator=sep, end_context=sep)
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return PackingRule(context_size=context_size, begin_context=begin, separator=begin)
+
+
+def _pretokenised(
+    dataset: Any, column: str, context_size: int | None, fraction: float, max_rows: int | None
+) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
+    rows = dataset.select_columns([column]).with_format("numpy")[:max_rows][column]
+    lengths = {len(row) for row in rows}
+    if not lengths:
+        raise DataError("the pretokenised dataset is empty")
+    size = context_size if context_size is not None else len(rows[0])
+    if min(lengths) < size:
+        raise DataError(
+            f"a pretokenised row has {min(lengths)} tokens, context_size is {size}; use context_size={min(lengths)}"
+        )
+    if max(lengths) > size:
+        import logging
+
+        logging.getLogger("monosema.data").warning("pretokenised rows of up to %d are cut to %d", max(lengths), size)
+    contexts = np.stack([np.asarray(row[:size]) for row in rows]).astype(np.int32)
+    held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in contexts])
+    return contexts[~held], contexts[held], size, {"pretokenised_column": column, "n_documents": len(contexts)}
+
+
+def _token_column(dataset: Any, column: str | None) -> str | None:
+    names = dataset.column_names or []
+    if column is not None:
+        return column if column in names and column in _TOKEN_COLUMNS else None
+    return next((name for name in _TOKEN_COLUMNS if name in names), None)
+
+
+def _heldout_fraction(source: Any, fraction: float | None) -> float:
+    if fraction is None:
+        is_stdlib = isinstance(source, str) and source == "stdlib"
+        return STDLIB_HELDOUT_FRACTION if is_stdlib else DEFAULT_HELDOUT_FRACTION
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"heldout_fraction must be at least 0 and below 1, got {fraction}")
+    return fraction
+
+
+def _special_token_ids(tokenizer: Any, exclude: bool | Collection[int]) -> frozenset[int]:
+    if isinstance(exclude, bool):
+        if not exclude or tokenizer is None:
+            return frozenset()
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        return frozenset(token for token in tokenizer.all_special_ids if token != unknown)
+    return frozenset(int(token) for token in exclude)

@@ -1,0 +1,158 @@
+"""SAELens' folder format (6.54.12): ``cfg.json``, ``sae_weights.safetensors``, ``sparsity.safetensors``.
+
+What SAELens has a class for is written exactly as SAELens would, plus a ``monosema`` block in ``cfg.json`` that it
+ignores. What it has no class for gets an ``architecture`` it refuses, never one it misreads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from monosema.core.errors import FileError, unknown_name
+from monosema.core.files import read_json, write_atomically, write_json
+from monosema.formats.spec import CoderSpec, Rule
+
+CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+SAELENS_VERSION = "6.54.12"
+"""The version whose rules are followed; readers use the field to tell the layout."""
+
+_SAE_NAMES: dict[str, Rule] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+_TRANSCODER_NAMES: dict[str, tuple[Rule, bool]] = {
+    "transcoder": ("relu", False),
+    "skip_transcoder": ("relu", True),
+    "jumprelu_transcoder": ("jumprelu", False),
+    "jumprelu_skip_transcoder": ("jumprelu", True),
+    "monosema_topk_transcoder": ("topk", False),
+    "monosema_topk_skip_transcoder": ("topk", True),
+    "monosema_gated_transcoder": ("gated", False),
+    "monosema_gated_skip_transcoder": ("gated", True),
+}
+_RULE_TENSORS: dict[Rule, tuple[str, ...]] = {
+    "relu": ("b_enc",),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "r_mag", "b_mag"),
+}
+
+
+def write(spec: CoderSpec, folder: Path) -> None:
+    """Write ``spec`` into the existing ``folder``."""
+    tensors = dict(spec.tensors)
+    if "W_skip" in tensors:
+        tensors["W_skip"] = tensors["W_skip"].T  # SAELens keeps [d_out, d_in]
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_atomically(folder / WEIGHTS_FILE, data)
+    if spec.log10_density is not None:
+        density = spec.log10_density.detach().cpu().float().contiguous()
+        write_atomically(folder / SPARSITY_FILE, save({"sparsity": density}))
+    write_json(folder / CONFIG_FILE, _config(spec))
+
+
+def read(folder: Path) -> CoderSpec:
+    """The dictionary in ``folder``; ``FileError`` where files are missing, damaged or do not fit together."""
+    config = read_json(folder / CONFIG_FILE)
+    if not isinstance(config, dict):
+        raise FileError(f"{folder / CONFIG_FILE} must hold a JSON object")
+    architecture = config.get("architecture", "standard")
+    if architecture in _SAE_NAMES:
+        rule, is_transcoder, skip = _SAE_NAMES[architecture], False, False
+    elif architecture in _TRANSCODER_NAMES:
+        (rule, skip), is_transcoder = _TRANSCODER_NAMES[architecture], True
+    else:
+        raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
+    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    _check_shapes(folder, config, tensors, rule, skip)
+    if skip:
+        tensors["W_skip"] = tensors["W_skip"].T.contiguous()
+    metadata = config.get("metadata") or {}
+    own = config.get("monosema") or {}
+    hook_name = metadata.get("hook_name")
+    sparsity_file = folder / SPARSITY_FILE
+    return CoderSpec(
+        rule=rule,
+        tensors=tensors,
+        is_transcoder=is_transcoder,
+        subtracts_b_dec=bool(config.get("apply_b_dec_to_input", True)) and not is_transcoder,
+        dtype=str(config.get("dtype", "float32")).removeprefix("torch."),
+        k=config.get("k"),
+        hook_name=hook_name,
+        hook_name_out=metadata.get("hook_name_out") or hook_name,
+        training_activation=own.get("activation"),
+        metadata=own.get("metadata") or {"saelens": metadata},
+        log10_density=_read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
+    )
+
+
+def _config(spec: CoderSpec) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "architecture": _architecture(spec),
+        "d_in": spec.d_in,
+        "d_sae": spec.d_sae,
+        **({"d_out": spec.d_out} if spec.is_transcoder else {}),
+        **({"k": spec.k, "rescale_acts_by_decoder_norm": False} if spec.rule == "topk" else {}),
+        "dtype": spec.dtype,
+        "device": "cpu",
+        "apply_b_dec_to_input": spec.subtracts_b_dec,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+    }
+    model, tokens = spec.metadata.get("model") or {}, spec.metadata.get("tokens") or {}
+    config["metadata"] = {
+        "sae_lens_version": SAELENS_VERSION,
+        "hook_name": spec.hook_name,
+        **({"hook_name_out": spec.hook_name_out} if spec.is_transcoder else {}),
+        "model_name": model.get("name"),
+        "model_class_name": "AutoModelForCausalLM",
+        "dataset_path": tokens.get("source"),
+        "context_size": tokens.get("context_size"),
+        "prepend_bos": tokens.get("begin_context") is not None,
+        "exclude_special_tokens": tokens.get("exclude_special_tokens", True),
+        "hook_head_index": None,
+        "seqpos_slice": [None],
+    }
+    config["monosema"] = {"activation": spec.training_activation, "metadata": dict(spec.metadata)}
+    return config
+
+
+def _architecture(spec: CoderSpec) -> str:
+    if not spec.is_transcoder:
+        return next(name for name, rule in _SAE_NAMES.items() if rule == spec.rule)
+    key = (spec.rule, "W_skip" in spec.tensors)
+    return next(name for name, value in _TRANSCODER_NAMES.items() if value == key)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise FileError(f"no {path.name} in {path.parent}") from error
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+
+
+def _check_shapes(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], rule: Rule, skip: bool) -> None:
+    try:
+        d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
+        d_out = int(config.get("d_out", d_in))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{folder / CONFIG_FILE} does not state d_in and d_sae as numbers") from error
+    expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    expected |= {name: (d_sae,) for name in _RULE_TENSORS[rule]}
+    if skip:
+        expected["W_skip"] = (d_out, d_in)
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise FileError(f"{folder / WEIGHTS_FILE} lacks {name}; it holds {', '.join(sorted(tensors))}")
+        if tuple(tensors[name].shape) != shape:
+            raise FileError(
+                f"{folder / WEIGHTS_FILE}: {name} is {list(tensors[name].shape)}, {CONFIG_FILE} says {list(shape)}"
+            )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise FileError(f"{folder / WEIGHTS_FILE} holds values that are not finite")

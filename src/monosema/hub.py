@@ -1,0 +1,192 @@
+"""Saving and loading dictionaries: the only glue of formats and coders."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosema.coders import BatchTopK, CoderConfig, Gated, JumpReLU, ReLU, SparseCoder, TopK
+from monosema.coders.activations.batchtopk import BatchTopKActivation
+from monosema.coders.config import ActivationConfig
+from monosema.core.config import from_plain, to_plain
+from monosema.core.devices import choose_device, parse_dtype
+from monosema.core.errors import ConfigError, FileError
+from monosema.core.files import atomic_folder
+from monosema.formats import CoderSpec, saelens
+
+logger = logging.getLogger("monosema.hub")
+
+
+def save(coder: SparseCoder, folder: str | os.PathLike[str], *, log10_density: Tensor | None = None) -> Path:
+    """Write ``coder`` as a folder that ``load`` reads, and SAELens too where it has such a class.
+
+    BatchTopK is written as ``jumprelu`` with its threshold. The folder appears whole or not at all.
+    """
+    target = Path(folder)
+    spec = to_spec(coder, log10_density)
+    with atomic_folder(target) as temporary:
+        saelens.write(spec, temporary)
+    return target
+
+
+def load(
+    source: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    force_download: bool = False,
+) -> SparseCoder:
+    """The dictionary in a local folder, or under ``name`` in a Hugging Face repository ``source``.
+
+    A run folder stands for its ``coder/``. Raises ``FileError`` where nothing readable is there.
+    """
+    folder = _local_folder(source, name, token=token, revision=revision, force_download=force_download)
+    coder = from_spec(saelens.read(folder))
+    return coder.to(device=choose_device(device), dtype=None if dtype is None else parse_dtype(dtype))
+
+
+def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpec:
+    """``coder`` as a ``CoderSpec``: what it computes at inference."""
+    activation, own = coder.config.activation, coder.activation
+    tensors = {"W_enc": coder.W_enc, "W_dec": coder.W_dec}
+    tensors["b_dec"] = coder.b_dec if coder.b_dec is not None else coder.W_dec.new_zeros(coder.d_out)
+    if coder.b_enc is not None:
+        tensors["b_enc"] = coder.b_enc
+    if coder.W_skip is not None:
+        tensors["W_skip"] = coder.W_skip
+    tensors |= dict(own.named_parameters())
+    k = None
+    match activation:
+        case ReLU():
+            rule = "relu"
+        case TopK():
+            rule, k = "topk", activation.k
+        case JumpReLU():
+            rule = "jumprelu"
+        case Gated():
+            rule = "gated"
+        case BatchTopK():
+            assert isinstance(own, BatchTopKActivation)
+            if own.threshold is None:
+                raise ConfigError("this BatchTopK coder has no threshold yet: train it first, or set_threshold()")
+            rule = "jumprelu"
+            tensors["threshold"] = torch.full((coder.d_sae,), own.threshold, dtype=coder.dtype)
+    return CoderSpec(
+        rule=rule,
+        tensors={key: value.detach() for key, value in tensors.items()},
+        is_transcoder=coder.hook_name != coder.hook_name_out or coder.d_in != coder.d_out or coder.W_skip is not None,
+        subtracts_b_dec=coder.config.b_dec == "input_and_output",
+        dtype=coder.config.dtype,
+        k=k,
+        hook_name=coder.hook_name,
+        hook_name_out=coder.hook_name_out,
+        training_activation=to_plain(activation),
+        metadata={**coder.metadata, "seed": coder.config.seed, "b_dec": coder.config.b_dec},
+        log10_density=log10_density,
+    )
+
+
+def from_spec(spec: CoderSpec) -> SparseCoder:
+    """The coder that computes what ``spec`` says."""
+    activation = _activation(spec)
+    metadata = dict(spec.metadata)
+    config = CoderConfig(
+        d_in=spec.d_in,
+        d_sae=spec.d_sae,
+        d_out=spec.d_out,
+        activation=activation,
+        b_dec="input_and_output" if spec.subtracts_b_dec else "none" if metadata.get("b_dec") == "none" else "output",
+        skip="W_skip" in spec.tensors,
+        hook_name=spec.hook_name,
+        hook_name_out=spec.hook_name_out,
+        dtype=spec.dtype,
+        seed=int(metadata.get("seed", 0)),
+    )
+    if spec.log10_density is not None:
+        metadata["log10_density"] = spec.log10_density
+    coder = SparseCoder(config, metadata=metadata)
+    with torch.no_grad():
+        coder.W_enc_rows.copy_(spec.tensors["W_enc"].T)
+        coder.W_dec.copy_(spec.tensors["W_dec"])
+        for name, parameter in (("b_enc", coder.b_enc), ("b_dec", coder.b_dec), ("W_skip", coder.W_skip)):
+            if parameter is not None:
+                parameter.copy_(spec.tensors[name])
+        for name, parameter in coder.activation.named_parameters():
+            parameter.copy_(spec.tensors[name])
+        if isinstance(coder.activation, BatchTopKActivation):
+            coder.activation.set_threshold(float(spec.tensors["threshold"][0]))
+    return coder.requires_grad_(False)
+
+
+def _activation(spec: CoderSpec) -> ActivationConfig:
+    trained = None
+    if spec.training_activation is not None:
+        trained = from_plain(_ActivationField, {"activation": spec.training_activation}).activation
+    match spec.rule:
+        case "relu":
+            return ReLU()
+        case "topk":
+            if spec.k is None:
+                raise FileError("a topk dictionary must state k")
+            return TopK(k=spec.k)
+        case "gated":
+            return Gated()
+        case "jumprelu":
+            threshold = spec.tensors["threshold"]
+            if isinstance(trained, BatchTopK) and bool((threshold == threshold[0]).all()):
+                return trained
+            return trained if isinstance(trained, JumpReLU) else JumpReLU()
+
+
+def _local_folder(
+    source: str | os.PathLike[str], name: str | None, *, token: str | None, revision: str | None, force_download: bool
+) -> Path:
+    folder = Path(source)
+    if folder.exists():
+        for candidate in (folder / name if name else folder, folder / "coder"):
+            if (candidate / saelens.CONFIG_FILE).exists():
+                return candidate
+        raise FileError(f"{folder} holds no dictionary ({saelens.CONFIG_FILE} is missing)" + (f" under {name!r}" if name else ""))
+    return _download(str(source), name, token=token, revision=revision, force_download=force_download)
+
+
+def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    prefix = f"{name}/" if name else ""
+    try:
+        root = snapshot_download(
+            repo,
+            allow_patterns=[f"{prefix}{file}" for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, saelens.SPARSITY_FILE)],
+            token=token,
+            revision=revision,
+            force_download=force_download,
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise FileError(f"no folder {repo!r} here, and no such repository could be loaded from the hub: {error}") from error
+    folder = Path(root) / name if name else Path(root)
+    if not (folder / saelens.CONFIG_FILE).exists():
+        raise FileError(f"repository {repo!r} holds no {prefix}{saelens.CONFIG_FILE}")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ActivationField:
+    activation: ActivationConfig
+
+
+def coder_record(coder: SparseCoder) -> Mapping[str, Any]:
+    """What ``inspect`` shows of a coder: shapes, activation, sites."""
+    return {key: value for key, value in to_plain(coder.config).items() if key != "seed"}
