@@ -1,0 +1,61 @@
+"""monosema: train, evaluate, read and steer sparse dictionaries of language-model activations.
+
+>>> import monosema as ms
+>>> ms.BatchTopK(k=32)
+BatchTopK(k=32, threshold_rate=0.05)
+
+Names are imported when first used, so that ``import monosema`` and the command line's help stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "monosema.coders": ("SAE", "Latents", "SparseCoder", "Transcoder"),
+    "monosema.coders.config": ("BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"),
+    "monosema.core.errors": ("UserError",),
+    "monosema.data": ("ActivationStream", "Tokens", "load_tokens"),
+    "monosema.evaluation": ("Report", "evaluate"),
+    "monosema.features": ("FeatureStore", "collect_features"),
+    "monosema.hub": ("load", "save"),
+    "monosema.models": ("LanguageModel", "load_model"),
+    "monosema.runs": ("Session", "TrainingResult", "open_session", "train"),
+    "monosema.runs.config": ("EvaluationOptions", "RunConfig"),
+    "monosema.training": ("Callback", "RunInterrupted", "Trainer", "geometric_median"),
+    "monosema.training.config": ("L0", "L1", "AuxK", "TrainingConfig"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - one table serves the exports and their homes
+
+if TYPE_CHECKING:
+    from monosema.coders import SAE, Latents, SparseCoder, Transcoder
+    from monosema.coders.config import BatchTopK, Gated, JumpReLU, ReLU, TopK
+    from monosema.core.errors import UserError
+    from monosema.data import ActivationStream, Tokens, load_tokens
+    from monosema.evaluation import Report, evaluate
+    from monosema.features import FeatureStore, collect_features
+    from monosema.hub import load, save
+    from monosema.models import LanguageModel, load_model
+    from monosema.runs import Session, TrainingResult, open_session, train
+    from monosema.runs.config import EvaluationOptions, RunConfig
+    from monosema.training import Callback, RunInterrupted, Trainer, geometric_median
+    from monosema.training.config import L0, L1, AuxK, TrainingConfig
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("monosema")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'monosema' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -81,6 +81,7 @@ def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpe
                 raise ConfigError("this BatchTopK coder has no threshold yet: train it first, or set_threshold()")
             rule = "jumprelu"
             tensors["threshold"] = torch.full((coder.d_sae,), own.threshold, dtype=coder.dtype)
+    metadata = {key: value for key, value in coder.metadata.items() if key != "log10_density"}
     return CoderSpec(
         rule=rule,
         tensors={key: value.detach() for key, value in tensors.items()},
@@ -91,7 +92,7 @@ def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpe
         hook_name=coder.hook_name,
         hook_name_out=coder.hook_name_out,
         training_activation=to_plain(activation),
-        metadata={**coder.metadata, "seed": coder.config.seed, "b_dec": coder.config.b_dec},
+        metadata={**metadata, "coder": {"seed": coder.config.seed, "b_dec": coder.config.b_dec}},
         log10_density=log10_density,
     )
 
@@ -100,17 +101,18 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
     """The coder that computes what ``spec`` says."""
     activation = _activation(spec)
     metadata = dict(spec.metadata)
+    made = metadata.get("coder") or {}
     config = CoderConfig(
         d_in=spec.d_in,
         d_sae=spec.d_sae,
         d_out=spec.d_out,
         activation=activation,
-        b_dec="input_and_output" if spec.subtracts_b_dec else "none" if metadata.get("b_dec") == "none" else "output",
+        b_dec="input_and_output" if spec.subtracts_b_dec else "none" if made.get("b_dec") == "none" else "output",
         skip="W_skip" in spec.tensors,
         hook_name=spec.hook_name,
         hook_name_out=spec.hook_name_out,
         dtype=spec.dtype,
-        seed=int(metadata.get("seed", 0)),
+        seed=int(made.get("seed", 0)),
     )
     if spec.log10_density is not None:
         metadata["log10_density"] = spec.log10_density
@@ -156,26 +158,32 @@ def _local_folder(
         for candidate in (folder / name if name else folder, folder / "coder"):
             if (candidate / saelens.CONFIG_FILE).exists():
                 return candidate
-        raise FileError(f"{folder} holds no dictionary ({saelens.CONFIG_FILE} is missing)" + (f" under {name!r}" if name else ""))
+        raise FileError(
+            f"{folder} holds no dictionary ({saelens.CONFIG_FILE} is missing)" + (f" under {name!r}" if name else "")
+        )
     return _download(str(source), name, token=token, revision=revision, force_download=force_download)
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     prefix = f"{name}/" if name else ""
     try:
         root = snapshot_download(
             repo,
-            allow_patterns=[f"{prefix}{file}" for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, saelens.SPARSITY_FILE)],
+            allow_patterns=[
+                f"{prefix}{file}" for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, saelens.SPARSITY_FILE)
+            ],
             token=token,
             revision=revision,
             force_download=force_download,
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise FileError(f"no folder {repo!r} here, and no such repository could be loaded from the hub: {error}") from error
+        raise FileError(
+            f"no folder {repo!r} here, and no such repository could be loaded from the hub: {error}"
+        ) from error
     folder = Path(root) / name if name else Path(root)
     if not (folder / saelens.CONFIG_FILE).exists():
         raise FileError(f"repository {repo!r} holds no {prefix}{saelens.CONFIG_FILE}")

@@ -5,6 +5,7 @@ Shape letters: B tokens, I input width, F latents, O output width, E active entr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -28,7 +29,7 @@ class Encoding:
     x_BI: Tensor
     """The input as the encoder saw it, ``b_dec`` already subtracted where the coder does so."""
     raw_BI: Tensor
-    """The input as it came."""
+    """The input as it came, tokens flattened."""
     pre_BF: Tensor
     """Pre-activations; the memory is reused by the next batch when a workspace is given."""
     selection: Selection
@@ -67,13 +68,11 @@ class SparseCoder(nn.Module):
         self.config = config
         self.metadata: dict[str, Any] = dict(metadata or {})
         dtype = parse_dtype(config.dtype)
-        decoder = torch.randn(config.d_sae, config.d_out, generator=random_stream(config.seed, "coder", "W_dec"))
-        decoder /= decoder.norm(dim=1, keepdim=True)
+        decoder = _unit_rows(config.d_sae, config.d_out, config.seed, "W_dec")
         if config.d_in == config.d_out:
             encoder = decoder.clone()
         else:
-            encoder = torch.randn(config.d_sae, config.d_in, generator=random_stream(config.seed, "coder", "W_enc"))
-            encoder /= encoder.norm(dim=1, keepdim=True)
+            encoder = _unit_rows(config.d_sae, config.d_in, config.seed, "W_enc")
         self.activation: Activation = config.activation.build(config.d_sae).to(dtype)
         self.W_enc_rows = nn.Parameter(encoder.to(dtype))
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype)) if self.activation.has_encoder_bias else None
@@ -175,8 +174,9 @@ class SparseCoder(nn.Module):
 
         ``workspace`` is a ``[≥ B, d_sae]`` tensor for the pre-activations, reused from batch to batch.
         """
-        inner, pre = self._pre(flat_tokens(x_BI, self.d_in, "encode_select"), workspace)
-        return Encoding(inner, x_BI, pre, self.activation.select(pre))
+        flat = flat_tokens(x_BI, self.d_in, "encode_select")
+        inner, pre = self._pre(flat, workspace)
+        return Encoding(inner, flat, pre, self.activation.select(pre))
 
     @torch.no_grad()
     def backward(
@@ -185,6 +185,7 @@ class SparseCoder(nn.Module):
         g_out_BO: Tensor,
         *,
         g_latents: Tensor | None = None,
+        g_near: Tensor | None = None,
         near_step: Tensor | None = None,
         g_gate: Tensor | None = None,
         extra: ExtraEntries | None = None,
@@ -194,15 +195,17 @@ class SparseCoder(nn.Module):
         Args:
             g_out_BO: ∂loss/∂(output of ``decode``), from any objective.
             g_latents: [E] ∂loss/∂activation beyond what comes through the output (a sparsity loss).
-            near_step: ∂loss/∂1[pre > θ] on near-threshold entries (an L0 loss on JumpReLU).
-            g_gate: ∂loss/∂gate value on open-gate entries (Gated).
+            g_near: [N] the same on near-threshold entries, active or not; JumpReLU's threshold needs it whenever
+                ``g_latents`` is given (``∂f/∂θ`` is not zero there).
+            near_step: [N] ∂loss/∂1[pre > θ] on near-threshold entries (an L0 loss on JumpReLU).
+            g_gate: [G] ∂loss/∂gate value on open-gate entries (Gated).
             extra: entries outside the selection with an output gradient of their own.
         """
         selection = encoding.selection
         g_active = sampled_products(selection.latents, g_out_BO, self.W_dec)
         if g_latents is not None:
             g_active = g_active + g_latents
-        g_near = None if selection.near is None else sampled_products(selection.near, g_out_BO, self.W_dec)
+        g_near = self._near_gradient(selection, g_out_BO, g_near, needed=g_latents is not None)
         gate = selection.gate
         if gate is not None and g_gate is None:
             g_gate = torch.zeros_like(gate.values)
@@ -231,8 +234,16 @@ class SparseCoder(nn.Module):
             if self.config.b_dec == "input_and_output":  # through the input: sum over tokens first, then one product
                 gradients["b_dec"] -= b_enc @ self.W_enc_rows
         if self.W_skip is not None:
-            gradients["W_skip"] = encoding.raw_BI.T @ g_out_BO
+            gradients["W_skip"] = encoding.raw_BI.to(self.dtype).T @ g_out_BO
         return gradients
+
+    def _near_gradient(self, selection: Selection, g_out: Tensor, given: Tensor | None, needed: bool) -> Tensor | None:
+        if selection.near is None:
+            assert given is None, "g_near was given, but this activation has no near-threshold entries"
+            return None
+        assert given is not None or not needed, "a loss on the activations must give g_near where there is a threshold"
+        through_output = sampled_products(selection.near, g_out, self.W_dec)
+        return through_output if given is None else through_output + given
 
     def _pre(self, x_BI: Tensor, workspace: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inner = x_BI.to(self.dtype)
@@ -250,9 +261,9 @@ class SparseCoder(nn.Module):
 
     @torch.no_grad()
     def fold_W_dec_norm(self) -> Tensor:
-        """Make decoder rows unit norm in place without changing the function; returns the norms ``[d_sae]`` divided out.
+        """Make decoder rows unit norm in place, the function unchanged; returns the norms ``[d_sae]`` divided out.
 
-        ``W_dec_i /= n_i``, ``W_enc_i *= n_i``, ``b_enc_i *= n_i``, thresholds likewise. ``unfold_W_dec_norm`` undoes it.
+        ``W_dec_i /= n_i``, ``W_enc_i *= n_i``, ``b_enc_i *= n_i``, thresholds too; ``unfold_W_dec_norm`` undoes it.
         """
         norms = self.W_dec.norm(dim=1).clamp(min=1e-8)
         self._scale_latents(norms)
@@ -270,8 +281,8 @@ class SparseCoder(nn.Module):
         If ``g(u)`` predicts ``output_scale · y`` from ``u = input_scale · x``, the folded coder computes
         ``g(input_scale · x) / output_scale``. Calling it with the reciprocals undoes it.
         """
-        if not (input_scale > 0 and output_scale > 0):
-            raise ConfigError(f"input scaling must be positive, got {input_scale} and {output_scale}")
+        if not (0 < input_scale < math.inf and 0 < output_scale < math.inf):
+            raise ConfigError(f"input scaling must be positive and finite, got {input_scale} and {output_scale}")
         if self.config.b_dec == "input_and_output" and input_scale != output_scale:
             raise ConfigError("a coder that subtracts b_dec from its input needs equal input and output scaling")
         self.W_enc_rows.mul_(input_scale)
@@ -291,3 +302,9 @@ class SparseCoder(nn.Module):
     def extra_repr(self) -> str:
         sites = self.hook_name if self.hook_name == self.hook_name_out else f"{self.hook_name} -> {self.hook_name_out}"
         return f"d_in={self.d_in}, d_sae={self.d_sae}, d_out={self.d_out}, {self.config.activation}, site={sites}"
+
+
+def _unit_rows(n_rows: int, width: int, seed: int, name: str) -> Tensor:
+    # float32 whatever torch's default dtype is: the same seed must draw the same numbers
+    rows = torch.randn(n_rows, width, generator=random_stream(seed, "coder", name), dtype=torch.float32)
+    return rows / rows.norm(dim=1, keepdim=True)

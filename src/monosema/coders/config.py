@@ -47,12 +47,13 @@ class BatchTopK:
     is_variant: ClassVar[bool] = True
     k: float
     """Active latents per token, on average over the batch; may be fractional."""
-    threshold_rate: float = 0.01
+    threshold_rate: float = 0.05
     """Share of the newest batch in the running mean of the selection threshold, which is the rule at inference."""
 
     def __post_init__(self) -> None:
         _require(self.k > 0, f"BatchTopK: k must be positive, got {self.k}")
-        _require(0 < self.threshold_rate <= 1, f"BatchTopK: threshold_rate must be in (0, 1], got {self.threshold_rate}")
+        rate = self.threshold_rate
+        _require(0 < rate <= 1, f"BatchTopK: threshold_rate must be in (0, 1], got {rate}")
 
     def build(self, d_sae: int) -> Activation:
         from monosema.coders.activations.batchtopk import BatchTopKActivation

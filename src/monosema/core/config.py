@@ -26,7 +26,7 @@ C = TypeVar("C")
 def to_plain(value: Any) -> Any:
     """``value`` (a config, or anything inside one) as dicts, lists, strings, numbers, booleans and None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
         return {"kind": type(value).__name__, **plain} if getattr(value, "is_variant", False) else plain
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
@@ -64,6 +64,8 @@ def load_plain(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise FileError(f"cannot read config {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
     try:
         plain = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -80,11 +82,16 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in update.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind"):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and _same_kind(old, value):
             merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
+
+
+def _same_kind(old: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
+    # the options of one activation mean nothing to another: a new kind replaces the whole
+    return bool(update.get("kind", old.get("kind")) == old.get("kind"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -111,7 +118,7 @@ def _read(expected: Any, plain: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _read_union(typing.get_args(expected), plain, path)
     if origin is Literal:
-        if plain not in typing.get_args(expected):
+        if not any(plain == option and type(plain) is type(option) for option in typing.get_args(expected)):
             raise _wrong(path, " or ".join(repr(option) for option in typing.get_args(expected)), plain)
         return plain
     if dataclasses.is_dataclass(expected):
@@ -158,7 +165,9 @@ def _read_scalar(expected: Any, plain: Any, path: str) -> Any:
 def _read_union(options: tuple[Any, ...], plain: Any, path: str) -> Any:
     if plain is None and type(None) in options:
         return None
-    configs = {option.__name__: option for option in options if dataclasses.is_dataclass(option)}
+    configs: dict[str, type] = {o.__name__: o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)}
+    if isinstance(plain, tuple(configs.values())):
+        return plain
     if configs and isinstance(plain, Mapping):
         if len(configs) == 1 and "kind" not in plain:
             return _read(next(iter(configs.values())), plain, path)
@@ -176,7 +185,8 @@ def _read_union(options: tuple[Any, ...], plain: Any, path: str) -> Any:
             return _read(option, plain, path)
         except ConfigError as error:
             errors.append(str(error))
-    raise ConfigError("; or ".join(errors) or str(_wrong(path, "one of " + ", ".join(map(str, options)), plain)))
+    kinds = "a mapping with 'kind' " + " or ".join(repr(name) for name in configs)
+    raise ConfigError("; or ".join(errors) or str(_wrong(path, kinds, plain)))
 
 
 def _read_dataclass(cls: type, plain: Any, path: str) -> Any:

@@ -22,7 +22,10 @@ FLOAT_DTYPES = {
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or the best one present (CUDA, then CPU; Apple's only when asked for)."""
     if device is not None:
-        chosen = torch.device(device)
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise ConfigError(f"unknown device {str(device)!r}; use 'cpu', 'cuda', 'cuda:0', … or 'mps'") from error
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device {str(device)!r} was asked for, but torch sees no CUDA device; use device='cpu'")
         if chosen.type == "mps" and not torch.backends.mps.is_available():

@@ -69,6 +69,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         for folder, _, names in os.walk(temporary):
             for name in names:
                 _sync_file(Path(folder) / name)
+            _sync_folder(Path(folder))
         _replace_folder(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -111,7 +112,8 @@ def _replace_folder(temporary: Path, target: Path) -> None:
     except OSError:
         os.rename(old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    os.rename(old, temporary)  # under its old name, half-deleted, remove_leftovers could put it back
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_file(path: Path) -> None:

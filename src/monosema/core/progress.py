@@ -58,7 +58,7 @@ class Progress:
     def line(self) -> str:
         """``train 1.2M/3.0M tok (40%), 31k tok/s, 58 s left, loss=…``."""
         rate = self.rate()
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        left = max(0, self.total - self.done) / rate if rate > 0 else float("inf")
         parts = [
             f"{self.label} {short_number(self.done)}/{short_number(self.total)} {self.unit}"
             f" ({100 * self.done / max(self.total, 1):.0f}%)",

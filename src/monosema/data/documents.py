@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
+import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,18 +38,26 @@ class Document:
     text: str
 
 
-def documents_from(source: Any, *, column: str | None = None, dataset_options: Mapping[str, Any]) -> list[Document]:
-    """The documents of ``source``; see ``load_tokens`` for what a source may be."""
+def open_source(source: Any, dataset_options: Mapping[str, Any]) -> Any:
+    """``source`` with the name or saved folder of a Hugging Face dataset replaced by the dataset itself."""
+    if isinstance(source, Path) or (isinstance(source, str) and source != "stdlib" and os.path.exists(source)):
+        path = Path(source)
+        return _saved_dataset(path) if _is_saved_dataset(path) else path
+    if isinstance(source, str) and source != "stdlib":
+        return _load_dataset(source, dataset_options)
+    return source
+
+
+def documents_from(source: Any, *, column: str | None = None, max_documents: int | None = None) -> list[Document]:
+    """The first ``max_documents`` documents of an opened ``source``; see ``load_tokens`` for what one may be."""
     if isinstance(source, str) and source == "stdlib":
-        return [Document(module.name, module.text) for module in stdlib_modules()]
-    if isinstance(source, Path) or (isinstance(source, str) and Path(source).exists()):
-        return _from_path(Path(source), column)
-    if isinstance(source, str):
-        return _from_dataset(_load_dataset(source, dataset_options), column)
+        return [Document(module.name, module.text) for module in stdlib_modules()][:max_documents]
+    if isinstance(source, Path):
+        return _from_path(source, column)[:max_documents]
     if isinstance(source, Mapping) or hasattr(source, "column_names"):
-        return _from_dataset(source, column)
-    if isinstance(source, Sequence):
-        return _from_sequence(source, column)
+        return _from_dataset(source, column, max_documents)
+    if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
+        return _from_sequence(source, column)[:max_documents]
     raise DataError(
         f"cannot read text from a {type(source).__name__}; pass 'stdlib', a file or folder, a list of strings or "
         "paths, or a Hugging Face dataset"
@@ -78,10 +89,8 @@ def _from_path(path: Path, column: str | None) -> list[Document]:
     if not path.exists():
         raise FileError(f"no file or folder {path}")
     if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            import datasets
-
-            return _from_dataset(datasets.load_from_disk(str(path)), column)
+        if _is_saved_dataset(path):
+            return _from_dataset(_saved_dataset(path), column)
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in TEXT_SUFFIXES)
         if not files:
             raise DataError(f"{path} holds no text files ({', '.join(sorted(TEXT_SUFFIXES))})")
@@ -96,10 +105,12 @@ def _from_file(path: Path, name: str, column: str | None) -> list[Document]:
 
         return _from_dataset(datasets.Dataset.from_parquet(str(path)), column)
     try:
-        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
+    except (EOFError, zlib.error) as error:
+        raise FileError(f"cannot read {path}: the gzip file is damaged ({error})") from error
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     if suffix == ".jsonl":
@@ -127,7 +138,8 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Any]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # not splitlines: a JSON string may hold U+2028, U+0085 and the like as they are
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _parse_json(line, path, number)
 
@@ -157,6 +169,16 @@ def _text_column(names: Sequence[str], where: object) -> str:
     raise DataError(f"{where}: no text column among {', '.join(map(repr, names))}; name it with column=")
 
 
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
+def _saved_dataset(path: Path) -> Any:
+    import datasets
+
+    return datasets.load_from_disk(str(path))
+
+
 def _load_dataset(name: str, options: Mapping[str, Any]) -> Any:
     import datasets
 
@@ -164,7 +186,7 @@ def _load_dataset(name: str, options: Mapping[str, Any]) -> Any:
         return datasets.load_dataset(name, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{name!r} is no file or folder here, and the Hugging Face dataset of that name could not be loaded: {error}"
+            f"{name!r} is no file or folder here, and no Hugging Face dataset of that name could be loaded: {error}"
         ) from error
 
 
@@ -173,11 +195,12 @@ def is_dataset_dict(dataset: Any) -> bool:
     return isinstance(dataset, Mapping)
 
 
-def _from_dataset(dataset: Any, column: str | None) -> list[Document]:
+def _from_dataset(dataset: Any, column: str | None, max_documents: int | None = None) -> list[Document]:
     if is_dataset_dict(dataset):
         raise DataError(f"the dataset has splits {', '.join(map(repr, dataset))}; choose one with split=")
-    name = column or _text_column(dataset.column_names or list(next(iter(dataset))), "the dataset")
-    return [_named_by_text(_text_of(row, name, "the dataset")) for row in dataset]
+    name = column or _text_column(dataset.column_names or list(next(iter(dataset), {})), "the dataset")
+    rows = itertools.islice(dataset, max_documents)  # a streamed dataset is not read to its end
+    return [_named_by_text(_text_of(row, name, "the dataset")) for row in rows]
 
 
 def _named_by_text(text: str) -> Document:

@@ -42,6 +42,7 @@ class ArrayRows:
         epochs: int = 1,
         validation_fraction: float = 0.0,
     ):
+        _check_counts(batch_size, epochs)
         self._array = _as_array(array)
         n, width = self._array.shape
         if not 0 <= validation_fraction < 1:
@@ -83,7 +84,12 @@ class ArrayRows:
         return self._take(self._epoch_order()[:n_rows])
 
     def record(self) -> dict[str, Any]:
-        return {"array_shape": list(self._array.shape), "batch_size": self.batch_size, "seed": self.seed, "epochs": self.epochs}
+        return {
+            "array_shape": list(self._array.shape),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "epochs": self.epochs,
+        }
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -102,11 +108,14 @@ class ArrayRows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["identity"] != self._identity():
-            raise DataError("the saved state belongs to other rows (shape, first and last row, batch size or seed differ)")
+            raise DataError(
+                "the saved state belongs to other rows (shape, first and last row, batch size or seed differ)"
+            )
         self._epoch, self._batch, self._order = int(state["epoch"]), int(state["batch"]), None
 
     def _identity(self) -> dict[str, Any]:
-        digest = hashlib.sha256(np.ascontiguousarray(self._array[[0, -1]]).tobytes()).hexdigest()
+        ends = self._rows(np.array([0, len(self._array) - 1])).contiguous().view(torch.uint8).cpu().numpy()
+        digest = hashlib.sha256(ends.tobytes()).hexdigest()
         return {
             "shape": list(self._array.shape),
             "ends": digest,
@@ -122,10 +131,15 @@ class ArrayRows:
         return self._order
 
     def _take(self, rows: np.ndarray) -> Tensor:
-        taken = torch.from_numpy(np.ascontiguousarray(self._array[rows]))
+        taken = self._rows(rows)
         if not bool(torch.isfinite(taken).all()):
             raise DataError("the array holds values that are not finite; remove those rows first")
         return taken
+
+    def _rows(self, rows: np.ndarray) -> Tensor:
+        if isinstance(self._array, Tensor):
+            return self._array[torch.from_numpy(rows).to(self._array.device)]
+        return torch.from_numpy(np.ascontiguousarray(self._array[rows]))
 
 
 class IterableRows:
@@ -138,9 +152,12 @@ class IterableRows:
     seekable = False
 
     def __init__(self, source: Iterable[Any], batch_size: int = 2048, *, d_in: int | None = None, epochs: int = 1):
+        _check_counts(batch_size, epochs)
         self._source, self.batch_size, self.epochs = source, batch_size, epochs
         if epochs > 1 and iter(source) is source:
-            raise ConfigError("an iterator can be read once only; pass something that can be iterated again, or epochs=1")
+            raise ConfigError(
+                "an iterator can be read once only; pass something that can be iterated again, or epochs=1"
+            )
         self._pending: list[Tensor] = []
         self._iterator = self._parts()
         first = next(self._iterator, None)
@@ -173,7 +190,7 @@ class IterableRows:
     def __next__(self) -> Tensor:
         if not self._fill(self.batch_size):
             raise StopIteration
-        rows = torch.cat(self._pending)
+        rows = self._pending[0] if len(self._pending) == 1 else torch.cat(self._pending)
         self._pending = [rows[self.batch_size :]] if len(rows) > self.batch_size else []
         return rows[: self.batch_size]
 
@@ -183,8 +200,8 @@ class IterableRows:
             part = next(self._iterator, None)
             if part is None:
                 return False
-            if self._pending and part.shape[1] != self._pending[0].shape[1]:
-                raise DataError(f"the source changed width from {self._pending[0].shape[1]} to {part.shape[1]}")
+            if part.shape[1] != self.layout.width:
+                raise DataError(f"the source changed width from {self.layout.width} to {part.shape[1]}")
             self._pending.append(part)
             have += len(part)
         return True
@@ -210,14 +227,22 @@ def as_row_source(source: Any, **options: Any) -> ArrayRows | IterableRows:
     raise DataError(f"cannot read activations from a {type(source).__name__}")
 
 
-def _as_array(array: Any) -> np.ndarray:
+def _check_counts(batch_size: int, epochs: int) -> None:
+    if batch_size < 1 or epochs < 1:
+        raise ConfigError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
+
+
+def _as_array(array: Any) -> np.ndarray | Tensor:
     if isinstance(array, (str, Path)):
+        path = array
         try:
-            array = np.load(array, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise FileError(f"cannot read activations from {array}: {error}") from error
-    if isinstance(array, Tensor):
-        array = array.detach().cpu().numpy()
-    if array.ndim < 2 or array.dtype.kind != "f":
+            raise FileError(f"cannot read activations from {path}: {error}") from error
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise FileError(f"cannot read activations from {path}: it holds several arrays; give one .npy file")
+    is_tensor = isinstance(array, Tensor)
+    if array.ndim < 2 or not (array.dtype.is_floating_point if is_tensor else array.dtype.kind == "f"):
         raise DataError(f"activations must be floating-point [n, d], got {array.dtype} {list(array.shape)}")
-    return array.reshape(-1, array.shape[-1])
+    return (array.detach() if is_tensor else array).reshape(-1, array.shape[-1])

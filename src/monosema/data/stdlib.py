@@ -78,9 +78,7 @@ def _sources(root: Path, *, tests: bool) -> Iterator[Path]:
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if name not in _SKIPPED_FOLDERS
-            and not name.startswith("config-")
-            and (tests or name not in _TEST_FOLDERS)
+            if name not in _SKIPPED_FOLDERS and not name.startswith("config-") and (tests or name not in _TEST_FOLDERS)
         )
         for name in sorted(names):
             if name.endswith(".py") and not name.startswith("_sysconfigdata"):

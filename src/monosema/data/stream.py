@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from torch import Tensor
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
+from monosema.data.rebuild import model_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
-from monosema.data.tokens import Tokens, TokenSplit
+from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
 from monosema.models import LanguageModel
 
 logger = logging.getLogger("monosema.data.stream")
@@ -27,6 +28,13 @@ logger = logging.getLogger("monosema.data.stream")
 MAX_CHUNK_BYTES = 2**30
 MIN_BATCHES_PER_CHUNK = 64
 CHUNKS_PER_RUN = 8
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """Anything that recorded what it was trained with: a coder."""
+
+    metadata: dict[str, Any]
 
 
 class ActivationStream:
@@ -69,9 +77,12 @@ class ActivationStream:
     ):
         if batch_size < 1 or model_batch_size < 1 or epochs < 1:
             raise ConfigError("batch_size, model_batch_size and epochs must be at least 1")
+        if chunk_contexts is not None and chunk_contexts < 1:
+            raise ConfigError(f"chunk_contexts must be at least 1, got {chunk_contexts}")
         self.model = model
+        self.tokens = tokens if isinstance(tokens, Tokens) else None
         self.split = tokens.train if isinstance(tokens, Tokens) else tokens
-        self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {}
+        self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {"source": IN_MEMORY}
         reads = _sites(model, hook_names)
         self.layout = RowLayout(reads, reads if targets is None else _sites(model, targets))
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
@@ -81,16 +92,35 @@ class ActivationStream:
         self.n_dropped = 0
         self._special = self.split.special_mask(self.split.contexts)
         self._rows_in_epoch = int((~self._special).sum())
-        if self.n_rows < batch_size:
+        if self._rows_in_epoch < batch_size:  # more epochs do not help: no batch crosses from one into the next
             raise DataError(
-                f"the corpus has {self.n_rows} usable tokens, one batch needs {batch_size}; give more text, "
-                "a smaller batch_size, or more epochs"
+                f"the corpus has {self._rows_in_epoch} usable tokens, one batch needs {batch_size}; give more text or "
+                "a smaller batch_size"
             )
         self._chunk_contexts = chunk_contexts
         self._epoch = self._position = self._chunk_number = self._offset = 0
         self._chunk_ids: Tensor | None = None
         self._rows: Tensor | None = None
         self._order: Tensor | None = None
+
+    @classmethod
+    def from_coder(
+        cls,
+        coder: Recorded,
+        *,
+        model: LanguageModel | None = None,
+        tokens: Tokens | TokenSplit | None = None,
+        **overrides: Any,
+    ) -> ActivationStream:
+        """The stream a dictionary was trained on, at its start, rebuilt from what the dictionary recorded.
+
+        ``model`` and ``tokens`` are loaded anew unless given; ``overrides`` replace recorded stream options and are
+        logged. Raises ``FileError`` where the dictionary records no model or text.
+        """
+        recorded = recorded_options(coder.metadata)
+        model = model if model is not None else model_again(recorded["model"])
+        tokens = tokens if tokens is not None else tokens_again(recorded["tokens"], model)
+        return cls(model, tokens, **override(recorded["stream"], overrides, "stream"))
 
     # -- what it is
 
@@ -121,8 +151,13 @@ class ActivationStream:
         if self._chunk_contexts is None:
             self._chunk_contexts = self._default_chunk_contexts(n_rows)
         available = self.n_rows_served()
+        if available == 0:
+            raise DataError(
+                f"no chunk of {self._chunk_contexts} contexts fills a batch of {self.batch_size} rows; "
+                "raise chunk_contexts or lower batch_size"
+            )
         if n_rows > available:
-            wanted = -(-n_rows * self.epochs // max(1, available))
+            wanted = -(-n_rows * self.epochs // available)
             raise DataError(
                 f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
                 f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
@@ -269,12 +304,13 @@ class ActivationStream:
         filled = 0
         for start in range(0, len(contexts), self.model_batch_size):
             part = contexts[start : start + self.model_batch_size]
-            mask = kept[start : start + self.model_batch_size].to(self.model.device)
+            mask = kept[start : start + self.model_batch_size]
             captured = self.model.capture(part.to(self.model.device).long(), self.layout.hook_names)
             n = int(mask.sum())
             column = 0
             for name in self.layout.hook_names:
-                values = captured[name][mask]
+                values = captured[name]
+                values = values[mask.to(values.device)]
                 self._rows[filled : filled + n, column : column + values.shape[1]] = values
                 column += values.shape[1]
             filled += n

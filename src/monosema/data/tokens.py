@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,15 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, DataError
-from monosema.data.documents import Document, documents_from, is_dataset_dict, text_fingerprint
+from monosema.data.documents import Document, documents_from, is_dataset_dict, open_source, text_fingerprint
 from monosema.data.packing import PackingRule, pack
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
 from monosema.data.stdlib import is_heldout_name
 
 DEFAULT_HELDOUT_FRACTION = 0.02
+IN_MEMORY = "text in memory"
+"""Recorded as the source of text that has no name to load it by again."""
+
 _TOKEN_COLUMNS = ("tokens", "input_ids")
 
 
@@ -125,10 +130,12 @@ def load_tokens(
     options = {key: value for key, value in options.items() if value is not None}
     fraction = _heldout_fraction(source, heldout_fraction)
     special = _special_token_ids(tokenizer, exclude_special_tokens)
-    if hasattr(source, "column_names") and not is_dataset_dict(source) and _token_column(source, column):
-        packed = _pretokenised(source, _token_column(source, column) or "", context_size, fraction, max_documents)
+    opened = open_source(source, options)
+    token_column = _token_column(opened, column)
+    if token_column is not None:
+        packed = _pretokenised(opened, token_column, context_size, fraction, max_documents)
     else:
-        documents = documents_from(source, column=column, dataset_options=options)[:max_documents]
+        documents = documents_from(opened, column=column, max_documents=max_documents)
         packed = _tokenised(documents, tokenizer, context_size, fraction)
     train, heldout, context_size, details = packed
     if len(train) == 0:
@@ -136,7 +143,7 @@ def load_tokens(
             f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
         )
     record = {
-        "source": source if isinstance(source, str) else type(source).__name__,
+        "source": str(source) if isinstance(source, (str, Path)) else IN_MEMORY,
         **({"options": {key: str(value) for key, value in options.items()}} if options else {}),
         "column": column,
         "max_documents": max_documents,
@@ -200,7 +207,10 @@ def _packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
 def _pretokenised(
     dataset: Any, column: str, context_size: int | None, fraction: float, max_rows: int | None
 ) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-    rows = dataset.select_columns([column]).with_format("numpy")[:max_rows][column]
+    if hasattr(dataset, "__len__"):
+        rows = dataset.select_columns([column]).with_format("numpy")[:max_rows][column]
+    else:  # streamed
+        rows = [np.asarray(row[column]) for row in itertools.islice(dataset, max_rows)]
     lengths = {len(row) for row in rows}
     if not lengths:
         raise DataError("the pretokenised dataset is empty")
@@ -219,7 +229,9 @@ def _pretokenised(
 
 
 def _token_column(dataset: Any, column: str | None) -> str | None:
-    names = dataset.column_names or []
+    if is_dataset_dict(dataset):
+        return None
+    names = getattr(dataset, "column_names", None) or []
     if column is not None:
         return column if column in names and column in _TOKEN_COLUMNS else None
     return next((name for name in _TOKEN_COLUMNS if name in names), None)
@@ -238,6 +250,9 @@ def _special_token_ids(tokenizer: Any, exclude: bool | Collection[int]) -> froze
     if isinstance(exclude, bool):
         if not exclude or tokenizer is None:
             return frozenset()
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        return frozenset(token for token in tokenizer.all_special_ids if token != unknown)
+        roles = (getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep", "pad", "mask"))
+        framing = {token for token in roles if token is not None}
+        # the unknown token stands for text, unless it is a framing token too (GPT-2 has one token for all)
+        unknown = {getattr(tokenizer, "unk_token_id", None)} - framing
+        return frozenset(token for token in tokenizer.all_special_ids if token not in unknown)
     return frozenset(int(token) for token in exclude)

@@ -34,6 +34,11 @@ _TRANSCODER_NAMES: dict[str, tuple[Rule, bool]] = {
     "monosema_gated_transcoder": ("gated", False),
     "monosema_gated_skip_transcoder": ("gated", True),
 }
+_OLD_KEYS = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
 _RULE_TENSORS: dict[Rule, tuple[str, ...]] = {
     "relu": ("b_enc",),
     "topk": ("b_enc",),
@@ -60,6 +65,8 @@ def read(folder: Path) -> CoderSpec:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict):
         raise FileError(f"{folder / CONFIG_FILE} must hold a JSON object")
+    config = _upgraded(config)
+    _refuse_unreadable(folder, config)
     architecture = config.get("architecture", "standard")
     if architecture in _SAE_NAMES:
         rule, is_transcoder, skip = _SAE_NAMES[architecture], False, False
@@ -68,9 +75,13 @@ def read(folder: Path) -> CoderSpec:
     else:
         raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
     tensors = _read_tensors(folder / WEIGHTS_FILE)
+    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+        del tensors["scaling_factor"]  # old files carry it unused
     _check_shapes(folder, config, tensors, rule, skip)
     if skip:
         tensors["W_skip"] = tensors["W_skip"].T.contiguous()
+    if rule == "topk" and config.get("rescale_acts_by_decoder_norm"):
+        tensors = _fold_decoder_norms(tensors)
     metadata = config.get("metadata") or {}
     own = config.get("monosema") or {}
     hook_name = metadata.get("hook_name")
@@ -88,6 +99,54 @@ def read(folder: Path) -> CoderSpec:
         metadata=own.get("metadata") or {"saelens": metadata},
         log10_density=_read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
     )
+
+
+def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A ``cfg.json`` of before SAELens 6, whose keys were flat, in today's form; others as they are."""
+    metadata = config.get("metadata") or {}
+    version = str(config.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
+    if version.split(".")[0] not in {"0", "1", "2", "3", "4", "5"}:
+        return config
+    new = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
+    new.setdefault("reshape_activations", "hook_z" if "hook_z" in (new.get("hook_name") or "") else "none")
+    function = new.get("activation_fn") or "relu"
+    if function == "topk":
+        new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
+    elif function != "relu":
+        raise FileError(f"cannot read an SAE with the activation function {function!r}; relu and topk are known")
+    if isinstance(new.get("normalize_activations"), bool):
+        new["normalize_activations"] = "expected_average_only_in" if new["normalize_activations"] else "none"
+    kept = ("hook_name", "hook_head_index", "model_name", "dataset_path", "context_size", "prepend_bos")
+    new["metadata"] = {**{key: new[key] for key in kept if key in new}, **metadata}
+    return new
+
+
+def _refuse_unreadable(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ``FileError`` for options that change what the dictionary computes and that a coder here cannot hold."""
+    normalize = config.get("normalize_activations") or "none"
+    if normalize != "none":
+        raise FileError(
+            f"{folder / CONFIG_FILE}: normalize_activations={normalize!r} is not supported; a finished SAELens run "
+            "folds 'expected_average_only_in' and 'covariance_whitening' into the weights (load its final folder, not "
+            "a checkpoint), the per-token kinds cannot be folded"
+        )
+    reshape = config.get("reshape_activations") or "none"
+    if reshape != "none":
+        raise FileError(
+            f"{folder / CONFIG_FILE}: reshape_activations={reshape!r} is not supported; it reads heads side by side "
+            "where ours reads one vector: set it to 'none' to use the dictionary on flattened heads"
+        )
+
+
+def _fold_decoder_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A TopK SAE that selects by ``pre_i · ‖W_dec_i‖`` as the same one with unit decoder rows."""
+    norms = tensors["W_dec"].norm(dim=1)
+    return {
+        **tensors,
+        "W_enc": tensors["W_enc"] * norms,
+        "b_enc": tensors["b_enc"] * norms,
+        "W_dec": tensors["W_dec"] / norms.clamp(min=torch.finfo(norms.dtype).tiny).unsqueeze(1),
+    }
 
 
 def _config(spec: CoderSpec) -> dict[str, Any]:
@@ -137,16 +196,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise FileError(f"cannot read {path}: {error}") from error
 
 
-def _check_shapes(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], rule: Rule, skip: bool) -> None:
+def _check_shapes(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], rule: Rule, skip: bool
+) -> None:
     try:
         d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
         d_out = int(config.get("d_out", d_in))
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{folder / CONFIG_FILE} does not state d_in and d_sae as numbers") from error
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
-    expected |= {name: (d_sae,) for name in _RULE_TENSORS[rule]}
+    expected |= dict.fromkeys(_RULE_TENSORS[rule], (d_sae,))
     if skip:
         expected["W_skip"] = (d_out, d_in)
+    surplus = sorted(set(tensors) - set(expected))
+    if surplus:  # each would change what is computed
+        raise FileError(
+            f"{folder / WEIGHTS_FILE} holds {', '.join(surplus)}, which no {config.get('architecture')} has"
+        )
     for name, shape in expected.items():
         if name not in tensors:
             raise FileError(f"{folder / WEIGHTS_FILE} lacks {name}; it holds {', '.join(sorted(tensors))}")

@@ -13,7 +13,7 @@ from monosema.kernels.latents import Latents, latents_from_mask
 
 def decode_dense(latents: Latents, weight_FD: Tensor) -> Tensor:
     """``f @ weight`` with the dense ``f [B, F]``: ``[B, D]``."""
-    return latents.to_dense().reshape(-1, latents.d_sae) @ weight_FD
+    return latents.to_dense().reshape(-1, latents.d_sae).to(weight_FD.dtype) @ weight_FD
 
 
 def sampled_products_dense(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def sampled_products_dense(latents: Latents, left_BD: Tensor, weight_FD: Tensor)
 
 def weight_gradient_dense(latents: Latents, table_BD: Tensor) -> Tensor:
     """``f.T @ table``: ``[F, D]``."""
-    return latents.to_dense().reshape(-1, latents.d_sae).T @ table_BD
+    return latents.to_dense().reshape(-1, latents.d_sae).T.to(table_BD.dtype) @ table_BD
 
 
 def row_top_k_dense(pre_BF: Tensor, k: int) -> Latents:

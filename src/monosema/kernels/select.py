@@ -1,7 +1,7 @@
 """Exact selection of active latents from pre-activations, without sorting B·F values.
 
 Ties are decided everywhere alike: larger value, then lower token, then lower latent. Only positive
-pre-activations can be active. Shape letters: B tokens, F latents.
+pre-activations can be active, and a NaN never is. Shape letters: B tokens, F latents.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def select_row_top_k(pre_BF: Tensor, k: int) -> Latents:
         return Latents(crow, indices.reshape(-1).int(), values.reshape(-1), d_sae, (n_tokens,))
     tokens = torch.arange(n_tokens, device=pre_BF.device).unsqueeze(1)
     positive = (values > 0).reshape(-1)
-    return _from_sorted_flat((tokens * d_sae + indices).reshape(-1)[positive], values.reshape(-1)[positive], n_tokens, d_sae)
+    flat = (tokens * d_sae + indices).reshape(-1)[positive]
+    return _from_sorted_flat(flat, values.reshape(-1)[positive], n_tokens, d_sae)
 
 
 def select_batch_top_k(pre_BF: Tensor, n_entries: int, guess: float | None = None) -> tuple[Latents, Tensor]:
@@ -58,10 +59,13 @@ def select_batch_top_k(pre_BF: Tensor, n_entries: int, guess: float | None = Non
     """
     n_tokens, d_sae = pre_BF.shape
     flat = pre_BF.reshape(-1)
+    if n_entries == 0 or flat.numel() == 0:  # a fractional k on a small batch, or no tokens
+        return _from_sorted_flat(flat[:0].long(), flat[:0], n_tokens, d_sae), flat.new_zeros(())
     bound = max(0.0, guess) if guess is not None else _sampled_bound(flat, n_entries)
     candidates = (flat > bound).nonzero().squeeze(1)
     while candidates.numel() < n_entries and bound > 0:
-        bound = 0.5 * bound if bound > 1e-3 * float(flat.amax()) else 0.0
+        largest = float(flat.amax())  # may be infinite or NaN: the comparison then ends the search
+        bound = 0.5 * min(bound, largest) if bound > 1e-3 * largest > 0 else 0.0
         candidates = (flat > bound).nonzero().squeeze(1)
     values = flat[candidates]
     if candidates.numel() <= n_entries:

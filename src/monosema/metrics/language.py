@@ -41,10 +41,11 @@ def token_cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
 
 
 def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """``KL(p || q) = sum_v p_v (log p_v - log q_v)`` of each token, in nats: ``[..., V]`` twice gives ``[...]`` float64.
+    """``KL(p || q) = sum_v p_v (log p_v - log q_v)`` of each token, in nats.
 
-    In [0, inf] (down to about -1e-6 where rounding of float32 log-probabilities is all there is); ``p`` is the clean
-    run. An entry with ``p_v = 0`` contributes 0, also where ``q_v = 0``. Raises ``ShapeError`` where shapes differ.
+    Two ``[..., V]`` give ``[...]`` float64, in [0, inf] (down to about -1e-6 where the rounding of float32
+    log-probabilities is all there is); ``p`` is the clean run. An entry with ``p_v = 0`` contributes 0, also where
+    ``q_v = 0``. Raises ``ShapeError`` where shapes differ.
     """
     if log_p.shape != log_q.shape:
         raise ShapeError(f"log_p and log_q must have one shape [..., V], got {list(log_p.shape)}, {list(log_q.shape)}")

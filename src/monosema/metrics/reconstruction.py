@@ -168,7 +168,7 @@ def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
     nonzero = norm_in > 0
     length_in = torch.where(nonzero, norm_in, 1.0)
     lengths = length_in * torch.where(norm_out > 0, norm_out, 1.0)
-    cosines = torch.where(nonzero, (inner / lengths).clamp(-1.0, 1.0), 0.0)
+    cosines = (inner / lengths).clamp(-1.0, 1.0)  # 0 where either is zero
     ratios = torch.where(nonzero, norm_out / length_in, 0.0)
     sums = torch.stack(
         [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ RELIABLE_DEAD_TOKENS = 100_000
 """On fewer tokens a latent that never fired may only be rare: the dead fraction is then no reliable number."""
 
 
+@runtime_checkable
 class SparseRows(Protocol):
     """Sparse latents in CSR form, as the coders return them."""
 
@@ -108,7 +109,7 @@ class SparsitySums:
         values = latents.values.detach()
         absolute = _absolute(values)
         fired = values != 0
-        indices, per_token = latents.indices, latents.crow.diff()
+        indices, per_token = latents.indices, latents.crow.diff().to(torch.int64)  # squares overflow int32
         if not bool(fired.all()):
             tokens = torch.repeat_interleave(torch.arange(latents.n_tokens, device=values.device), per_token)
             indices, per_token = indices[fired], torch.bincount(tokens[fired], minlength=latents.n_tokens)

@@ -1,9 +1,10 @@
 """The architecture table: for each model family, where its parts are. Data only.
 
-Paths are relative to the model's body (``hf.base_model``: ``GPT2Model`` inside ``GPT2LMHeadModel``) or, for the parts of
-a block, to the block. The embedding and the unembedding need no entry (``get_input_embeddings()`` and
+Paths are relative to the model's body (``hf.base_model``: ``GPT2Model`` inside ``GPT2LMHeadModel``) or, for the parts
+of a block, to the block. The embedding and the unembedding need no entry (``get_input_embeddings()`` and
 ``get_output_embeddings()`` know them), and what can be measured is measured when the model is loaded instead of being
-written here: the kind of norm and its gain, the embedding scale, whether attention is causal. A new family is one entry.
+written here: the kind of norm and its gain, the embedding scale, whether attention is causal. A new family is one
+entry.
 
 The numerical check (``verify.py``) refuses an entry that does not fit the model it is used for.
 """
@@ -119,9 +120,9 @@ def _llama_like(**changes: Any) -> Architecture:
     return Architecture(blocks="layers", ln_final="norm", block=replace(block, **changes))
 
 
-def _bert_like(encoder: str = "encoder.layer") -> Architecture:
+def _bert_like() -> Architecture:
     return Architecture(
-        blocks=encoder,
+        blocks="encoder.layer",
         ln_final=None,
         block=BlockLayout(
             kind="post_norm",
@@ -220,6 +221,41 @@ _BLOOM = Architecture(
     ),
 )
 
+_MPT = Architecture(
+    blocks="blocks",
+    ln_final="norm_f",
+    # MPT's MLP module adds the residual itself: the branch ends at its last linear map.
+    block=BlockLayout(
+        kind="sequential",
+        attn_in="attn",
+        attn_out="attn",
+        mlp_in="ffn",
+        mlp_out="ffn.down_proj",
+        ln1="norm_1",
+        ln2="norm_2",
+        attention=AttentionLayout(qkv="attn.Wqkv", fused_layout="concatenated", o="attn.out_proj"),
+        mlp_gate="ffn.up_proj",
+        mlp_down="ffn.down_proj",
+    ),
+)
+
+_DISTILBERT = Architecture(
+    blocks="transformer.layer",
+    ln_final=None,
+    block=BlockLayout(
+        kind="post_norm",
+        attn_in="attention",
+        attn_out="attention.out_lin",
+        mlp_in="ffn",
+        mlp_out="ffn.lin2",
+        ln1="sa_layer_norm",
+        ln2="output_layer_norm",
+        attention=AttentionLayout(q="attention.q_lin", k="attention.k_lin", v="attention.v_lin", o="attention.out_lin"),
+        mlp_gate="ffn.lin1",
+        mlp_down="ffn.lin2",
+    ),
+)
+
 _GEMMA_POST_NORMS = {
     "ln1_post": "post_attention_layernorm",
     "ln2": "pre_feedforward_layernorm",
@@ -237,6 +273,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt_neo": _GPT_NEO,
     "gpt_neox": _GPT_NEOX,
     "bloom": _BLOOM,
+    "mpt": _MPT,
     "llama": _llama_like(),
     "mistral": _llama_like(),
     "qwen2": _llama_like(),
@@ -245,6 +282,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": _llama_like(**_GEMMA_POST_NORMS),
     "gemma3_text": _llama_like(**_GEMMA_POST_NORMS),
     "bert": _bert_like(),
+    "distilbert": _DISTILBERT,
     "roberta": _bert_like(),
     "electra": _bert_like(),
     "mamba": _MAMBA,

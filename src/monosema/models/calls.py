@@ -43,22 +43,20 @@ class ModuleCall:
     @property
     def input(self) -> Tensor:
         """The activation the module was called with."""
-        if self._input_key is None:
+        found = self.find_input()
+        if found is None:
             raise UserError(f"{type(self.module).__name__} was called with no floating-point tensor to read")
-        if isinstance(self._input_key, int):
-            return self.args[self._input_key]
-        return self.kwargs[self._input_key]
+        return found
 
     @property
     def activation(self) -> Tensor:
         """The input's activation on the ``in`` side, the output's on the ``out`` side."""
         if self.side == "in":
             return self.input
-        if _is_activation(self.output):
-            return self.output
-        if isinstance(self.output, (tuple, list)) and self.output and _is_activation(self.output[0]):
-            return self.output[0]
-        raise UserError(f"the output of {type(self.module).__name__} does not begin with a floating-point tensor")
+        found = self.find_output()
+        if found is None:
+            raise UserError(f"the output of {type(self.module).__name__} does not begin with a floating-point tensor")
+        return found
 
     @activation.setter
     def activation(self, value: Tensor) -> None:
@@ -74,6 +72,17 @@ class ModuleCall:
         else:
             assert self._input_key is not None, "a value was read before it is replaced"
             self.kwargs[self._input_key] = value
+
+    def find_input(self) -> Tensor | None:
+        """The activation among the arguments, or ``None`` (an embedding's tokens are not one)."""
+        if self._input_key is None:
+            return None
+        return self.args[self._input_key] if isinstance(self._input_key, int) else self.kwargs[self._input_key]
+
+    def find_output(self) -> Tensor | None:
+        """The activation the module returned, or ``None``."""
+        first = self.output[0] if isinstance(self.output, (tuple, list)) and self.output else self.output
+        return first if _is_activation(first) else None
 
 
 def _is_activation(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """What a norm module computes, measured rather than believed: centring, scale, gain and bias.
 
-Every norm here is ``y = x̂ · gain + bias`` with ``x̂ = (x - c) / scale`` and ``scale = sqrt(mean((x - c)²) + eps)``, where
+Every norm here is ``y = x̂ · gain + bias`` with ``x̂ = (x - c) / scale`` and ``scale = sqrt(mean((x - c)²) + eps)``;
 ``c`` is the mean of x (LayerNorm) or 0 (RMSNorm), and the gain is ``weight``, ``1 + weight`` (Gemma) or 1.
 """
 
@@ -54,7 +54,7 @@ class NormRule:
 
 
 def is_norm(module: nn.Module, width: int) -> bool:
-    """Whether a module looks like a norm over vectors of ``width``: a leaf with at most a gain and a bias of that size."""
+    """Whether a module looks like a norm over vectors of ``width``: a leaf with at most a gain and a bias."""
     if any(True for _ in module.children()) or "norm" not in type(module).__name__.lower():
         return False
     return all(parameter.shape == (width,) for parameter in module.parameters())
@@ -80,7 +80,8 @@ def measure_norm(module: nn.Module, x: Tensor, y: Tensor) -> NormRule | None:
         for centred in centrings
         for offset in (0.0, 1.0)
     ]
-    errors = [float((rule.output(x) - y).abs().max()) for rule in rules]
+    with torch.no_grad():
+        errors = [float((rule.output(x) - y).abs().max()) for rule in rules]
     best = min(range(len(rules)), key=errors.__getitem__)
     # The factor covers modules that round to the model's dtype between the division and the gain, and Gemma-like
     # float32 arithmetic inside a float64 model.

@@ -179,10 +179,11 @@ class PatternTap(Tap):
 
 def projection_size(module: nn.Module) -> tuple[int, int] | None:
     """(input width, output width) of a linear map, transformers' ``Conv1D`` included; ``None`` for other modules."""
-    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features")):
-        return int(module.in_features), int(module.out_features)
-    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
-        return int(module.weight.shape[0]), int(module.weight.shape[1])
+    features = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if isinstance(features[0], int) and isinstance(features[1], int):
+        return features[0], features[1]
+    if type(module).__name__ == "Conv1D" and isinstance(module.weight, Tensor):
+        return module.weight.shape[0], module.weight.shape[1]
     return None
 
 

@@ -37,5 +37,6 @@ def resolve_sparsity(activation: ActivationConfig, sparsity: Sparsity | None) ->
         return rule.default
     reason = rule.refused.get(type(sparsity).__name__)
     if reason is not None:
-        raise ConfigError(f"sparsity {type(sparsity).__name__} cannot be used with {type(activation).__name__}: {reason}")
+        pair = f"sparsity {type(sparsity).__name__} cannot be used with {type(activation).__name__}"
+        raise ConfigError(f"{pair}: {reason}")
     return sparsity

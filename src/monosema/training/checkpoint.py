@@ -1,13 +1,14 @@
 """Checkpoints that are whole or not there, newest last, with a fall-back to the one before.
 
-``checkpoints/step_000120/`` holds ``state.safetensors`` (every tensor the next step depends on), ``state.json`` (plain
-values and the tensors' sha256) and what the caller adds (the coder as a loadable folder). ``checkpoints/latest`` names
-the newest one.
+``checkpoints/step_000000120/`` holds ``state.safetensors`` (every tensor the next step depends on), ``state.json``
+(plain values and the sha256 of both) and what the caller adds (the coder as a loadable folder).
+``checkpoints/latest`` names the newest one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import shutil
@@ -65,7 +66,7 @@ class Checkpoints:
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         with atomic_folder(target) as temporary:
             (temporary / "state.safetensors").write_bytes(data)
-            write_json(temporary / "state.json", {**plain, "sha256": hashlib.sha256(data).hexdigest()})
+            write_json(temporary / "state.json", {**plain, "sha256": _checksum(data, plain)})
             if add is not None:
                 add(temporary)
         write_atomically(self.folder / "latest", target.name + "\n")
@@ -88,11 +89,16 @@ class Checkpoints:
             except FileError as error:
                 logger.warning("%s; falling back to the checkpoint before it", error)
         if folders:
-            raise FileError(f"none of the {len(folders)} checkpoints in {self.folder} can be read; start in a new folder")
+            count = len(folders)
+            raise FileError(f"none of the {count} checkpoints in {self.folder} can be read; start in a new folder")
         return None
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def _checksum(data: bytes, plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(data + json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _read(folder: Path) -> Checkpoint:
@@ -101,8 +107,9 @@ def _read(folder: Path) -> Checkpoint:
         data = (folder / "state.safetensors").read_bytes()
     except OSError as error:
         raise FileError(f"checkpoint {folder.name} is damaged: {error.strerror or error}") from error
-    if not isinstance(plain, dict) or hashlib.sha256(data).hexdigest() != plain.get("sha256"):
-        raise FileError(f"checkpoint {folder.name} is damaged: its tensors do not match their checksum")
+    checksum = plain.pop("sha256", None) if isinstance(plain, dict) else None
+    if checksum is None or checksum != _checksum(data, plain):
+        raise FileError(f"checkpoint {folder.name} is damaged: its content does not match its checksum")
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:

@@ -5,7 +5,7 @@ Shape letters: B tokens, O output width, F latents, E active entries, N near-thr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,14 +27,14 @@ class Loss:
     """``y - ŷ``."""
     g_latents: Tensor | None = None
     """[E] ∂loss/∂f beyond what comes through ŷ."""
+    g_near: Tensor | None = None
+    """[N] the same on near-threshold entries, active or not (JumpReLU)."""
     near_step: Tensor | None = None
     """[N] ∂loss/∂1[pre > θ]."""
     g_gate: Tensor | None = None
     """[G] ∂loss/∂gate."""
     g_W_dec: Tensor | None = None
     """[F, O] ∂loss/∂W_dec beyond what comes through ŷ (norm-weighted sparsity with a free decoder)."""
-    extra: dict[str, Tensor] = field(default_factory=dict)
-    """Figures for the log that are not part of the loss."""
 
     @property
     def total(self) -> Tensor:
@@ -60,7 +60,7 @@ def loss(
     error = y_BO - coder.decode(selection.latents, encoding.raw_BI)
     terms = {"mse": error.square().sum() / n_tokens}
     g_out = error * (-2 / n_tokens)
-    g_latents = near_step = g_gate = g_W_dec = None
+    g_latents = g_near = near_step = g_gate = g_W_dec = None
     norms = None if unit_norm else coder.W_dec.norm(dim=1)
 
     if selection.gate is not None:
@@ -78,6 +78,10 @@ def loss(
             g_gate = g_gate + g_sparse if g_gate is not None else g_sparse
         else:
             g_latents = g_sparse
+            if selection.near is not None:
+                near = selection.near
+                g_near = torch.ones_like(near.values) if norms is None else norms[near.indices.long()]
+                g_near = g_near * (coefficient / n_tokens)
         if norms is not None:  # ∂‖W_i‖/∂W_i = W_i / ‖W_i‖, weighted by the latent's summed activation
             mass = torch.zeros_like(norms).index_add_(0, entries.indices.long(), entries.values)
             g_W_dec = coder.W_dec * (mass * (coefficient / n_tokens) / norms.clamp(min=1e-8)).unsqueeze(1)
@@ -86,4 +90,4 @@ def loss(
         terms["l0"] = error.new_tensor(coefficient * selection.latents.nnz / n_tokens)
         near_step = torch.full_like(selection.near.values, coefficient / n_tokens)
 
-    return Loss(terms, g_out, error, g_latents, near_step, g_gate, g_W_dec)
+    return Loss(terms, g_out, error, g_latents, g_near, near_step, g_gate, g_W_dec)

@@ -45,10 +45,12 @@ class CoderOptimizer:
         if self._config.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.grad_clip, norm)
         self.adam.param_groups[0]["lr"] = lr
-        self.adam.found_inf = (~ok).float().reshape(())  # fused Adam leaves everything alone where this is 1
+        # fused Adam leaves everything alone where this is 1
+        self.adam.found_inf = (~ok).float().reshape(())  # type: ignore[attr-defined]
         self.adam.step()
         if unit_norm:
-            decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
+            norms = decoder.norm(dim=1, keepdim=True).clamp(min=1e-8)
+            decoder.div_(torch.where(ok, norms, torch.ones_like(norms)))  # a skipped step keeps every bit
         self._coder.activation.project_()
         for parameter in self._parameters:
             parameter.grad = None

@@ -28,17 +28,21 @@ class FiringStatistics(nn.Module):
         self.register_buffer("window_tokens", torch.zeros((), dtype=torch.int64))
         self.register_buffer("last_tokens", torch.zeros((), dtype=torch.int64))
 
-    def update_(self, counts_F: Tensor, n_tokens: int) -> None:
-        """Add one batch in place: ``counts_F [F]`` firings of each latent among ``n_tokens``."""
+    def update_(self, counts_F: Tensor, n_tokens: int, ok: Tensor) -> None:
+        """Add one batch in place: ``counts_F [F]`` firings of each latent among ``n_tokens``.
+
+        ``ok`` is a 0-d bool, False where the step was skipped: then nothing changes.
+        """
+        counts_F, n_seen = counts_F * ok, n_tokens * ok
         active = counts_F > 0
-        self.tokens_since_fired.add_(n_tokens).masked_fill_(active, 0)
+        self.tokens_since_fired.add_(n_seen).masked_fill_(active, 0)
         self.fired |= active
-        full = self.window_tokens >= WINDOW_TOKENS
+        full = (self.window_tokens >= WINDOW_TOKENS) & ok
         for current, last in ((self.window_counts, self.last_counts), (self.window_tokens, self.last_tokens)):
             last.copy_(torch.where(full, current, last))
             current.mul_(~full)
         self.window_counts.add_(counts_F)
-        self.window_tokens.add_(n_tokens)
+        self.window_tokens.add_(n_seen)
 
     def density(self) -> Tensor:
         """[F] float64: share of the window's tokens on which each latent fired."""

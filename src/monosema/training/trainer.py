@@ -95,7 +95,7 @@ class Trainer:
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
-        """Set input scaling and ``b_dec`` in place from ``rows [n, d]`` of the first chunk; call before the first step."""
+        """Before the first step, set input scaling and ``b_dec`` in place from ``rows [n, d]`` of the first chunk."""
         x, y = self._split(rows.double())
         if self.config.input_scaling == "expected_norm":
             self.input_scale = _scale_to_sqrt_d(x)
@@ -118,9 +118,7 @@ class Trainer:
         x = x * self.input_scale
         y = x if self._is_autoencoder else y * self.output_scale
         encoding = coder.encode_select(x, self._buffer(len(batch)))
-        terms = loss(
-            coder, encoding, y, self.sparsity, self.coefficient, unit_norm=self.config.decoder == "unit_norm"
-        )
+        terms = loss(coder, encoding, y, self.sparsity, self.coefficient, unit_norm=self.config.decoder == "unit_norm")
         extra = None
         if self.config.revive is not None:
             dead = self.statistics.tokens_since_fired >= self.dead_after
@@ -132,16 +130,18 @@ class Trainer:
             encoding,
             terms.g_out_BO,
             g_latents=terms.g_latents,
+            g_near=terms.g_near,
             near_step=terms.near_step,
             g_gate=terms.g_gate,
             extra=extra,
         )
         if terms.g_W_dec is not None:
             gradients["W_dec"] += terms.g_W_dec
-        lr = self.lr * lr_factor(self.step_number, self.n_steps, self.config.warmup_fraction, self.config.decay_fraction)
+        config = self.config
+        lr = self.lr * lr_factor(self.step_number, self.n_steps, config.warmup_fraction, config.decay_fraction)
         ok = self._optimizer.step_(gradients, terms.total, lr)
         coder.activation.update_(encoding.selection, ok)
-        self.statistics.update_(encoding.latents.counts() * ok, len(batch))
+        self.statistics.update_(encoding.latents.counts(), len(batch), ok)
         bad = ~ok & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, self.step_number, self.first_bad_step))
         nnz = encoding.latents.nnz
@@ -237,7 +237,7 @@ class Trainer:
 
     @property
     def _is_autoencoder(self) -> bool:
-        return self.coder.hook_name == self.coder.hook_name_out
+        return self.coder.hook_name == self.coder.hook_name_out and self.coder.d_in == self.coder.d_out
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         d_in, d_out = self.coder.d_in, self.coder.d_out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+import math
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -34,6 +35,14 @@ class BatchTopKActivation(Activation):
         self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
         self._last_least: float | None = None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> BatchTopKActivation:
+        device = fn(self.threshold_sum.float()).device
+        # never in the coder's dtype: in bfloat16 a running mean stands still (Apple's devices have no float64)
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.threshold_sum = self.threshold_sum.to(device, exact)
+        self.threshold_weight = self.threshold_weight.to(device, exact)
+        return self
+
     @property
     def threshold(self) -> float | None:
         """θ, the threshold at inference; None before the first training step."""
@@ -42,8 +51,8 @@ class BatchTopKActivation(Activation):
 
     def set_threshold(self, threshold: float) -> None:
         """Fix the threshold at inference (what a saved file or a calibration says)."""
-        if threshold < 0:
-            raise ConfigError(f"BatchTopK: the threshold must not be negative, got {threshold}")
+        if not (math.isfinite(threshold) and threshold >= 0):
+            raise ConfigError(f"BatchTopK: the threshold must be finite and not negative, got {threshold}")
         self.threshold_sum.fill_(threshold)
         self.threshold_weight.fill_(1.0)
 
@@ -74,7 +83,7 @@ class BatchTopKActivation(Activation):
 
     def update_(self, selection: Selection, ok: Tensor) -> None:
         assert selection.least is not None
-        rate = torch.where(ok, self.rate, 0.0).double()
-        least = torch.where(ok, selection.least.double(), 0.0)
+        rate = self.rate * ok.to(self.threshold_sum.dtype)
+        least = torch.where(ok, selection.least, 0.0).to(rate.dtype)
         self.threshold_sum.mul_(1 - rate).add_(rate * least)
         self.threshold_weight.mul_(1 - rate).add_(rate)

@@ -1,0 +1,39 @@
+"""``monosema features``: collect what each latent responds to and write the page that shows it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from monosema.cli.options import add_logging, configure_logging
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, collect, write."""
+    parser = argparse.ArgumentParser(prog="monosema features", description=__doc__)
+    parser.add_argument("folder", help="run folder, dictionary folder, or hub repository")
+    parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
+    parser.add_argument("--text", help="collect on this text instead of the recorded one")
+    parser.add_argument("--tokens", type=int, default=200_000, help="held-out tokens to read (default 200000)")
+    parser.add_argument("--contexts", type=int, default=10, help="best contexts kept per latent (default 10)")
+    parser.add_argument("--out", type=Path, help="the page; FOLDER/features.html by default")
+    parser.add_argument("--latent", type=int, help="print one latent in the terminal instead of writing the page")
+    add_logging(parser)
+    extra = parser.parse_args(list(arguments))
+    configure_logging(extra)
+    from monosema.features import collect_features
+    from monosema.runs import open_session
+
+    overrides = {} if extra.text is None else {"text": extra.text}
+    session = open_session(extra.folder, extra.name, **overrides)
+    store = collect_features(
+        session.coder, session.model, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
+    )
+    if extra.latent is not None:
+        print(store[extra.latent])
+        return 0
+    page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
+    store.dashboard(page)
+    print(f"features: {page}")
+    return 0

@@ -1,0 +1,22 @@
+"""``monosema inspect``: what is in this folder: model, site, shapes, figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from monosema.cli.options import add_logging, configure_logging
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, look, print."""
+    parser = argparse.ArgumentParser(prog="monosema inspect", description=__doc__)
+    parser.add_argument("folder", help="run folder, dictionary folder, or hub repository")
+    parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
+    add_logging(parser)
+    extra = parser.parse_args(list(arguments))
+    configure_logging(extra)
+    from monosema.runs.describe import describe
+
+    print(describe(extra.folder, extra.name))
+    return 0

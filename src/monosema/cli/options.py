@@ -1,0 +1,159 @@
+"""Options from everywhere: command line over environment over ``.env`` over ``--config`` over defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from monosema.core.config import from_plain, load_plain, merge, to_plain, to_yaml
+from monosema.core.errors import ConfigError, FileError, unknown_name
+
+C = TypeVar("C")
+PREFIX = "MONOSEMA_"
+
+Choices = Mapping[str, Mapping[str, type | None]]
+"""For options that hold one of several configs: their dotted path, and the configs by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A verb's command line, resolved."""
+
+    config: Any
+    """The config, all sources laid over one another."""
+    extra: argparse.Namespace
+    """The verb's own arguments (``--out`` and the like)."""
+
+
+def parse(
+    cls: type[C],
+    arguments: Sequence[str],
+    parser: argparse.ArgumentParser,
+    choices: Choices | None = None,
+) -> Parsed:
+    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help`` and ``--print-config``."""
+    parser.allow_abbrev = False
+    parser.add_argument("--config", type=Path, help="YAML or JSON file of options")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
+    add_logging(parser)
+    for path, kinds in (choices or {}).items():
+        parser.add_argument(f"--{path}", dest=path, choices=list(kinds), help="kind; its own options follow below")
+    wants_help = any(argument in ("-h", "--help") for argument in arguments)
+    known, rest = parser.parse_known_args(
+        [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
+    )
+    plain = to_plain(cls())
+    if known.config is not None:
+        plain = merge(plain, load_plain(known.config))
+    plain = merge(plain, _environment(cls))
+    for path, kinds in (choices or {}).items():
+        chosen = getattr(known, path)
+        if chosen is not None:
+            _choose(plain, path, chosen, kinds[chosen])
+    default = from_plain(cls, plain)
+    if wants_help:
+        parser.print_help()
+        print()
+    import tyro
+
+    config = tyro.cli(
+        tyro.conf.AvoidSubcommands[cls],  # type: ignore[valid-type]
+        args=["--help"] if wants_help else rest,
+        default=default,
+        prog=parser.prog,
+        config=(tyro.conf.SuppressFixed,),
+    )
+    configure_logging(known)
+    if known.print_config:
+        print(to_yaml(config), end="")
+        sys.exit(0)
+    return Parsed(config, known)
+
+
+def add_logging(parser: argparse.ArgumentParser) -> None:
+    """``--log-level`` and ``--quiet``."""
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--quiet", action="store_true", help="only errors and results")
+
+
+def configure_logging(known: argparse.Namespace) -> None:
+    """Send ``monosema.*`` to standard error at the wanted level."""
+    logger = logging.getLogger("monosema")
+    logger.setLevel("ERROR" if known.quiet else known.log_level.upper())
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    if logger.level > logging.DEBUG:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def say_device(config_device: str | None) -> None:
+    """Choose the device once, so that the reason is printed."""
+    from monosema.core.devices import choose_device
+
+    choose_device(config_device)
+
+
+def _environment(cls: type) -> dict[str, Any]:
+    """Options of ``cls`` in ``MONOSEMA_SECTION__FIELD`` form, ``.env`` below the environment."""
+    sections = {field.name for field in dataclasses.fields(cls)}
+    plain: dict[str, Any] = {}
+    for name, text in {**_dotenv(Path(".env")), **os.environ}.items():
+        if not name.startswith(PREFIX) or "__" not in name:
+            continue
+        path = name.removeprefix(PREFIX).lower().split("__")
+        if path[0] not in sections:
+            raise unknown_name("section in the environment", path[0], sections)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{name}: cannot read {text!r}: {error}") from error
+        node = plain
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = value
+    return plain
+
+
+def _dotenv(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    values = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise FileError(f"cannot read {file}: {error.strerror or error}") from error
+    for line in lines:
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if equals and not name.startswith("#"):
+            values[name.strip()] = value.strip().strip("'\"")
+    return values
+
+
+def _choose(plain: dict[str, Any], path: str, name: str, kind: type | None) -> None:
+    *parents, last = path.split(".")
+    node = plain
+    for part in parents:
+        node = node[part]
+    if kind is None:
+        node[last] = None
+        return
+    old = node.get(last) or {}
+    if old.get("kind") == name:
+        return
+    names = {field.name for field in dataclasses.fields(kind)}
+    node[last] = {"kind": name, **{key: value for key, value in old.items() if key in names}}
+    if "k" in names:
+        node[last].setdefault("k", 32)
+        if name == "TopK":
+            node[last]["k"] = round(node[last]["k"])

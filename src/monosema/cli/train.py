@@ -1,0 +1,34 @@
+"""``monosema train``: train a dictionary on a language model; the same command resumes it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from monosema.cli.options import Choices, parse
+from monosema.coders.config import BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosema.runs.config import RunConfig
+from monosema.training.config import L0, L1, AuxK
+
+CHOICES: Choices = {
+    "coder.activation": {kind.__name__: kind for kind in (ReLU, TopK, BatchTopK, JumpReLU, Gated)},
+    "training.sparsity": {"L1": L1, "L0": L0, "none": None},
+    "training.revive": {"AuxK": AuxK, "none": None},
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, train, print."""
+    parser = argparse.ArgumentParser(prog="monosema train", description=__doc__, add_help=False)
+    parser.add_argument("--out", type=Path, help="run folder (required to train)")
+    parsed = parse(RunConfig, arguments, parser, CHOICES)
+    if parsed.extra.out is None:
+        parser.error("--out is required: the folder for config, checkpoints, dictionary and report")
+    from monosema.runs.launch import launch
+
+    result = launch(parsed.config, parsed.extra.out, progress=not parsed.extra.quiet)
+    if result.report is not None:
+        print(result.report)
+    print(f"dictionary: {result.folder}/coder")
+    return 0

@@ -1,0 +1,14 @@
+"""Evaluation: how good a coder is, on text it was not trained on.
+
+Its job: run a coder as it is, with or without its model, and fill one ``Report``. The numbers are defined in
+``metrics``; here is only what to measure them on: which contexts, which positions, which runs of the model.
+
+May import: ``core``, ``metrics``, ``coders``, ``models``, ``data``. Start reading in ``evaluate.py``; ``contexts.py``
+chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over the batches and ``losses.py`` compares
+the clean, spliced and ablated runs of each.
+"""
+
+from monosema.evaluation.evaluate import evaluate
+from monosema.evaluation.report import Report
+
+__all__ = ["Report", "evaluate"]

@@ -1,0 +1,106 @@
+"""Which contexts are evaluated, and which of their positions are special."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosema.coders import SparseCoder
+from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.data import Tokens, TokenSplit
+from monosema.evaluation.report import Overlap
+from monosema.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class EvaluationContexts:
+    """Whole contexts and what is known about them."""
+
+    contexts: Tensor
+    """``[n, T]`` int64 token ids."""
+    special: Tensor
+    """``[n, T]`` bool: True where a position is special, and therefore neither measured nor edited nor predicted."""
+    n_loss_contexts: int
+    """The first so many are run spliced and ablated as well."""
+    split: TokenSplit
+    """The split they come from."""
+
+
+def choose_contexts(
+    tokens: Tokens | TokenSplit | Tensor, model: LanguageModel, n_tokens: int | None, n_loss_tokens: int | None
+) -> EvaluationContexts:
+    """Contexts of ``tokens`` that hold ``n_tokens`` tokens (all where None), those that hold ``n_loss_tokens`` first.
+
+    Both are spread evenly over the split: its first contexts are its first few documents, and not like the rest. Of a
+    ``Tokens`` the held-out split is used; in a tensor of ids ``[n, T]`` the model's special tokens are special.
+
+    Raises ``DataError`` where there is nothing to evaluate or an id is unknown to the model, and ``ShapeError`` where
+    the contexts are not ``[n, T]`` or too long for it.
+    """
+    split = _split_of(tokens, model)
+    if split.contexts.numel() == 0:
+        raise DataError(
+            f"the {split.name} split holds no context to evaluate; give more text, or tokenise with a larger "
+            "heldout_fraction"
+        )
+    if model.context_size is not None and split.context_size > model.context_size:
+        raise ShapeError(
+            f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
+            f"{model.name}; tokenise with a smaller context_size"
+        )
+    chosen = _spread(split.n_contexts, n_tokens, split.context_size)
+    for_losses = _spread(len(chosen), n_loss_tokens, split.context_size)
+    others = torch.ones(len(chosen), dtype=torch.bool)
+    others[for_losses] = False
+    used = split.contexts[torch.cat([chosen[for_losses], chosen[others]])]
+    low, high = int(used.min()), int(used.max())
+    if low < 0 or high >= model.vocab_size:
+        raise DataError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} (0 to "
+            f"{model.vocab_size - 1}); tokenise with the model's own tokenizer"
+        )
+    return EvaluationContexts(used.to(torch.int64), split.special_mask(used), len(for_losses), split)
+
+
+def overlap_with_training(coder: SparseCoder, tokens: object, evaluated: TokenSplit) -> Overlap:
+    """Whether ``evaluated`` was trained on, by the fingerprint of the training tokens in the coder's metadata."""
+    trained = training_fingerprint(coder)
+    if trained is None:
+        return "unknown"
+    if trained == evaluated.fingerprint:
+        return "same tokens"
+    return "none" if isinstance(tokens, Tokens) and trained == tokens.train.fingerprint else "unknown"
+
+
+def training_fingerprint(coder: SparseCoder) -> str | None:
+    """The fingerprint of the split the coder was trained on, where its metadata records it as a stream does."""
+    record = coder.metadata.get("tokens")
+    return record.get("fingerprint") if isinstance(record, Mapping) else None
+
+
+def _spread(n_contexts: int, n_tokens: int | None, context_size: int) -> Tensor:
+    """Evenly spaced indices of as many of ``n_contexts`` contexts as hold ``n_tokens`` tokens."""
+    n = n_contexts if n_tokens is None else min(n_contexts, -(-n_tokens // context_size))
+    return torch.arange(n) * n_contexts // max(1, n)
+
+
+def _split_of(tokens: object, model: LanguageModel) -> TokenSplit:
+    if isinstance(tokens, Tokens):
+        return tokens.heldout
+    if isinstance(tokens, TokenSplit):
+        return tokens
+    if not isinstance(tokens, Tensor):
+        raise ConfigError(
+            "tokens must be a Tokens, a TokenSplit or an integer tensor of contexts [n, T], got "
+            f"{type(tokens).__name__}"
+        )
+    if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ShapeError(
+            f"contexts must be integer token ids [n, T], got {list(tokens.shape)} of {tokens.dtype}; "
+            "for activations use activations="
+        )
+    ids = tokens.detach().to(device="cpu", dtype=torch.int32).contiguous()
+    return TokenSplit(ids, model.special_token_ids, "contexts")

@@ -1,0 +1,204 @@
+"""``evaluate``: one coder, as it is, on text it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosema.coders import SparseCoder
+from monosema.core.errors import ConfigError
+from monosema.core.progress import Progress
+from monosema.data import Tokens, TokenSplit
+from monosema.evaluation.contexts import choose_contexts, overlap_with_training
+from monosema.evaluation.losses import LossSums
+from monosema.evaluation.measure import RowSums, evaluation_mode, measure_activations, require_enough
+from monosema.evaluation.report import Ablation, Report
+from monosema.evaluation.runs import ModelRuns, sites_of
+from monosema.metrics import RELIABLE_DEAD_TOKENS, ce_loss_score, kl_score
+from monosema.models import LanguageModel
+
+_LOGITS_PER_STEP = {"cpu": 2**23}
+"""Logits of one forward pass, by device (2**27 where not named), which set the batch size where none is given."""
+
+
+def evaluate(
+    coder: SparseCoder,
+    model: LanguageModel | None = None,
+    tokens: Tokens | TokenSplit | Tensor | None = None,
+    *,
+    activations: Tensor | np.ndarray | Iterable[Tensor | np.ndarray] | None = None,
+    n_tokens: int | None = 200_000,
+    n_loss_tokens: int | None = 50_000,
+    batch_size: int | None = None,
+    ablation: Ablation = "zero",
+    losses: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Every metric of ``coder``, with its weights and its inference rule as they are.
+
+    With a model and tokens, the site is captured, reconstructed and replaced in three runs: clean, spliced (the site
+    becomes the reconstruction of its clean value) and ablated. At special positions the site keeps its own value in
+    all three; they are not measured, and a prediction counts only where neither the position nor its target is
+    special. An encoder predicts masked tokens instead (15 % of the positions, the mask token at each); what is
+    measured on its activations is measured on unmasked text.
+
+    With ``activations``, everything that needs no model is measured.
+
+    Args:
+        coder: any coder; a transcoder is compared with the site it writes.
+        model: the language model the coder reads.
+        tokens: a ``Tokens`` (its held-out split is used), one split, or token ids ``[n, T]``.
+        activations: instead of model and tokens, a tensor ``[..., d]`` or an iterable of them. ``d`` is ``d_in``, or
+            ``d_in + d_out`` where the coder writes another site than it reads. A stream is left in the state it came
+            in.
+        n_tokens: tokens to use, in whole contexts spread evenly over the split (of ``activations``, the first rows);
+            None for all (an endless stream then never ends).
+        n_loss_tokens: so many of them, again spread evenly, are run spliced and ablated as well, which is most of the
+            work; None for all. ``n_predicted_tokens`` of the report counts the predictions compared.
+        batch_size: contexts in a forward pass (rows in a step for ``activations``); by default what fits well.
+        ablation: ``"zero"``, or ``"mean"``: the site's mean over the tokens run ablated, which takes a pass of its own.
+        losses: False leaves out cross-entropy and KL, and with them the spliced and ablated runs.
+        seed: which positions of an encoder's contexts are masked.
+        progress: show a bar on a terminal, a logged line elsewhere.
+
+    Raises:
+        ConfigError: neither or both of (model, tokens) and activations are given, or the coder names no site.
+        UnknownNameError: the model has no such site.
+        ShapeError: the coder's width is not the site's, or the contexts do not fit the model.
+        DataError: an activation, a reconstruction or a loss is not finite, or there are too few tokens.
+
+    No global random state, training flag or gradient is touched.
+    """
+    check_options(n_tokens, n_loss_tokens, batch_size, ablation)
+    if activations is not None:
+        if model is not None or tokens is not None:
+            raise ConfigError("give either activations, or model and tokens, not both")
+        with evaluation_mode(coder):
+            sums = measure_activations(coder, activations, n_tokens, batch_size)
+        return _report(coder, sums, split="activations", notes=["no cross-entropy or KL: they need model and tokens"])
+    if model is None or tokens is None:
+        raise ConfigError("evaluate needs evaluate(coder, model, tokens), or evaluate(coder, activations=...)")
+
+    notes = []
+    mask_token_id = getattr(model.tokenizer, "mask_token_id", None) if model.is_encoder else None
+    if not losses:
+        notes.append("no cross-entropy or KL: left out as asked (losses=False)")
+    elif model.is_encoder and mask_token_id is None:
+        losses = False
+        notes.append("no cross-entropy or KL: the model is an encoder and its tokenizer has no mask token")
+    chosen = choose_contexts(tokens, model, n_tokens, n_loss_tokens if losses else 0)
+    runs = ModelRuns(
+        coder=coder,
+        model=model,
+        sites=sites_of(coder, model, to_be_written=losses),
+        chosen=chosen,
+        batch_size=batch_size or _fitting_batch_size(model, chosen.split.context_size),
+        ablation=ablation,
+        mask_token_id=mask_token_id,
+        seed=seed,
+    )
+    bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
+    with bar, evaluation_mode(coder, model.hf):
+        sums, loss_sums = runs.measure(bar)
+    return _report(
+        coder,
+        sums,
+        loss_sums if losses else None,
+        notes=notes,
+        ablation=ablation if losses else None,
+        model_name=model.name,
+        split=chosen.split.name,
+        tokens_fingerprint=chosen.split.fingerprint,
+        overlap=overlap_with_training(coder, tokens, chosen.split),
+        n_special_positions=int(chosen.special.sum()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Losses:
+    """The language-model fields of a report."""
+
+    ce_clean: float
+    ce_spliced: float
+    ce_ablated: float
+    ce_loss_score: float
+    kl: float
+    kl_ablated: float
+    kl_score: float
+    n_predicted_tokens: int
+
+    @classmethod
+    def of(cls, sums: LossSums) -> _Losses:
+        clean, spliced, ablated = sums.ce_clean.value, sums.ce_spliced.value, sums.ce_ablated.value
+        return cls(
+            ce_clean=clean,
+            ce_spliced=spliced,
+            ce_ablated=ablated,
+            ce_loss_score=ce_loss_score(clean, spliced, ablated),
+            kl=sums.kl.value,
+            kl_ablated=sums.kl_ablated.value,
+            kl_score=kl_score(sums.kl.value, sums.kl_ablated.value),
+            n_predicted_tokens=sums.ce_clean.n_tokens,
+        )
+
+
+def _report(
+    coder: SparseCoder, sums: RowSums, loss_sums: LossSums | None = None, *, notes: list[str], **provenance: Any
+) -> Report:
+    """The report of what was summed; ``provenance`` are fields of ``Report`` that say on what."""
+    require_enough(sums)
+    reconstruction, sparsity = sums.reconstruction, sums.sparsity
+    losses = None if loss_sums is None else _Losses.of(loss_sums)
+    if losses is not None:
+        notes = [*notes, "special positions keep the site's own value in the clean, spliced and ablated runs"]
+        if losses.ce_ablated <= losses.ce_clean:
+            notes.append("ablating the site does not raise the loss, so ce_loss_score means nothing here")
+    if not sparsity.dead_fraction_reliable:
+        notes = [
+            *notes,
+            f"dead_fraction counts silence on {sparsity.n_tokens:,} tokens only; below {RELIABLE_DEAD_TOKENS:,} a "
+            "latent may merely be rare",
+        ]
+    if provenance.get("overlap") == "same tokens":
+        notes = [*notes, "the coder was trained on these very tokens; evaluate on a held-out split"]
+    return Report(
+        fve=reconstruction.fve,
+        mse=reconstruction.mse,
+        cosine=reconstruction.cosine,
+        norm_ratio=reconstruction.norm_ratio,
+        relative_reconstruction_bias=reconstruction.relative_reconstruction_bias,
+        l0=sparsity.l0,
+        l0_std=sparsity.l0_std,
+        l1=sparsity.l1,
+        dead_fraction=sparsity.dead_fraction,
+        dead_fraction_reliable=sparsity.dead_fraction_reliable,
+        n_alive=sparsity.n_alive,
+        d_sae=coder.d_sae,
+        n_tokens=sparsity.n_tokens,
+        hook_name=coder.hook_name or "",
+        hook_name_out=coder.hook_name_out or "",
+        notes=tuple(notes),
+        firing_density=sparsity.firing_density,
+        **({} if losses is None else asdict(losses)),
+        **provenance,
+    )
+
+
+def check_options(n_tokens: int | None, n_loss_tokens: int | None, batch_size: int | None, ablation: str) -> None:
+    """Raise ``ConfigError`` for an option that makes no sense, before any work is done."""
+    for name, value in (("n_tokens", n_tokens), ("n_loss_tokens", n_loss_tokens), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, or None, got {value}")
+    if ablation not in ("zero", "mean"):
+        raise ConfigError(f"ablation must be 'zero' or 'mean', got {ablation!r}")
+
+
+def _fitting_batch_size(model: LanguageModel, context_size: int) -> int:
+    logits = _LOGITS_PER_STEP.get(torch.device(model.device).type, 2**27)
+    return min(32, max(1, logits // (context_size * model.vocab_size)))

@@ -1,0 +1,156 @@
+"""A coder on rows of activations: reconstruction and sparsity sums, and the reconstruction itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monosema.coders import SparseCoder
+from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
+
+ROWS_PER_STEP = 4096
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """What is summed over rows; two add to the sums of both."""
+
+    reconstruction: ReconstructionSums
+    """Of the site written and its reconstruction."""
+    sparsity: SparsitySums
+    """Of the latents."""
+
+    @classmethod
+    def empty(cls, coder: SparseCoder) -> RowSums:
+        """The sums of no rows."""
+        return cls(ReconstructionSums.empty(coder.d_out), SparsitySums.empty(coder.d_sae))
+
+    def __add__(self, other: RowSums) -> RowSums:
+        return RowSums(self.reconstruction + other.reconstruction, self.sparsity + other.sparsity)
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """One batch of rows through the coder."""
+
+    x_hat: Tensor
+    """``[n, d_out]`` in the coder's dtype, on its device."""
+    sums: RowSums
+    """The sums of these rows."""
+
+
+def measure_rows(coder: SparseCoder, x: Tensor, target: Tensor, where: str) -> MeasuredRows:
+    """Reconstruct ``target [n, d_out]`` from ``x [n, d_in]`` as the coder does it, and sum.
+
+    Rows are cast to the coder's dtype and device. ``where`` names site and batch in errors: ``DataError`` where an
+    activation or a reconstruction is not finite.
+    """
+    require_finite(f"activations read at {where}", x)
+    if target is not x:
+        require_finite(f"activations at the site written, for {where}", target)
+    x = x.to(device=coder.device, dtype=coder.dtype)
+    latents = coder.encode_sparse(x)
+    x_hat = coder.decode(latents, x)
+    require_finite(f"the coder's reconstruction for {where}", x_hat)
+    sums = RowSums(ReconstructionSums.of(target.to(coder.device), x_hat), SparsitySums.of(latents))
+    return MeasuredRows(x_hat, sums)
+
+
+def measure_activations(
+    coder: SparseCoder,
+    activations: Tensor | np.ndarray | Iterable[Tensor | np.ndarray],
+    n_tokens: int | None,
+    batch_size: int | None,
+) -> RowSums:
+    """The sums over given activations: a tensor ``[..., d]`` or an iterable of them.
+
+    ``d`` is ``d_in`` for an SAE; where the coder writes another site than it reads, ``d_in + d_out``: both sites side
+    by side, the one read first. At most ``n_tokens`` rows are used. An activation stream is given back in the state
+    it came in.
+    """
+    total, left = RowSums.empty(coder), n_tokens
+    with _unmoved(activations):
+        for index, rows in enumerate(_row_batches(activations, batch_size or ROWS_PER_STEP)):
+            x, target = _split_row(coder, rows if left is None else rows[:left], index)
+            total = total + measure_rows(coder, x, target, f"{coder.hook_name or 'activations'}, batch {index}").sums
+            if left is not None:
+                left -= len(x)
+                if left <= 0:
+                    break
+    return total
+
+
+def require_enough(sums: RowSums) -> None:
+    """Raise ``DataError`` unless at least two rows were measured: one has no variance."""
+    n_tokens = sums.sparsity.n_tokens
+    if n_tokens < 2:
+        raise DataError(
+            f"evaluation needs at least 2 tokens that are not special, got {n_tokens}; give more text or activations"
+        )
+
+
+@contextlib.contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Every submodule out of training mode and gradients off; each flag as it was afterwards."""
+    flags = [(each, each.training) for module in modules for each in module.modules()]
+    try:
+        for each, _ in flags:
+            each.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for each, training in flags:
+            each.training = training
+
+
+@contextlib.contextmanager
+def _unmoved(source: Any) -> Iterator[None]:
+    """Reading a stream that has a state moves it on; put it back, so that training sees what it would have seen."""
+    if not (hasattr(source, "state_dict") and hasattr(source, "load_state_dict")):
+        yield
+        return
+    state = source.state_dict()
+    try:
+        yield
+    finally:
+        source.load_state_dict(state)
+
+
+def _row_batches(activations: Tensor | np.ndarray | Iterable[Any], batch_size: int) -> Iterator[Tensor]:
+    """Rows ``[at most batch_size, d]``; of a loader's tuples the first entry. Mapped files are read in parts."""
+    if isinstance(activations, str):
+        raise ConfigError("activations must be a tensor, an array or an iterable of those, got a string")
+    for each in [activations] if isinstance(activations, Tensor | np.ndarray) else activations:
+        rows = each[0] if isinstance(each, tuple | list) else each
+        if rows.ndim < 2:
+            raise ShapeError(
+                f"activations must be a tensor [..., d] or an iterable of such tensors, got one of {list(rows.shape)}"
+            )
+        rows = rows.reshape(-1, rows.shape[-1])
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+
+def _split_row(coder: SparseCoder, rows: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    """What is read and what is to be reconstructed, from rows ``[n, d]``."""
+    width, both = rows.shape[1], coder.d_in + coder.d_out
+    if width == coder.d_in and coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out:
+        return rows, rows
+    if width == both and (coder.hook_name != coder.hook_name_out or not coder.hook_name):
+        return rows[:, : coder.d_in], rows[:, coder.d_in :]
+    if coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out:
+        expected = f"[rows, {coder.d_in}] (d_in)"
+    else:
+        expected = f"[rows, {both}] (d_in + d_out: what is read and what is written, side by side)"
+    raise ShapeError(
+        f"the coder (hook {coder.hook_name or 'not recorded'!r}) needs activations {expected}, got [rows, {width}] "
+        f"in batch {index}"
+    )

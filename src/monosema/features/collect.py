@@ -1,0 +1,214 @@
+"""``collect_features``: one streaming pass over text, and everything a person needs to read each latent.
+
+Shape letters: B contexts of a batch, T tokens of a context, F latents, E active entries, C contexts kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from monosema.coders import SparseCoder
+from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.core.progress import Progress
+from monosema.data import Tokens, TokenSplit
+from monosema.features.logits import ExtremeLogits, extreme_logits
+from monosema.features.statistics import LatentStatistics
+from monosema.features.store import ContextTexts, FeatureStore, Provenance
+from monosema.features.texts import TokenTexts
+from monosema.features.windows import BestContexts, Entries
+from monosema.metrics import require_finite
+from monosema.models import LanguageModel
+
+_PRE_ACTIVATIONS_PER_STEP = {"cpu": 2**23}
+"""Pre-activations computed at once, by device (2**28 where not named), so that wide dictionaries fit."""
+
+
+def collect_features(
+    coder: SparseCoder,
+    model: LanguageModel,
+    tokens: Tokens | TokenSplit,
+    *,
+    n_tokens: int | None = 200_000,
+    contexts_per_latent: int = 10,
+    batch_size: int = 32,
+    n_histogram_bins: int = 30,
+    n_logits: int = 10,
+    progress: bool = True,
+) -> FeatureStore:
+    """Read the text once and keep, for every latent, its numbers, its best contexts and its extreme logits.
+
+    Special positions count nowhere: not as tokens, not as activations, not in contexts. A latent fires on a token
+    where its activation under the inference rule is not zero. Each context gives a latent at most one example, by its
+    maximum there; larger maxima first, then earlier contexts. Results do not depend on ``batch_size`` but for the
+    rounding of the model's own matrix products. ``statistics``, ``windows`` and ``logits`` define every number.
+
+    Args:
+        coder: any coder of one group of latents; read as it is.
+        model: the language model it reads.
+        tokens: text (a ``Tokens``' held-out split is used), tokenised for that model.
+        n_tokens: tokens to read, special ones included, rounded up to whole contexts; None for all.
+        contexts_per_latent: contexts kept per latent.
+        batch_size: contexts in a forward pass.
+        n_histogram_bins: bins of each histogram; between half of them and all are used.
+        n_logits: tokens kept at each end of the logits.
+        progress: show a bar on a terminal, a logged line elsewhere.
+
+    Memory beyond model and text: a few arrays ``[batch_size, d_sae]`` and ``[d_sae, contexts_per_latent]``, and the
+    activations of the contexts kept. Never ``[n_tokens, d_sae]``.
+
+    Raises:
+        ConfigError: an option is not positive, or the coder names no site.
+        UnknownNameError: the model has no such site.
+        ShapeError: the coder's width is not the site's, or contexts are longer than the model's.
+        DataError: no usable token, an activation that is not finite, or one that is negative.
+    """
+    _check_options(n_tokens, contexts_per_latent, batch_size, n_histogram_bins, n_logits)
+    names = _sites_read(coder, model)
+    split = tokens.heldout if isinstance(tokens, Tokens) else tokens
+    contexts_NT = _chosen_contexts(split, model, n_tokens)
+    special_NT = split.special_mask(contexts_NT)
+    statistics = LatentStatistics(coder.d_sae, n_histogram_bins)
+    best = BestContexts(coder.d_sae, contexts_per_latent)
+    with Progress("features", contexts_NT.numel(), enabled=progress) as bar:
+        for first in range(0, len(contexts_NT), batch_size):
+            usable_BT = ~special_NT[first : first + batch_size]
+            entries = _active_entries(coder, model, names, contexts_NT[first : first + batch_size], usable_BT, first)
+            peaks_BF = _peaks(entries, first, len(usable_BT), coder.d_sae)
+            statistics.update(entries.latent, entries.value, peaks_BF.amax(0), int(usable_BT.sum()))
+            best.update(entries, peaks_BF, first)
+            bar.advance(usable_BT.numel())
+    if statistics.n_tokens == 0:
+        raise DataError("every token read is special; pretokenise with exclude_special_tokens=False, or give more text")
+    windows = best.windows()
+    logits = extreme_logits(coder, model, n_logits)
+    table = logits if isinstance(logits, ExtremeLogits) else None
+    texts, logit_texts = _context_texts(windows.context, contexts_NT, split, model, table)
+    return FeatureStore(
+        provenance=Provenance(
+            model=model.name,
+            hook_name=coder.hook_name or "",
+            hook_name_out=coder.hook_name_out or "",
+            split=split.name,
+            tokens_fingerprint=split.fingerprint,
+            n_contexts=len(contexts_NT),
+            context_size=split.context_size,
+            n_special_positions=int(special_NT.sum()),
+        ),
+        numbers=statistics.numbers(),
+        windows=windows,
+        texts=texts,
+        logits=table,
+        logits_note=logits if isinstance(logits, str) else None,
+        logit_texts=logit_texts,
+    )
+
+
+@torch.no_grad()
+def _active_entries(
+    coder: SparseCoder, model: LanguageModel, names: list[str], contexts_BT: Tensor, usable_BT: Tensor, first: int
+) -> Entries:
+    """The entries of a batch of contexts that is numbered from ``first`` on, on the CPU."""
+    captured = model.capture(contexts_BT.long().to(model.device), names)
+    usable = usable_BT.to(captured[names[0]].device)
+    rows = torch.cat([captured[name][usable.to(captured[name].device)].to(usable.device) for name in names], dim=1)
+    where = f"activations read at {'+'.join(names)!r}, contexts {first} to {first + len(contexts_BT) - 1},"
+    require_finite(where, rows)
+    places = usable_BT.flatten().nonzero().squeeze(1)
+    parts = []
+    for row, latent, value in _encoded(coder, rows):
+        if bool((value < 0).any()):
+            raise DataError(
+                "a latent has negative activations; features are read by their largest activation, which a signed "
+                "activation function does not have"
+            )
+        place = places[row]
+        context = torch.div(place, usable_BT.shape[1], rounding_mode="floor")
+        parts.append((latent, first + context, place - context * usable_BT.shape[1], value))
+    if not parts:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Entries(none, none, none, none.float())
+    return Entries(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _encoded(coder: SparseCoder, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Row, latent and float32 value of the entries that are not zero, some rows at a time, on the CPU."""
+    at_once = max(1, _PRE_ACTIVATIONS_PER_STEP.get(coder.device.type, 2**28) // coder.d_sae)
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once].to(device=coder.device, dtype=coder.dtype)
+        latents = coder.encode_sparse(part)
+        value = latents.values.float().cpu()
+        fired = value != 0
+        yield start + latents.rows().cpu()[fired], latents.indices.long().cpu()[fired], value[fired]
+
+
+def _peaks(entries: Entries, first: int, n_contexts: int, d_sae: int) -> Tensor:
+    """[B, F] float32: the largest activation of each latent in each context, 0 where it does not fire."""
+    peaks = torch.zeros(n_contexts * d_sae)
+    peaks.scatter_reduce_(0, (entries.context - first) * d_sae + entries.latent, entries.value, "amax")
+    return peaks.view(n_contexts, d_sae)
+
+
+def _context_texts(
+    kept_FK: Tensor, contexts_NT: Tensor, split: TokenSplit, model: LanguageModel, logits: ExtremeLogits | None
+) -> tuple[ContextTexts, dict[int, int]]:
+    """The kept contexts as text, and the place in the vocabulary of each token in the logits."""
+    kept = kept_FK[kept_FK >= 0].unique()
+    texts = TokenTexts(model.tokenizer, split.special_token_ids)
+    vocabulary: dict[str, int] = {}
+
+    def number_of(text: str) -> int:
+        return vocabulary.setdefault(text, len(vocabulary))
+
+    token_ids = contexts_NT[kept].to(torch.int32)
+    text_ids = [
+        [-1 if text is None else number_of(text) for text in texts.context(context)] for context in token_ids.tolist()
+    ]
+    listed = [] if logits is None else torch.cat([logits.top_tokens, logits.bottom_tokens]).unique().tolist()
+    logit_texts = {token: number_of(texts.label(token)) for token in listed}
+    ids = torch.tensor(text_ids, dtype=torch.int32).view(len(kept), contexts_NT.shape[1])
+    return ContextTexts(kept, token_ids, ids, tuple(vocabulary)), logit_texts
+
+
+def _sites_read(coder: SparseCoder, model: LanguageModel) -> list[str]:
+    """The sites whose values lie side by side in the coder's input."""
+    if not coder.hook_name:
+        raise ConfigError(
+            "the coder does not say which site it reads; train it on a stream, or name its sites with "
+            "coder.bind(hook_name, hook_name_out, {})"
+        )
+    sites = [model.site(name) for name in coder.hook_name.split("+")]
+    width = sum(site.width for site in sites)
+    if width != coder.d_in:
+        raise ShapeError(
+            f"the coder's d_in is {coder.d_in}, but {coder.hook_name!r} of {model.name} is {width} wide; was it "
+            "trained on another model or site?"
+        )
+    return [site.name for site in sites]
+
+
+def _chosen_contexts(split: TokenSplit, model: LanguageModel, n_tokens: int | None) -> Tensor:
+    """The first contexts that hold ``n_tokens`` tokens."""
+    if len(split) == 0:
+        raise DataError(f"the {split.name} split holds no context; give more text or a larger heldout_fraction")
+    if model.context_size is not None and split.context_size > model.context_size:
+        raise ShapeError(
+            f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
+            f"{model.name}; tokenise with a smaller context_size"
+        )
+    return split.contexts[: None if n_tokens is None else -(-n_tokens // split.context_size)]
+
+
+def _check_options(n_tokens: int | None, contexts: int, batch_size: int, n_bins: int, n_logits: int) -> None:
+    given = {
+        "contexts_per_latent": contexts,
+        "batch_size": batch_size,
+        "n_histogram_bins": n_bins,
+        "n_logits": n_logits,
+        **({} if n_tokens is None else {"n_tokens": n_tokens}),
+    }
+    for name, value in given.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")

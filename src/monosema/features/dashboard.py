@@ -1,0 +1,238 @@
+"""One HTML file that shows a feature store offline.
+
+The page holds a JSON header (texts, title, how the arrays lie) and one block of arrays, deflated and in base64. Text
+from the corpus occurs only in the header, where markup characters are escaped; the script writes it with
+``textContent``. Context tokens are stored once, however many windows share them; an activation in a window is a
+16-bit share of its latent's maximum.
+
+Shape letters: L latents shown, W windows shown, E entries of those windows, P tokens of the pooled contexts.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosema.core.errors import ConfigError, UserError
+from monosema.core.files import write_atomically
+from monosema.features.render import number
+from monosema.features.store import FeatureStore
+from monosema.features.texts import WHITESPACE_SYMBOLS, printable
+
+_SHARE = 65_535
+"""The integer that stands for a latent's maximum."""
+
+
+def write_dashboard(
+    store: FeatureStore,
+    path: Path,
+    *,
+    latents: Sequence[int] | None,
+    title: str | None,
+    figures: Mapping[str, str | float | None],
+    before: int,
+    after: int,
+    contexts_per_latent: int | None,
+) -> Path:
+    """See ``FeatureStore.dashboard``."""
+    if before < 0 or after < 0:
+        raise ConfigError(f"before and after must not be negative, got {before} and {after}")
+    if contexts_per_latent is not None and contexts_per_latent < 1:
+        raise ConfigError(f"contexts_per_latent must be at least 1, or None for all, got {contexts_per_latent}")
+    chosen = _shown_latents(store, latents)
+    arrays = _latent_arrays(store, chosen) | _window_arrays(store, chosen, before, after, contexts_per_latent)
+    strings, arrays = _used_strings(store, arrays)
+    layout, data = _packed(arrays)
+    provenance = store.provenance
+    header = {
+        "title": title or provenance.site,
+        "site": provenance.site,
+        "split": provenance.split,
+        "n_tokens": store.numbers.n_tokens,
+        "n_contexts": provenance.n_contexts,
+        "context_size": provenance.context_size,
+        "d_sae": store.d_sae,
+        "n_alive": len(store),
+        "n_bins": store.numbers.histogram.shape[1],
+        "n_logits": 0 if store.logits is None else store.logits.top_tokens.shape[1],
+        "logits_note": store.logits_note,
+        "share": _SHARE,
+        "figures": [[name, _figure(value)] for name, value in figures.items() if value is not None],
+        "whitespace": WHITESPACE_SYMBOLS,
+        "strings": strings,
+        "arrays": layout,
+    }
+    header = {key: printable(value) if isinstance(value, str) else value for key, value in header.items()}
+    write_atomically(path, _filled(header, data))
+    return path
+
+
+def _shown_latents(store: FeatureStore, latents: Sequence[int] | None) -> np.ndarray:
+    """[L] int64, ascending."""
+    alive = store.alive.numpy()
+    if latents is not None:
+        wanted = np.unique(np.asarray(list(latents), dtype=np.int64))
+        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= store.d_sae):
+            raise UserError(f"latents must be 0 to {store.d_sae - 1}, got {wanted[0]} to {wanted[-1]}")
+        alive = np.intersect1d(alive, wanted)
+    if not len(alive):
+        raise UserError("none of these latents fired, so there is nothing to show; read more text or check the coder")
+    return alive
+
+
+def _latent_arrays(store: FeatureStore, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    numbers, logits = store.numbers, store.logits
+    arrays = {
+        "latent": chosen,
+        "count": numbers.count.numpy()[chosen],
+        "maximum": numbers.maximum.numpy()[chosen],
+        "mean": numbers.mean.numpy()[chosen].astype(np.float32),
+        "bin_width": numbers.bin_width.numpy()[chosen].astype(np.float32),
+        "histogram": numbers.histogram.numpy()[chosen],
+    }
+    if logits is not None:
+        tokens = np.array(list(store.logit_texts), dtype=np.int64)
+        order = np.argsort(tokens)
+        text_of = np.array(list(store.logit_texts.values()), dtype=np.int64)[order]
+        for end, ids, values in (
+            ("top", logits.top_tokens, logits.top_values),
+            ("bottom", logits.bottom_tokens, logits.bottom_values),
+        ):
+            arrays[f"{end}_text"] = text_of[np.searchsorted(tokens[order], ids.numpy()[chosen])]
+            arrays[f"{end}_value"] = values.numpy()[chosen]
+    return arrays
+
+
+def _window_arrays(
+    store: FeatureStore, chosen: np.ndarray, before: int, after: int, contexts_per_latent: int | None
+) -> dict[str, np.ndarray]:
+    """Windows around the maxima, and the pool of context tokens they are cut from."""
+    windows, texts = store.windows, store.texts
+    n_kept = windows.context.shape[1]
+    kept = windows.context.numpy()[chosen][:, :contexts_per_latent]
+    place, rank = np.nonzero(kept >= 0)
+    context, latent = kept[place, rank], chosen[place]
+    peak = windows.position.numpy()[latent, rank].astype(np.int64)
+    text_ids = texts.text_ids.numpy()
+    row = np.searchsorted(texts.context.numpy(), context)
+
+    # whole groups only: back to the start of the first, forward to the end of the last
+    n_positions = text_ids.shape[1]
+    starts = np.where(text_ids >= 0, np.arange(n_positions), 0)
+    group_start = np.maximum.accumulate(starts, axis=1)
+    ends = np.where(np.pad(text_ids, ((0, 0), (0, 1)))[:, 1:] >= 0, np.arange(1, n_positions + 1), n_positions)
+    group_end = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+    start = group_start[row, np.maximum(peak - before, 0)]
+    stop = group_end[row, np.minimum(peak + after, n_positions - 1)]
+
+    edges = np.zeros((len(text_ids), n_positions + 1), dtype=np.int64)
+    np.add.at(edges, (row, start), 1)
+    np.add.at(edges, (row, stop), -1)
+    covered = edges.cumsum(1)[:, :-1] > 0
+    pool_index = covered.cumsum().reshape(covered.shape) - 1
+    opens = covered & ~np.pad(covered, ((0, 0), (1, 0)))[:, :-1]
+
+    # entries of the chosen slots, cut to their windows
+    slot = latent * n_kept + rank
+    crow = windows.crow.numpy()
+    lengths = crow[slot + 1] - crow[slot]
+    window = np.repeat(np.arange(len(slot)), lengths)
+    entry = np.arange(len(window)) - np.repeat(lengths.cumsum() - lengths, lengths) + crow[slot][window]
+    position = windows.entry_position.numpy()[entry]
+    inside = (position >= start[window]) & (position < stop[window])
+    window, position, entry = window[inside], position[inside], entry[inside]
+    maximum = store.numbers.maximum.numpy()[latent[window]].astype(np.float64)
+    share = np.rint(windows.entry_value.numpy()[entry] / maximum * _SHARE)
+    return {
+        "window_from": np.searchsorted(place, np.arange(len(chosen) + 1)),
+        "window_context": context,
+        "window_pool": pool_index[row, start],
+        "window_length": stop - start,
+        "window_start": start,
+        "window_peak": peak - start,
+        "window_maximum": windows.maximum.numpy()[latent, rank],
+        "entry_from": np.searchsorted(window, np.arange(len(slot) + 1)),
+        "entry_offset": position - start[window],
+        "entry_share": np.maximum(share, 1).astype(np.int64),  # whatever fires is seen to fire
+        "pool_text": text_ids[covered].astype(np.int64),
+        "pool_opens": opens[covered].astype(np.int64),
+    }
+
+
+def _used_strings(store: FeatureStore, arrays: dict[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The texts that the arrays use, and the arrays with indices into those; 0 stands for a continued group."""
+    names = [name for name in ("pool_text", "top_text", "bottom_text") if name in arrays]
+    used = np.unique(np.concatenate([arrays[name].ravel() for name in names]))
+    used = used[used >= 0]
+    strings = ["", *(store.texts.vocabulary[index] for index in used.tolist())]
+    renumbered = {name: np.where(arrays[name] < 0, 0, np.searchsorted(used, arrays[name]) + 1) for name in names}
+    return strings, arrays | renumbered
+
+
+@dataclass(frozen=True)
+class _ArrayPlace:
+    """Where an array lies in the block."""
+
+    kind: str
+    """The script's typed array."""
+    start: int
+    """First byte; a multiple of 8."""
+    length: int
+    """Number of elements."""
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, list[Any]], str]:
+    """Place of each array by name, and the block in base64. Integers get the smallest type that holds them."""
+    places: dict[str, _ArrayPlace] = {}
+    block = bytearray()
+    for name, array in arrays.items():
+        kind = "Float32Array"
+        if not np.issubdtype(array.dtype, np.floating):
+            largest = int(array.max(initial=0))
+            assert largest < 2**32, name
+            assert int(array.min(initial=0)) >= 0, name
+            bits = 8 if largest < 2**8 else 16 if largest < 2**16 else 32
+            kind, array = f"Uint{bits}Array", array.astype(f"<u{bits // 8}")
+        block += b"\0" * (-len(block) % 8)
+        places[name] = _ArrayPlace(kind, len(block), array.size)
+        block += np.ascontiguousarray(array).tobytes()
+    layout = {name: [place.kind, place.start, place.length] for name, place in places.items()}
+    return layout, base64.b64encode(zlib.compress(bytes(block), 6)).decode("ascii")
+
+
+def _filled(header: Mapping[str, Any], data: str) -> str:
+    """The page with everything in it. One pass over the template, so that nothing filled in is read as a template."""
+    text = json.dumps(header, ensure_ascii=True, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    parts = {
+        "title": html.escape(header["title"]),
+        "css": _page_file("page.css"),
+        "js": _page_file("page.js"),
+        "header": text,
+        "data": data,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _page_file("page.html"))
+
+
+def _page_file(name: str) -> str:
+    return resources.files("monosema.features").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _figure(value: str | float) -> str:
+    if isinstance(value, str):
+        return printable(value)
+    if not math.isfinite(value):
+        return "undefined"
+    return f"{value:,}" if isinstance(value, int) else number(value)

@@ -1,0 +1,360 @@
+"""``LanguageModel``: a transformers model with named activations that can be read and edited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from monosema.core.errors import DataError, ShapeError, UserError, unknown_name
+from monosema.models.architectures import Architecture
+from monosema.models.calls import Side
+from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
+from monosema.models.mapping import map_model
+from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, split_name
+from monosema.models.taps import LAST_RANK, FlatTap, Tap
+from monosema.models.trace import trace
+from monosema.models.verify import probe_tokens
+
+SiteName = str | nn.Module
+"""A hook name, a module path ending in ``:in`` or ``:out``, or a module (its output)."""
+
+_UNEMBED_CHUNK = 8192
+
+
+@final
+class LanguageModel:
+    """A transformers model, its tokenizer, and its sites.
+
+    Built by ``load_model``. The model is put into eval mode and otherwise left as it is: weights, ``requires_grad`` and
+    the attention implementation are never touched, and hooks exist only while a ``capture`` or ``edits`` is active.
+    Shape letters: B batch, T token, V vocabulary, N number of directions, D d_model.
+    """
+
+    def __init__(
+        self,
+        hf: Any,
+        tokenizer: Any | None,
+        *,
+        name: str,
+        forward_kwargs: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        architecture: Architecture | None = None,
+    ) -> None:
+        """Map and check a model that is in memory.
+
+        Args:
+            hf: the transformers model, a decoder or an encoder.
+            tokenizer: its transformers tokenizer, or None.
+            name: what to call it in records and reports.
+            forward_kwargs: arguments added to every forward pass.
+            provenance: JSON-able facts about where it came from, kept in ``record()``.
+            architecture: a map to use in place of the table's or the structural search's; checked like those.
+
+        Raises:
+            UserError: the model is an encoder-decoder, or its map does not pass the numerical check.
+        """
+        if getattr(hf.config, "is_encoder_decoder", False):
+            raise UserError(
+                f"{type(hf).__name__} is an encoder-decoder; decoders and encoders are supported. "
+                "Its encoder alone (model.get_encoder()) can be loaded with load_model"
+            )
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self._provenance = dict(provenance or {})
+        self._parameters = inspect.signature(hf.forward).parameters
+        # No key-value cache: nothing is generated here, and it would keep every layer's keys and values alive.
+        defaults = {"use_cache": False} if "use_cache" in self._parameters else {}
+        self.forward_kwargs: dict[str, Any] = defaults | dict(forward_kwargs or {})
+        config = hf.config.get_text_config()
+        self.d_model: int = int(config.hidden_size)
+        self.vocab_size: int = int(hf.get_input_embeddings().weight.shape[0])
+        self.context_size: int | None = _context_size(hf, config)
+        self.special_token_ids: frozenset[int] = _special_token_ids(config, tokenizer)
+        self._interceptor = Interceptor()
+        probe_BT = probe_tokens(self.vocab_size, self.special_token_ids, self.device, self.context_size)
+        self._probe_BT = probe_BT
+        self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
+        self.n_layers: int = len(self._map.parts.blocks)
+        self.is_encoder: bool = self._map.measured.is_bidirectional
+        self._module_sites: dict[str, tuple[Site, Tap]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go: the device of the token embedding."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the activations, which is that of the weights."""
+        return self.hf.dtype
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        """Every hook name this model defines, in the order of the computation.
+
+        ``attn.hook_pattern`` (eager attention only) and module paths also work, but are not listed.
+        """
+        return tuple(name for name in self._map.sites.sites if split_name(name)[1] not in ON_REQUEST)
+
+    def site(self, name: SiteName) -> Site:
+        """The site of a hook name, a module path (``"model.layers.5.mlp:in"``) or a module (its output).
+
+        Raises:
+            UnknownNameError: no such name; the nearest are offered.
+            UserError: a hook name that this architecture does not define; the message says why.
+        """
+        return self._find(name)[0]
+
+    def __call__(
+        self, tokens_BT: Tensor, *, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] of token ids [B, T]; gradients are recorded as the caller's context says.
+
+        Raises:
+            DataError: tokens longer than the context, out of the vocabulary, or not a [B, T] integer tensor.
+            UserError: the model has no language-model head.
+        """
+        output = self._run(self._checked(tokens_BT), attention_mask, token_type_ids)
+        logits = getattr(output, "logits", None)
+        if logits is None or self.hf.get_output_embeddings() is None:
+            raise UserError(
+                f"{type(self.hf).__name__} has no language-model head and so no logits; load a "
+                "…ForCausalLM or …ForMaskedLM class (capture and edits work without one)"
+            )
+        return logits
+
+    def capture(
+        self,
+        tokens_BT: Tensor,
+        names: Iterable[SiteName],
+        *,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The values of sites on token ids [B, T], without gradients, as {site name: [B, T, width]}.
+
+        The forward pass ends as soon as the last of them is known. Inside ``edits``, values are those after the edits.
+        A module that runs several times in one pass gives its first call.
+
+        Raises:
+            DataError: see ``__call__``.
+            UserError: a name is not defined, or its module did not run.
+        """
+        found = [self._find(name) for name in ([names] if isinstance(names, (str, nn.Module)) else names)]
+        values: dict[str, Tensor] = {}
+        wanted = {site.name: tap for site, tap in found}
+
+        def keep(name: str) -> Callable[[Tensor], None]:
+            def observe(value: Tensor) -> None:
+                # A copy, because some blocks add to their branches' outputs in place afterwards.
+                values.setdefault(name, value.detach().clone())
+                if len(values) == len(wanted):
+                    raise ForwardStopped
+
+            return observe
+
+        actions = [Action(tap=tap, name=name, observe=keep(name)) for name, tap in wanted.items()]
+        tokens = self._checked(tokens_BT)
+        if wanted:
+            with torch.no_grad(), self._interceptor.active(actions), suppress(ForwardStopped):
+                self._run(tokens, attention_mask, token_type_ids)
+        missing = [name for name in wanted if name not in values]
+        if missing:
+            raise UserError(f"the forward pass did not run the modules of {', '.join(map(repr, missing))}")
+        return {name: values[name] for name in wanted}
+
+    @contextmanager
+    def edits(self, functions: Mapping[SiteName, EditFunction]) -> Iterator[LanguageModel]:
+        """Inside the context, every forward pass replaces the value v [B, T, width] of each site by fn(v).
+
+        Contexts nest; a site edited twice is edited by the outer function first. An edit sees every value as already
+        edited upstream, and gradients flow through it to whatever it depends on. The result is cast to the site's
+        dtype. Forward passes of ``hf`` itself, ``hf.generate`` included, are edited too.
+
+        Raises:
+            UserError: a site is capture-only (the message says why) or not defined.
+            ShapeError: a function returns another shape (raised by the forward pass).
+        """
+        actions = []
+        for name, function in functions.items():
+            site, tap = self._find(name)
+            if not site.writable:
+                raise UserError(f"{site.name!r} can be captured but not edited: {site.read_only_reason}")
+            actions.append(Action(tap=tap, name=site.name, edit=function))
+        with self._interceptor.active(actions):
+            yield self
+
+    def logit_lens(self, directions_ND: Tensor) -> Tensor:
+        """What directions of the residual stream [N, D] say to the unembedding: logits [N, V], in at least float32.
+
+        ``(d - mean(d)) · gain @ W_U`` for a model whose final norm is a LayerNorm, ``d · gain @ W_U`` for an RMSNorm:
+        the final norm with its gain folded in and its scale, which depends on the context, left out; no biases, no
+        logit scaling or soft-capping.
+
+        Raises:
+            UserError: the unembedding does not read the final norm's output (BERT's head has a layer of its own).
+            ShapeError: directions are not [N, d_model].
+        """
+        parts, measured = self._map.parts, self._map.measured
+        rule = measured.norms.get(parts.ln_final) if parts.ln_final is not None else None
+        if rule is None or parts.unembed is None or not measured.unembed_reads_final_norm:
+            raise UserError(
+                f"the logit lens is not defined for {type(self.hf).__name__}: it needs a language-model head that "
+                "reads the final norm of the residual stream directly"
+            )
+        if directions_ND.dim() != 2 or directions_ND.shape[1] != self.d_model:
+            raise ShapeError(f"expected directions of shape [N, {self.d_model}], got {list(directions_ND.shape)}")
+        W_VD = parts.unembed.weight
+        assert isinstance(W_VD, Tensor)
+        dtype = torch.promote_types(torch.promote_types(directions_ND.dtype, W_VD.dtype), torch.float32)
+        x_ND = directions_ND.to(W_VD.device, dtype)
+        if rule.centred:
+            x_ND = x_ND - x_ND.mean(-1, keepdim=True)
+        gain = rule.gain()
+        x_ND = x_ND * (gain.to(W_VD.device, dtype) if isinstance(gain, Tensor) else gain)
+        # In chunks, so that a large vocabulary in half precision is never copied to float32 as a whole.
+        return torch.cat([x_ND @ chunk.to(dtype).T for chunk in W_VD.split(_UNEMBED_CHUNK)], dim=-1)
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able facts that identify the model: what ``load_model`` was given (never the token), class, dtype."""
+        import transformers
+
+        return {
+            **self._provenance,
+            "transformers": transformers.__version__,
+            "name": self.name,
+            "class": type(self.hf).__name__,
+            "model_type": self.hf.config.model_type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention_implementation": getattr(self.hf.config, "_attn_implementation", None),
+            "map": self._map.parts.architecture.note,
+            "d_model": self.d_model,
+            "n_layers": self.n_layers,
+        }
+
+    def __repr__(self) -> str:
+        kind = "encoder" if self.is_encoder else "decoder"
+        return (
+            f"LanguageModel({self.name!r}: {type(self.hf).__name__}, {kind}, {self.n_layers} layers, "
+            f"d_model {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    def _run(
+        self, tokens_BT: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Any:
+        extra: dict[str, Any] = {}
+        for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+            if value is None:
+                continue
+            if name not in self._parameters:
+                raise UserError(f"{type(self.hf).__name__} takes no {name}; leave it out")
+            extra[name] = value.to(self.device)
+        return self.hf(input_ids=tokens_BT, **self.forward_kwargs, **extra)
+
+    def _checked(self, tokens_BT: Tensor) -> Tensor:
+        if not isinstance(tokens_BT, Tensor) or tokens_BT.dim() != 2 or tokens_BT.is_floating_point():
+            got = f"{tokens_BT.dtype} {list(tokens_BT.shape)}" if isinstance(tokens_BT, Tensor) else type(tokens_BT)
+            raise DataError(f"expected token ids as an integer tensor [batch, token], got {got}")
+        if tokens_BT.numel() == 0:
+            raise DataError(f"expected at least one token, got shape {list(tokens_BT.shape)}")
+        if self.context_size is not None and tokens_BT.shape[1] > self.context_size:
+            raise DataError(
+                f"{tokens_BT.shape[1]} tokens are more than {self.name!r} has positions for; "
+                f"use contexts of at most {self.context_size} tokens"
+            )
+        low, high = int(tokens_BT.min()), int(tokens_BT.max())
+        if low < 0 or high >= self.vocab_size:
+            raise DataError(
+                f"token id {low if low < 0 else high} is not in the vocabulary of {self.name!r}, whose ids are 0 to "
+                f"{self.vocab_size - 1}; were the tokens made by another model's tokenizer?"
+            )
+        return tokens_BT.to(self.device, torch.long)
+
+    def _find(self, name: SiteName) -> tuple[Site, Tap]:
+        if isinstance(name, nn.Module):
+            path = next((path for path, module in self.hf.named_modules() if module is name), None)
+            if path is None:
+                raise UserError(f"this {type(name).__name__} is not a module of {type(self.hf).__name__}")
+            return self._find_module_site(path, "out")
+        sites = self._map.sites
+        if name in sites.sites:
+            if split_name(name)[1] in ON_REQUEST:
+                self._refuse_without_weights(name)
+            return sites.sites[name], sites.taps[name]
+        path, colon, side = name.rpartition(":")
+        if colon:
+            if side not in ("in", "out"):
+                raise UserError(f"module path {name!r} must end in ':in' or ':out'")
+            return self._find_module_site(path, "in" if side == "in" else "out")
+        layer, inner = split_name(name)
+        if layer is not None and inner in BLOCK_NAMES and layer >= self.n_layers:
+            raise unknown_name(
+                f"hook name (the model has layers 0 to {self.n_layers - 1})",
+                name,
+                [f"blocks.{self.n_layers - 1}.{inner}"],
+            )
+        if inner in sites.absent and inner in (MODEL_NAMES if layer is None else BLOCK_NAMES):
+            raise UserError(f"{type(self.hf).__name__} has no {name!r}: {sites.absent[inner]}")
+        raise unknown_name("hook name", name, self.hook_names)
+
+    def _refuse_without_weights(self, name: str) -> None:
+        implementation = getattr(self.hf.config, "_attn_implementation", None)
+        if implementation != "eager":
+            raise UserError(
+                f"{name!r} needs eager attention, but the model runs {implementation!r}, which never forms them; "
+                "load it with load_model(..., model_kwargs={'attn_implementation': 'eager'})"
+            )
+
+    def _find_module_site(self, path: str, side: Side) -> tuple[Site, Tap]:
+        name = f"{path}:{side}"
+        if name not in self._module_sites:
+            modules = dict(self.hf.named_modules())
+            if path not in modules:
+                raise unknown_name("module path", path, modules)
+            tap = FlatTap(modules[path], side, LAST_RANK)
+            shape = self._measure_shape(name, tap)
+            width = int(torch.Size(shape).numel())
+            self._module_sites[name] = (Site(name=name, width=width, shape=shape, writable=True), tap)
+        return self._module_sites[name]
+
+    def _measure_shape(self, name: str, tap: Tap) -> tuple[int, ...]:
+        """The trailing shape of a module's activation, from a short forward pass that no active edit touches."""
+        with self._interceptor.paused():
+            record = trace([tap.module], lambda: self._run(self._probe_BT)).get(tap.module)
+        value = None if record is None else (record.input if tap.side == "in" else record.output)
+        if value is None or value.shape[:2] != self._probe_BT.shape or value.dim() < 3:
+            got = "was not called" if record is None else "carries no such tensor"
+            raise UserError(f"{name!r} is not a site: expected an activation [batch, token, …], but the module {got}")
+        return tuple(value.shape[2:])
+
+
+def _context_size(hf: Any, config: Any) -> int | None:
+    """The longest input the model's positions allow; ``None`` for models without a limit (Mamba, ALiBi)."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    # RoBERTa-like models number positions from padding_idx + 1 on.
+    embeddings = getattr(hf.base_model, "embeddings", None)
+    padding_idx = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return limit if padding_idx is None else limit - padding_idx - 1
+
+
+def _special_token_ids(config: Any, tokenizer: Any | None) -> frozenset[int]:
+    """Ids of the tokens that mark structure and not text: begin, end, padding, class, separator, mask, added specials.
+
+    The unknown token stands for text and is not among them, unless it also has one of those roles (as in GPT-2).
+    """
+    source = config if tokenizer is None else tokenizer
+    ids: set[int] = set()
+    for role in ("bos", "eos", "pad", "cls", "sep", "mask"):
+        value = getattr(source, f"{role}_token_id", None)
+        ids.update(each for each in (value if isinstance(value, (list, tuple)) else [value]) if each is not None)
+    if tokenizer is not None:
+        ids.update(id_ for id_ in tokenizer.all_special_ids if id_ != tokenizer.unk_token_id)
+    return frozenset(ids)

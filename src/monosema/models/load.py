@@ -1,0 +1,214 @@
+"""``load_model``: one door for hub ids, local folders, transformers models in memory, and the model in the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+
+from monosema.core.devices import choose_device, parse_dtype
+from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError
+from monosema.models.language_model import LanguageModel
+
+BUILTIN = "builtin"
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+BUILTIN_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def load_model(
+    source: Any,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    token: str | None = None,
+    tokenizer: Any | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+) -> LanguageModel:
+    """Load a language model and find its sites.
+
+    Args:
+        source: a hub id (``"gpt2"``), a local folder, a transformers model in memory, or ``"builtin"``: the small
+            decoder that comes with the package and needs no network.
+        revision: branch, tag or commit on the hub.
+        dtype: of the weights; by default the checkpoint's own, and float32 for ``"builtin"``.
+        device: where the model goes; by default CUDA where there is one, and the CPU for ``"builtin"``.
+        device_map: transformers' and accelerate's placement over several devices, in place of ``device``.
+        trust_remote_code: whether code that comes with a hub repository may run.
+        token: the hub's access token; never recorded.
+        tokenizer: a transformers tokenizer, a hub id or a folder, in place of the model's own; False for none. With a
+            model in memory this is the only way to have one.
+        model_kwargs: further arguments of ``from_pretrained`` (``attn_implementation``, ``quantization_config``, …).
+        forward_kwargs: arguments added to every forward pass.
+
+    Returns:
+        The model in eval mode, its map checked numerically on a few random tokens.
+
+    Raises:
+        ConfigError: options that contradict each other, or that a model in memory cannot take.
+        FileError: the built-in model's files are missing.
+        UserError: the hub id or folder cannot be loaded, or the model's structure is refused.
+    """
+    options = {"model_kwargs": dict(model_kwargs or {}), "forward_kwargs": dict(forward_kwargs or {})}
+    if "token" in options["model_kwargs"]:
+        raise ConfigError("model_kwargs has 'token'; pass it as load_model(..., token=...), where it is never recorded")
+    if device is not None and device_map is not None:
+        raise ConfigError("device and device_map are both given; device_map alone places the whole model")
+    provenance: dict[str, Any] = {
+        "source": source if isinstance(source, str) else str(source) if isinstance(source, Path) else "model in memory",
+        "revision": revision,
+        "requested_dtype": None if dtype is None else str(parse_dtype(dtype)).removeprefix("torch."),
+        "device": None if device is None else str(device),
+        "device_map": _plain(device_map),
+        "trust_remote_code": trust_remote_code,
+        "tokenizer": tokenizer if isinstance(tokenizer, (str, bool, NoneType)) else type(tokenizer).__name__,
+        **{name: _plain(value) for name, value in options.items()},
+    }
+    if not isinstance(source, (str, Path)):
+        _refuse_options_for_model_in_memory(source, revision, dtype, device, device_map, trust_remote_code, options)
+        loaded_tokenizer = _load_tokenizer(tokenizer, {}) if isinstance(tokenizer, str) else tokenizer or None
+        name = getattr(source.config, "name_or_path", "") or type(source).__name__
+        return LanguageModel(
+            source, loaded_tokenizer, name=name, forward_kwargs=options["forward_kwargs"], provenance=provenance
+        )
+
+    builtin = source == BUILTIN
+    path = str(_builtin_folder() if builtin else source)
+    if builtin:
+        dtype = dtype or torch.float32
+        device = device or (None if device_map is not None else "cpu")
+    hub_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if builtin:
+        hub_options["local_files_only"] = True
+    for option, value in (("revision", revision), ("token", token)):
+        if value is not None:
+            hub_options[option] = value
+    hf = _load_hf(path, hub_options, dtype, device_map, options["model_kwargs"])
+    if device_map is None and not getattr(hf, "is_quantized", False):
+        hf = hf.to(choose_device(device))
+    if tokenizer is None or isinstance(tokenizer, str):
+        tokenizer = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else {})
+    elif tokenizer is False:
+        tokenizer = None
+    return LanguageModel(
+        hf,
+        tokenizer,
+        name=str(source),
+        forward_kwargs=options["forward_kwargs"],
+        provenance=provenance | {"commit": getattr(hf.config, "_commit_hash", None)},
+    )
+
+
+def _refuse_options_for_model_in_memory(
+    model: Any,
+    revision: str | None,
+    dtype: Any,
+    device: Any,
+    device_map: Any,
+    trust_remote_code: bool,
+    options: dict[str, dict[str, Any]],
+) -> None:
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "get_input_embeddings"):
+        raise UserError(f"expected a hub id, a folder, 'builtin' or a transformers model, got {type(model).__name__}")
+    given = {
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "trust_remote_code": trust_remote_code or None,
+        "model_kwargs": options["model_kwargs"] or None,
+    }
+    refused = [name for name, value in given.items() if value is not None]
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)} cannot be applied to a model in memory, which is never reconfigured; "
+            "change the model before handing it in, for example with model.to(...)"
+        )
+
+
+def _builtin_folder() -> Path:
+    missing = [name for name in BUILTIN_FILES if not (BUILTIN_FOLDER / name).is_file()]
+    if missing:
+        raise FileError(
+            f"the built-in model is incomplete: {BUILTIN_FOLDER} has no {', '.join(missing)}. It comes with the "
+            "installed package; in a checkout of the repository, make it with scripts/builtin_train.py"
+        )
+    return BUILTIN_FOLDER
+
+
+def _load_hf(
+    path: str,
+    hub_options: dict[str, Any],
+    dtype: str | torch.dtype | None,
+    device_map: Any,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    arguments = {**hub_options, **model_kwargs}
+    arguments.setdefault(_dtype_argument(), "auto" if dtype is None else parse_dtype(dtype))
+    if device_map is not None:
+        arguments["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
+    try:
+        config = AutoConfig.from_pretrained(path, **hub_options)
+        architectures = " ".join(getattr(config, "architectures", None) or [])
+        masked = type(config) in AutoModelForMaskedLM._model_mapping
+        remote = getattr(config, "auto_map", None) or {}
+        causal = type(config) in AutoModelForCausalLM._model_mapping or "AutoModelForCausalLM" in remote
+        # Encoders such as BERT are in both lists; their causal variant is one that says is_decoder or …LMHead.
+        if masked and not getattr(config, "is_decoder", False) and "LMHead" not in architectures:
+            loader: Any = AutoModelForMaskedLM
+        else:
+            loader = AutoModelForCausalLM if causal else AutoModel
+        return loader.from_pretrained(path, **arguments)
+    except ImportError as error:
+        raise MissingExtraError(f"loading {path!r} needs a package that is not installed: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load {path!r}: {_first_line(error)} Expected a folder with config.json and weights, or a hub id "
+            "that exists and can be reached (offline, only what is in the local cache; gated models need token=...)"
+        ) from error
+
+
+def _load_tokenizer(path: str, hub_options: dict[str, Any]) -> Any | None:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, **hub_options)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load a tokenizer from {path!r}: {_first_line(error)} Pass tokenizer=... (an object, a hub id, a "
+            "folder, or False for none)"
+        ) from error
+
+
+def _dtype_argument() -> str:
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's types: dtypes and devices by name, configurations by ``to_dict``, others by ``repr``."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (torch.dtype, torch.device, Path)):
+        return str(value)
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    return repr(value)

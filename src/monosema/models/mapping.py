@@ -1,0 +1,61 @@
+"""Which map a model gets: the table's entry or the structural search's, and in both cases only if the numbers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from monosema.core.errors import UserError
+from monosema.models.architectures import Architecture, lookup
+from monosema.models.heads import check_heads
+from monosema.models.parts import ModelParts, take_apart
+from monosema.models.sitemap import SiteMap, build_site_map
+from monosema.models.structure import search_architectures
+from monosema.models.verify import Measurements, measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedMap:
+    """A model's map after the numerical check."""
+
+    parts: ModelParts
+    """The modules."""
+    measured: Measurements
+    """What the check measured."""
+    sites: SiteMap
+    """The sites."""
+
+
+def map_model(
+    hf: Any, run: Callable[[], Any], *, d_model: int, architecture: Architecture | None = None
+) -> VerifiedMap:
+    """Find a map for a transformers model and check it; ``run`` runs the model on ``probe_tokens``.
+
+    Raises:
+        UserError: the given (or the table's) map does not fit, naming the first equations that do not hold.
+    """
+    known = architecture or lookup(hf.config.get_text_config())
+    candidates = [known] if known is not None else search_architectures(hf, run, d_model)
+    problems: list[str] = []
+    for candidate in candidates:
+        found, problems = _try(hf, run, d_model, candidate)
+        if not problems:
+            return found
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    raise UserError(
+        f"the map of {type(hf).__name__} from the {candidates[-1].note} does not fit this model: "
+        f"{'; '.join(problems[:3])}{more}. Sites read through it would be wrong, so it is refused. Expected a model "
+        f"whose code is transformers' own for model_type {hf.config.model_type!r}"
+    )
+
+
+def _try(hf: Any, run: Callable[[], Any], d_model: int, architecture: Architecture) -> tuple[VerifiedMap, list[str]]:
+    parts = take_apart(hf, architecture)
+    measured = measure(parts, run, hf.config.get_text_config())
+    n_heads = int(getattr(hf.config.get_text_config(), "num_attention_heads", 1) or 1)
+    sites = build_site_map(parts, measured, n_heads=n_heads, d_model=d_model)
+    problems = list(measured.problems)
+    if not problems and architecture.block.kind not in ("mixer", "opaque"):
+        problems += check_heads(sites, run)
+    return VerifiedMap(parts=parts, measured=measured, sites=sites), problems

@@ -1,0 +1,33 @@
+"""What every test runs under: runtime type checks, no network, two threads, an untouched global generator."""
+
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))  # for runtime_types, whatever pytest's import mode
+install_import_hook("monosema", "runtime_types.check")  # before anything imports monosema
+torch.set_num_threads(2)
+
+ROOMS_WITHOUT_GLOBAL_GENERATOR = ("core", "kernels", "coders")
+"""Rooms whose tests may not move torch's global generator (those that build transformers models cannot join)."""
+
+
+@pytest.fixture(autouse=True)
+def global_generator_untouched(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that draws from, or seeds, torch's global generator: the library has named streams for that."""
+    room = request.path.relative_to(Path(__file__).parent).parts[0]
+    if room not in ROOMS_WITHOUT_GLOBAL_GENERATOR:
+        yield
+        return
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "this test changed torch's global random state"

@@ -1,0 +1,91 @@
+"""The report as text, table and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import torch
+
+from monosema.evaluation import Report
+
+
+def report(**changes) -> Report:
+    values = {
+        "fve": 0.75,
+        "mse": 12345.678,
+        "cosine": 0.9,
+        "norm_ratio": 0.95,
+        "relative_reconstruction_bias": math.nan,
+        "l0": 32.0,
+        "l0_std": 0.0,
+        "l1": 3.5,
+        "dead_fraction": 0.25,
+        "dead_fraction_reliable": True,
+        "n_alive": 1536,
+        "d_sae": 2048,
+        "n_tokens": 200_192,
+        "hook_name": "blocks.1.hook_resid_post",
+        "hook_name_out": "blocks.1.hook_resid_post",
+        "split": "heldout",
+        "firing_density": torch.tensor([0.5, 0.0]),
+    }
+    return Report(**(values | changes))
+
+
+def test_text_shows_what_was_measured_and_nothing_else():
+    text = str(report(notes=("look here",)))
+    assert text.splitlines()[0] == "2,048 latents at blocks.1.hook_resid_post"
+    assert "fve                           0.7500" in text
+    assert "mse                           1.235e+04" in text
+    assert "relative_reconstruction_bias  undefined" in text
+    assert "n_tokens                      200,192" in text
+    assert "look here" in text
+    assert "ce_loss_score" not in text
+
+
+def test_title_names_both_sites_model_and_ablation():
+    text = str(report(hook_name_out="blocks.1.hook_mlp_out", model_name="gpt2", ablation="mean", ce_loss_score=0.5))
+    assert "blocks.1.hook_resid_post -> blocks.1.hook_mlp_out of gpt2 (mean ablation)" in text.splitlines()[0]
+    assert "ce_loss_score                 0.5000" in text
+
+
+def test_json_holds_every_field_and_no_nan():
+    plain = json.loads(json.dumps(report(ce_clean=3.0).to_dict(), allow_nan=False))
+    assert set(plain) == {field.name for field in fields(Report)} - {"firing_density"}
+    assert plain["relative_reconstruction_bias"] is None
+    assert (plain["fve"], plain["ce_clean"], plain["ce_spliced"], plain["notes"]) == (0.75, 3.0, None, [])
+    assert report().to_dict(per_latent=True)["firing_density"] == [0.5, 0.0]
+
+
+def test_json_gives_the_report_back():
+    whole = report(relative_reconstruction_bias=1.0, ce_clean=3.0, notes=("a", "b"), ablation="zero")
+    assert Report.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+    undefined = Report.from_dict(json.loads(json.dumps(report(fve=math.nan, kl=math.nan).to_dict())))
+    assert math.isnan(undefined.fve)
+    assert undefined.kl is None
+
+
+def test_html_escapes_what_it_shows():
+    page = report(model_name="<script>", notes=("a < b",), split="x<y")._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "a &lt; b" in page
+    assert "x&lt;y" in page
+
+
+def test_reports_are_frozen_and_compare_without_their_tensor():
+    with pytest.raises(FrozenInstanceError):
+        report().fve = 1.0  # type: ignore[misc]
+    assert report(relative_reconstruction_bias=1.0) == report(
+        relative_reconstruction_bias=1.0, firing_density=torch.zeros(2)
+    )
+
+
+def test_every_number_shown_is_a_field():
+    from monosema.evaluation.report import _GROUPS
+
+    names = {field.name for field in fields(Report)}
+    assert all(name in names for group in _GROUPS.values() for name in group)

@@ -1,0 +1,168 @@
+"""The page as a file: what it embeds is what the store holds, and no text of the corpus is markup in it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from features_tiny import HOSTILE, byte_level_tokenizer, text_store
+
+from monosema.core.errors import ConfigError, UserError
+from monosema.features import FeatureStore
+
+
+class Elements(HTMLParser):
+    """Start tags of a page, and the text of its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and self.scripts:
+            self.scripts[-1] += data
+
+
+def embedded(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays, read as the page's script reads them."""
+    header_text, data_text, _ = Elements(path.read_text(encoding="utf-8")).scripts
+    header = json.loads(header_text)
+    block = zlib.decompress(base64.b64decode(data_text))
+    kinds = {"Uint8Array": "<u1", "Uint16Array": "<u2", "Uint32Array": "<u4", "Float32Array": "<f4"}
+    arrays = {
+        name: np.frombuffer(block, kinds[kind], length, start) for name, (kind, start, length) in header["arrays"].items()
+    }
+    return header, arrays
+
+
+def shown_windows(header: dict[str, Any], arrays: dict[str, np.ndarray], row: int) -> list[tuple[int, int, list[Any]]]:
+    """(context, position of the maximum, [[text, share], …]) of the windows of one row."""
+    windows = []
+    for window in range(arrays["window_from"][row], arrays["window_from"][row + 1]):
+        shares = {}
+        for entry in range(arrays["entry_from"][window], arrays["entry_from"][window + 1]):
+            shares[int(arrays["entry_offset"][entry])] = int(arrays["entry_share"][entry]) / header["share"]
+        groups: list[Any] = []
+        for offset in range(arrays["window_length"][window]):
+            text = int(arrays["pool_text"][int(arrays["window_pool"][window]) + offset])
+            if text:
+                groups.append([header["strings"][text], 0.0])
+            groups[-1][1] = max(groups[-1][1], shares.get(offset, 0.0))
+        position = int(arrays["window_start"][window]) + int(arrays["window_peak"][window])
+        windows.append((int(arrays["window_context"][window]), position, groups))
+    return windows
+
+
+@pytest.mark.parametrize(("before", "after"), [(24, 12), (2, 1), (0, 0)])
+def test_the_page_holds_what_the_store_holds(hostile_store: FeatureStore, tmp_path: Path, before: int, after: int):
+    path = hostile_store.dashboard(tmp_path / "page.html", before=before, after=after)
+    header, arrays = embedded(path)
+    assert arrays["latent"].tolist() == hostile_store.alive.tolist()
+    assert header["n_tokens"] == hostile_store.numbers.n_tokens
+    for row, feature in enumerate(hostile_store):
+        assert arrays["count"][row] == feature.count
+        assert arrays["maximum"][row] == pytest.approx(feature.maximum)
+        assert arrays["mean"][row] == pytest.approx(feature.mean)
+        bins = arrays["histogram"].reshape(-1, header["n_bins"])[row]
+        assert bins.tolist() == list(feature.histogram.counts)
+        for end, effects in (("top", feature.top_logits), ("bottom", feature.bottom_logits)):
+            assert effects is not None
+            texts = arrays[f"{end}_text"].reshape(-1, header["n_logits"])[row]
+            assert [header["strings"][text] for text in texts] == [effect.text for effect in effects]
+            values = arrays[f"{end}_value"].reshape(-1, header["n_logits"])[row]
+            assert values.tolist() == pytest.approx([effect.value for effect in effects])
+        shown = shown_windows(header, arrays, row)
+        assert len(shown) == len(feature.contexts)
+        for (context_id, position, groups), context in zip(shown, feature.contexts, strict=True):
+            assert (context_id, position) == (context.context_id, context.position)
+            spans = context.window(before, after)
+            assert [text for text, _ in groups] == [span.text for span in spans]
+            assert [share for _, share in groups] == pytest.approx(
+                [span.value / feature.maximum for span in spans], abs=1 / header["share"]
+            )
+            assert all((share > 0) == (span.value > 0) for (_, share), span in zip(groups, spans, strict=True))
+
+
+def test_text_from_the_corpus_is_never_markup(hostile_store: FeatureStore, tmp_path: Path):
+    path = hostile_store.dashboard(tmp_path / "p.html", title="</title><script>alert(6)</script>", figures={"<b>": "<i>"})
+    page = path.read_text(encoding="utf-8")
+    plain = text_store(["harmless words"], byte_level_tokenizer([])).dashboard(tmp_path / "plain.html")
+    tags = [tag for tag, _ in Elements(page).tags]
+    assert tags == [tag for tag, _ in Elements(plain.read_text(encoding="utf-8")).tags]
+    assert page.count("</script") == page.count("<script") == 3
+    header_text = Elements(page).scripts[0]
+    assert not re.search("[<>&\u2028\u2029\x00]", header_text)
+    assert header_text.isascii()
+    joined = "".join(json.loads(header_text)["strings"])
+    assert "<" in joined  # the text is there, escaped
+
+
+def test_the_page_asks_the_network_for_nothing(hostile_store: FeatureStore, tmp_path: Path):
+    page = hostile_store.dashboard(tmp_path / "page.html").read_text(encoding="utf-8")
+    elements = Elements(page)
+    for tag, attributes in elements.tags:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert attributes.get(name, "data:,").startswith("data:"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    policy = next(attributes for _, attributes in elements.tags if "http-equiv" in attributes)
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert "default-src 'none'" in str(policy["content"])
+    assert "connect-src" not in str(policy["content"])
+    sources = [elements.scripts[2], re.search("<style>(.*)</style>", page, re.DOTALL)[1]]
+    for source in sources:
+        assert not re.search(r"https?:|//\w+\.\w|@import|url\(|fetch\(|XMLHttp|WebSocket|import\(|sendBeacon", source)
+    for unsafe in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function("):
+        assert unsafe not in elements.scripts[2]
+
+
+def test_options_choose_what_is_shown(hostile_store: FeatureStore, tmp_path: Path):
+    alive = hostile_store.alive.tolist()
+    path = hostile_store.dashboard(
+        tmp_path / "page.html",
+        latents=[alive[3], alive[1], alive[3]],
+        title="Mine",
+        figures={"FVE": 0.75123, "L0": 6, "KL": None, "odd": float("nan"), "model": "tiny\u202e"},
+        contexts_per_latent=2,
+    )
+    header, arrays = embedded(path)
+    assert arrays["latent"].tolist() == [alive[1], alive[3]]
+    assert max(np.diff(arrays["window_from"].astype(int))) <= 2
+    assert header["title"] == "Mine"
+    assert header["figures"] == [["FVE", "0.751"], ["L0", "6"], ["odd", "undefined"], ["model", "tiny⟨U+202E⟩"]]
+    for options in ({"before": -1}, {"after": -1}, {"contexts_per_latent": 0}):
+        with pytest.raises(ConfigError):
+            hostile_store.dashboard(tmp_path / "no.html", **options)
+    with pytest.raises(UserError, match="none of these latents fired"):
+        hostile_store.dashboard(tmp_path / "no.html", latents=[])
+    with pytest.raises(UserError, match="latents must be 0 to 47"):
+        hostile_store.dashboard(tmp_path / "no.html", latents=[48])
+    assert not (tmp_path / "no.html").exists()
+
+
+def test_a_store_read_back_makes_the_same_page(hostile_store: FeatureStore, tmp_path: Path):
+    loaded = FeatureStore.load(hostile_store.save(tmp_path / "features"))
+    pages = [store.dashboard(tmp_path / f"{i}.html").read_bytes() for i, store in enumerate((hostile_store, loaded))]
+    assert pages[0] == pages[1]
+
+
+def test_pages_grow_with_what_they_show_only(tmp_path: Path):
+    tokenizer = byte_level_tokenizer(HOSTILE)
+    store = text_store(HOSTILE * 8, tokenizer, d_sae=512)
+    size = len(store.dashboard(tmp_path / "page.html").read_bytes())
+    torch.testing.assert_close(len(store), 512, rtol=0.5, atol=0)
+    assert size < 60_000 + 1500 * len(store)

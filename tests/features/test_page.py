@@ -1,0 +1,252 @@
+"""The page in a browser. Needs Chromium, its driver and selenium; skipped with the reason where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from features_tiny import HOSTILE
+
+from monosema.features import FeatureStore
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+MISSING = [
+    name
+    for name, found in (
+        ("a Chromium binary", CHROMIUM),
+        ("chromedriver", DRIVER),
+        ("the selenium package", importlib.util.find_spec("selenium")),
+    )
+    if not found
+]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the page is checked in a browser: missing {', '.join(MISSING)}")
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1440,1000"
+)
+SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: Any, hostile_store: FeatureStore, tmp_path: Path) -> Iterator[Any]:
+    """A fresh page; afterwards, nothing may have run, failed or been fetched."""
+    path = hostile_store.dashboard(tmp_path / "page.html", figures={"FVE": 0.75, "L0": 6.0})
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(path.as_uri())
+    wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")
+    title = browser.title
+    yield browser
+    assert browser.title == title == "blocks.0.hook_resid_post (tiny-llama)"
+    assert browser.get_log("browser") == []
+    requests = [
+        message["params"]["request"]["url"]
+        for message in (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert all(url.startswith(("file:", "data:")) for url in requests), requests
+    assert sum(url.startswith("file:") for url in requests) <= 1
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.execute_script("return document.scripts.length") == 2  # the data block is removed once read
+
+
+def wait(condition: Callable[[], object]) -> None:
+    limit = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < limit, "the page did not get there in time"
+        time.sleep(0.02)
+
+
+def texts(page: Any, selector: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map(element => element.textContent)"
+    return page.execute_script(script, selector)
+
+
+def indices(page: Any) -> list[int]:
+    return [int(text) for text in texts(page, ".row .index")]
+
+
+def click(page: Any, selector: str) -> None:
+    page.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def keys(page: Any, *pressed: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(page).send_keys(*pressed).perform()
+
+
+def test_sorting_by_every_number(page: Any, hostile_store: FeatureStore):
+    shown = indices(page)
+    assert len(shown) > 20
+    assert shown == hostile_store.order("density")[: len(shown)]
+    for key in ("maximum", "mean"):
+        click(page, f"[data-key={key}]")
+        assert indices(page) == hostile_store.order(key)[: len(shown)]
+        click(page, f"[data-key={key}]")
+        assert indices(page) == hostile_store.order(key, descending=False)[: len(shown)]
+        headings = page.execute_script(
+            "return [...document.querySelectorAll('[aria-sort]')].map(each => each.getAttribute('aria-sort'))"
+        )
+        assert sorted(headings) == ["ascending", "none", "none", "none"]
+    click(page, "[data-key=index]")
+    assert indices(page) == hostile_store.alive.tolist()[: len(shown)]
+
+
+def search(page: Any, text: str, scope: str) -> int:
+    """Type a query and return how many latents are found."""
+    page.execute_script(
+        """const [text, scope] = arguments, query = document.getElementById("query");
+        document.getElementById("scope").value = scope;
+        query.value = text;
+        query.dispatchEvent(new Event("input"));
+        query.form.requestSubmit();""",
+        text,
+        scope,
+    )
+    found = texts(page, "#found")[0]
+    return int(found.split()[0])
+
+
+def test_searching_by_number_and_by_text(page: Any, hostile_store: FeatureStore):
+    wanted = hostile_store.alive.tolist()[7]
+    assert search(page, str(wanted), "latent") == 1
+    assert indices(page) == [wanted]
+    assert texts(page, "#detail h2") == [f"Latent {wanted}"]
+    search(page, str(wanted), "anywhere")
+    assert indices(page)[0] == wanted
+    before, after = 24, 12
+    for needle in ("<script>", "漢字", "שלום", "script> AND", "👩\u200d💻"):
+        in_contexts, active = set(), set()
+        for feature in hostile_store:
+            for context in feature.contexts:
+                spans = context.window(before, after)
+                lower = [span.text.lower() for span in spans]
+                joined, start = "".join(lower), 0
+                at = [i for i in range(len(joined)) if joined.startswith(needle.lower(), i)]
+                if at:
+                    in_contexts.add(feature.index)
+                for span, text in zip(spans, lower, strict=True):
+                    stop = start + len(text)
+                    if span.value > 0 and any(i < stop and start < i + len(needle) for i in at):
+                        active.add(feature.index)
+                    start = stop
+        assert in_contexts, needle
+        assert search(page, needle, "contexts") == len(in_contexts)
+        assert search(page, needle, "active") == len(active)
+    token = hostile_store[wanted].top_logits[0].text
+    expected = [
+        feature.index
+        for feature in hostile_store
+        if any(token.lower() in effect.text.lower() for effect in (*feature.top_logits, *feature.bottom_logits))
+    ]
+    assert search(page, token, "logits") == len(expected)
+    assert search(page, "no such text anywhere", "anywhere") == 0
+    assert "No latent matches" in texts(page, ".nothing")[0]
+    assert search(page, "", "anywhere") == len(hostile_store)
+
+
+def test_typing_searches_after_a_moment(page: Any, hostile_store: FeatureStore):
+    keys(page, "/")
+    keys(page, "script")
+    wait(lambda: " of " in texts(page, "#found")[0])
+    keys(page, "\ue00c")  # escape
+    wait(lambda: texts(page, "#found")[0] == f"{len(hostile_store)} latents")
+
+
+def test_a_latent_opens_with_its_numbers_and_contexts(page: Any, hostile_store: FeatureStore):
+    click(page, "[data-key=index]")
+    click(page, ".row:nth-child(3)")
+    feature = hostile_store[hostile_store.alive.tolist()[2]]
+    assert texts(page, "#detail h2") == [f"Latent {feature.index}"]
+    assert page.execute_script("return location.hash") == f"#{feature.index}"
+    assert f"{feature.count:,} of {feature.n_tokens:,} tokens" in texts(page, ".stats")[0]
+    assert len(texts(page, ".histogram .fill")) == sum(count > 0 for count in feature.histogram.counts)
+    click(page, "#toggle-full")
+    lines = texts(page, ".contexts .text")
+    assert len(lines) == len(feature.contexts)
+    for line, context in zip(lines, feature.contexts, strict=True):
+        expected = "".join(span.text for span in context.window(24, 12)).replace("\n", "")
+        assert line.strip("…").replace(" ", "") == expected.strip("…").replace(" ", "")
+    peaks = texts(page, ".contexts .peak")
+    assert len(peaks) == len(feature.contexts)
+    click(page, "#toggle-breaks")
+    whole = [
+        "".join(span.text for span in context.window(24, 12)) == line.strip("…")
+        for line, context in zip(texts(page, ".contexts .text"), feature.contexts, strict=True)
+    ]
+    assert all(whole)
+
+
+def test_the_keyboard_is_enough(page: Any, hostile_store: FeatureStore):
+    order = hostile_store.order("density")
+    page.execute_script("document.getElementById('grid').focus()")
+    keys(page, "\ue015", "\ue015")  # down, down
+    assert texts(page, "#detail h2") == [f"Latent {order[2]}"]
+    keys(page, "\ue010")  # end
+    assert texts(page, "#detail h2") == [f"Latent {order[-1]}"]
+    assert order[-1] in indices(page)  # scrolled into sight
+    keys(page, "k")
+    assert texts(page, "#detail h2") == [f"Latent {order[-2]}"]
+    selected = page.execute_script("return document.getElementById('grid').getAttribute('aria-activedescendant')")
+    assert selected == f"row-{order[-2]}"
+    assert page.execute_script("return document.getElementById(arguments[0]).getAttribute('aria-selected')", selected)
+    keys(page, "f")
+    assert page.execute_script("return document.getElementById('toggle-full').getAttribute('aria-pressed')") == "true"
+
+
+def test_a_tooltip_gives_the_value(page: Any):
+    script = """const token = document.querySelector(".tok.peak"), box = token.getBoundingClientRect();
+        token.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: box.left + 1, clientY: box.top + 1}));
+        return [document.getElementById("tip").textContent, document.getElementById("tip").hidden];"""
+    tip, hidden = page.execute_script(script)
+    assert not hidden
+    assert tip.startswith(texts(page, ".mark")[0].split(texts(page, ".mark small")[0])[0])
+    assert "100 % of its maximum" in tip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(page: Any, scheme: str):
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    ink, panel = page.execute_script(
+        """const style = getComputedStyle(document.documentElement);
+        return [style.getPropertyValue("--ink"), style.getPropertyValue("--panel")]"""
+    )
+    assert contrast(ink, panel) > 10
+    assert (luminance(panel) > 0.5) == (scheme == "light")
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour.strip()[1 + 2 * i : 3 + 2 * i], 16) / 255 for i in range(3)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_corpus_is_hostile():
+    assert any("alert(1)" in text for text in HOSTILE)

@@ -1,0 +1,98 @@
+"""sae-lens 6.54.12: opens folders, makes and saves SAEs. Run by ``test_saelens.py`` in sae-lens' own environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sae_lens
+import torch
+from peer_serve import serve
+from sae_lens import SAE, SAEMetadata, TrainingSAE
+from sae_lens.loading import pretrained_sae_loaders
+from sae_lens.registry import get_sae_class, get_sae_training_class
+from safetensors.torch import load_file, save_file
+
+
+def version() -> Mapping[str, Any]:
+    return {"sae_lens": sae_lens.__version__, "torch": torch.__version__}
+
+
+def read(folder: str, rows: str, out: str) -> Mapping[str, Any]:
+    """Open ``folder`` and run it on ``rows``; activations and outputs go to ``out``."""
+    sae = SAE.load_from_disk(folder)
+    _run(sae, rows, out)
+    fields = {f.name: getattr(sae.cfg, f.name) for f in dataclasses.fields(sae.cfg) if f.name != "metadata"}
+    return {
+        "class": type(sae).__name__,
+        "architecture": sae.cfg.architecture(),
+        "fields": fields,
+        "metadata": sae.cfg.metadata.to_dict(),
+    }
+
+
+def read_sparsity(folder: str) -> Mapping[str, Any]:
+    """What sae-lens' loader of repositories returns for ``folder``, served in place of a download."""
+
+    def local(repo_id: str, filename: str, force_download: bool = False) -> str:
+        return str(Path(folder).parent / filename)
+
+    downloaded = pretrained_sae_loaders.hf_hub_download
+    pretrained_sae_loaders.hf_hub_download = local
+    try:
+        sparsity = pretrained_sae_loaders.sae_lens_huggingface_loader("any/repository", Path(folder).name)[2]
+    finally:
+        pretrained_sae_loaders.hf_hub_download = downloaded
+    return {"sparsity": None if sparsity is None else sparsity.tolist()}
+
+
+def make(folder: str, rows: str, out: str, architecture: str, seed: int, options: dict[str, Any]) -> Mapping[str, Any]:
+    """An SAE of ``architecture`` with random weights, saved by sae-lens; then as ``read``, without loading it."""
+    sae = _random(*get_sae_class(architecture), seed, options)
+    sae.save_model(folder)
+    _run(sae, rows, out)
+    return {}
+
+
+def export(
+    folder: str, rows: str, out: str, architecture: str, seed: int, options: dict[str, Any]
+) -> Mapping[str, Any]:
+    """A training SAE saved for inference; activations and outputs are those of the folder opened again."""
+    sae: TrainingSAE[Any] = _random(*get_sae_training_class(architecture), seed, options)
+    if hasattr(sae, "topk_threshold"):
+        sae.topk_threshold.fill_(0.4)
+    sae.save_inference_model(folder)
+    _run(SAE.load_from_disk(folder), rows, out)
+    return {}
+
+
+def checkpoint(folder: str, architecture: str, seed: int, options: dict[str, Any]) -> Mapping[str, Any]:
+    """A training SAE saved as it is, as sae-lens' checkpoints are."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _random(*get_sae_training_class(architecture), seed, options).save_model(folder)
+    return {}
+
+
+def _random(sae_class: Any, config_class: Any, seed: int, options: dict[str, Any]) -> Any:
+    metadata = SAEMetadata(hook_name="blocks.1.hook_resid_post", model_name="tiny", context_size=64, prepend_bos=True)
+    sae = sae_class(config_class(**options, metadata=metadata))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator) / 3
+            parameter.copy_(values.abs() if name == "threshold" else values)
+    return sae.eval()
+
+
+@torch.no_grad()
+def _run(sae: Any, rows: str, out: str) -> None:
+    x = load_file(rows)["x"]
+    # clones: safetensors refuses tensors that share memory
+    save_file({"activations": sae.encode(x).clone(), "output": sae(x).clone()}, out)
+
+
+if __name__ == "__main__":
+    serve({f.__name__: f for f in (version, read, read_sparsity, make, export, checkpoint)})
