@@ -23,7 +23,7 @@ import monosema as ms
 from monosema.data.stdlib import HELDOUT_FRACTION, Module, is_heldout_name, stdlib_modules
 
 CARD = Path(__file__).parents[1] / "src" / "monosema" / "models" / "builtin" / "README.md"
-STRIDE = 128
+CONTEXT_SIZE, STRIDE = 256, 128
 PROMPTS = ("def ", "import ", "class ", 'def read(self, size=-1):\n    """')
 
 
@@ -48,9 +48,10 @@ class Score:
 @torch.no_grad()
 def module_nats(model: ms.LanguageModel, text: str) -> tuple[float, int]:
     """Summed loss in nats over the tokens of ``text``, and their number."""
+    assert model.tokenizer is not None
     ids = [model.tokenizer.bos_token_id, *model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
     tokens = torch.tensor(ids)
-    size, total, done = model.context_size, 0.0, 1  # tokens before ``done`` are predicted already
+    size, total, done = CONTEXT_SIZE, 0.0, 1  # tokens before ``done`` are predicted already
     while done < len(tokens):
         start = 0 if done == 1 else done - (size - STRIDE) - 1
         window = tokens[start : start + size + 1]
@@ -69,6 +70,7 @@ def score(model: ms.LanguageModel, modules: list[Module]) -> Score:
 
 @torch.no_grad()
 def greedy(model: ms.LanguageModel, prompt: str, n_tokens: int = 64) -> str:
+    assert model.tokenizer is not None
     bos = model.tokenizer.bos_token_id
     ids = [bos, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
     for _ in range(n_tokens):
@@ -76,7 +78,7 @@ def greedy(model: ms.LanguageModel, prompt: str, n_tokens: int = 64) -> str:
         if token == bos:
             break
         ids.append(token)
-    return model.tokenizer.decode(ids[1:])
+    return str(model.tokenizer.decode(ids[1:]))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monosema.data.stdlib import HELDOUT_FRACTION, Module, is_heldout_name, stdlib_modules
 
@@ -57,7 +57,7 @@ def new_model(vocabulary_size: int) -> LlamaForCausalLM:
     return model
 
 
-def token_stream(modules: list[Module], tokenizer) -> np.ndarray:
+def token_stream(modules: list[Module], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     rows = tokenizer([m.text for m in modules], add_special_tokens=False)["input_ids"]
     return np.concatenate([np.array([tokenizer.bos_token_id, *row], dtype=np.int32) for row in rows])
 

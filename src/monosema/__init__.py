@@ -9,8 +9,9 @@ Names are imported when first used, so that ``import monosema`` and the command 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
 
 _HOMES = {
     "monosema.coders": ("SAE", "Latents", "SparseCoder", "Transcoder"),
@@ -26,9 +27,7 @@ _HOMES = {
     "monosema.training": ("Callback", "RunInterrupted", "Trainer", "geometric_median"),
     "monosema.training.config": ("L0", "L1", "AuxK", "TrainingConfig"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - one table serves the exports and their homes
+_get, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from monosema.coders import SAE, Latents, SparseCoder, Transcoder
@@ -45,16 +44,12 @@ if TYPE_CHECKING:
     from monosema.training.config import L0, L1, AuxK, TrainingConfig
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("monosema")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'monosema' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+    return _get(name)
 
 
 def __dir__() -> list[str]:

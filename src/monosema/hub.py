@@ -20,6 +20,7 @@ from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import atomic_folder
 from monosema.formats import CoderSpec, saelens
+from monosema.formats.spec import Rule
 
 logger = logging.getLogger("monosema.hub")
 
@@ -65,10 +66,9 @@ def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpe
     if coder.W_skip is not None:
         tensors["W_skip"] = coder.W_skip
     tensors |= dict(own.named_parameters())
-    k = None
+    rule: Rule = "relu"
+    k: int | None = None
     match activation:
-        case ReLU():
-            rule = "relu"
         case TopK():
             rule, k = "topk", activation.k
         case JumpReLU():
@@ -165,7 +165,6 @@ def _local_folder(
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -180,7 +179,7 @@ def _download(repo: str, name: str | None, *, token: str | None, revision: str |
             revision=revision,
             force_download=force_download,
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileError(
             f"no folder {repo!r} here, and no such repository could be loaded from the hub: {error}"
         ) from error

@@ -63,7 +63,7 @@ def test_interval_is_kept(clock: Clock, log: pytest.LogCaptureFixture) -> None:
 def test_nothing_when_disabled_or_quiet(
     clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for enabled, level in ((False, logging.INFO), (True, logging.WARNING)):
+    for enabled, level in ((False, logging.INFO), (True, logging.ERROR)):
         caplog.set_level(level, logger="monosema")
         with Progress("train", 100, interval=0.0, enabled=enabled) as shown:
             clock.now += 60
@@ -72,6 +72,16 @@ def test_nothing_when_disabled_or_quiet(
         assert shown.done == 50  # it counts all the same
     assert caplog.records == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_script_without_logging_still_sees_lines(
+    clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.WARNING, logger="monosema")
+    shown = Progress("train", 100)
+    clock.now += 40
+    shown.advance(40)
+    assert capsys.readouterr().err == "train 40/100 tok (40%), 1 tok/s, 60 s left\n"
 
 
 def test_nothing_is_said_at_the_end_of_no_work(clock: Clock, log: pytest.LogCaptureFixture) -> None:

@@ -75,7 +75,9 @@ def test_a_streamed_dataset_is_read_no_further_than_asked():
         yield {"text": "two"}
         raise AssertionError("read too far")
 
-    dataset = datasets.IterableDataset.from_generator(rows, features=datasets.Features({"text": datasets.Value("string")}))
+    dataset = datasets.IterableDataset.from_generator(
+        rows, features=datasets.Features({"text": datasets.Value("string")})
+    )
     assert texts_of(dataset, max_documents=2) == ["one", "two"]
 
 
@@ -103,7 +105,9 @@ def test_long_plain_text_is_cut_at_line_ends_and_nothing_is_lost(tmp_path):
 
 def test_json_lines_are_cut_at_newlines_only(tmp_path):
     text = "a\u2028b\x85c"  # line ends to str.splitlines, but plain characters to JSON
-    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\r\n", encoding="utf-8", newline="")
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": text}, ensure_ascii=False) + "\r\n", encoding="utf-8", newline=""
+    )
     assert texts_of(tmp_path / "a.jsonl") == [text]
 
 

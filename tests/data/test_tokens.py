@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 import datasets
@@ -53,9 +54,7 @@ def test_a_token_that_is_unknown_token_and_frame_in_one_is_special():
 
 @pytest.mark.parametrize(("exclude", "expected"), [(False, frozenset()), ([5, 7], frozenset({5, 7}))])
 def test_which_tokens_are_special_can_be_said(exclude, expected):
-    tokens = load_tokens(
-        [words(4, 5, 6)], word_tokenizer(), 3, heldout_fraction=0.0, exclude_special_tokens=exclude
-    )
+    tokens = load_tokens([words(4, 5, 6)], word_tokenizer(), 3, heldout_fraction=0.0, exclude_special_tokens=exclude)
     assert tokens.train.special_token_ids == expected
     assert tokens.record["exclude_special_tokens"] == (exclude if exclude is False else [5, 7])
     assert tokens.train.special_mask(tokens.train.contexts).tolist() == [[False, False, 5 in expected]]
@@ -71,6 +70,7 @@ def test_the_split_is_by_document_disjoint_stable_and_of_the_asked_size():
     text = [words(*(t for t in row if t > 3)) for row in tokens.heldout.contexts.tolist()]
     assert text
     assert wider.record["n_heldout_documents"] > held
+
     # each document's last two words name it: no document has contexts on both sides
     def named(split):
         found = [t for row in split.contexts.tolist() for t in row]
@@ -80,7 +80,7 @@ def test_the_split_is_by_document_disjoint_stable_and_of_the_asked_size():
     big = {"heldout_fraction": 0.3, "tokenizer": word_tokenizer(), "context_size": 2000}
     sides = load_tokens(TEXTS, **big)
     assert sides.train.n_contexts == 1
-    assert not {d for d in named(sides.train)} & {d for d in named(sides.heldout)}
+    assert not named(sides.train) & named(sides.heldout)
 
 
 def test_held_out_modules_are_chosen_by_their_name(tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_fingerprints_change_when_anything_changes():
     base = prints()
     assert base == prints()
     assert base[0] != base[1]
-    held = next(i for i, text in enumerate(TEXTS) if is_heldout_name(__import__("hashlib").sha256(text.encode()).hexdigest(), 0.2))
+    held = next(i for i, text in enumerate(TEXTS) if is_heldout_name(hashlib.sha256(text.encode()).hexdigest(), 0.2))
     without = prints([*TEXTS[:held], *TEXTS[held + 1 :]])
     assert without[0] == base[0], "a held-out document that goes changes the held-out side"
     assert without[1] != base[1]
@@ -119,7 +119,9 @@ def test_pretokenised_rows_are_taken_as_they_are(caplog):
     for source in (dataset, dataset.to_iterable_dataset()):
         tokens = load_tokens(source, word_tokenizer(), heldout_fraction=0.3)
         assert tokens.context_size == 4
-        assert sorted(context_rows(tokens.train) + context_rows(tokens.heldout)) == [tuple(r["input_ids"]) for r in rows]
+        assert sorted(context_rows(tokens.train) + context_rows(tokens.heldout)) == [
+            tuple(r["input_ids"]) for r in rows
+        ]
         assert not set(context_rows(tokens.train)) & set(context_rows(tokens.heldout))
         assert tokens.heldout.n_contexts > 0
     assert load_tokens(dataset, None, heldout_fraction=0.0, max_documents=3).train.n_contexts == 3

@@ -1,12 +1,6 @@
 """Tiny models, tokenizers and stores that are built once and only read."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from features_tiny import HOSTILE, byte_level_tokenizer, known_coder, known_model, known_tokens, text_store
 
 from monosema.features import FeatureStore, collect_features

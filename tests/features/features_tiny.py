@@ -32,13 +32,13 @@ KNOWN_CONTEXTS = [[0, 1, 2, 3, 1, 0], [0, 3, 3, 2, 2, 1], [0, 4, 4, 4, 4, 4]]
 
 ZWJ_EMOJI = "👩\u200d💻"
 HOSTILE = [
-    "<script>alert(1)</script> and </script> then <!-- <script> & &amp; \"quoted\" 'single' `back` ${x} {{js}} {{data}}",
+    "<script>alert(1)</script> and </script> then <!-- <script> & &amp; \"quoted\" 'single' `back` {{js}} {{data}}",
     "<img src=x onerror=\"document.title='hacked'\"> <svg/onload=alert(2)> javascript:alert(3) http://example.org/x.js",
     "line\u2028separator\u2029paragraph\x00null\x1bescape\x7fdelete\x85next \ufeffbom \ufffe \ufffd",
     "right to left: שלום עולם، مرحبا بالعالم \u202eoverride\u202c \u2066isolate\u2069 \u200fmark",
     f"é e\u0301 漢字 한국어 नमस्ते ภาษาไทย {ZWJ_EMOJI} 👍🏽 🇩🇪 1\ufe0f\u20e3",
     "tabs\tand\r\nnewlines\n\n    indented\n        more\u00a0nbsp\u3000wide " + "z" + "\u0301" * 40,
-    "]]> */ --> \\u003c \\\" %3Cscript%3E ${alert(4)} </style><script>alert(5)</script>",
+    ']]> */ --> \\u003c \\" %3Cscript%3E ${alert(4)} </style><script>alert(5)</script>',
 ]
 
 

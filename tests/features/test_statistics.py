@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_bin_width_for_any_maximum(maximum: float, n_bins: int):
 def test_any_cut_into_batches_gives_the_same_numbers(pairs: list[tuple[int, float]], cuts: list[int], n_bins: int):
     statistics = LatentStatistics(4, n_bins)
     edges = [0, *sorted(min(cut, len(pairs)) for cut in cuts), len(pairs)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         latents = torch.tensor([latent for latent, _ in pairs[start:stop]], dtype=torch.int64)
         values = torch.tensor([value for _, value in pairs[start:stop]], dtype=torch.float32)
         largest = torch.zeros(4).scatter_reduce_(0, latents, values, "amax")

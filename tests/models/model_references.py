@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def layer_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ def gpt2_block(hf: Any, layer: int, pre: Tensor, pattern: Tensor) -> Values:
     mid = pre + attn_out
     y = values.norm("ln2", layer_norm(mid, block.ln_2.eps)) * block.ln_2.weight + block.ln_2.bias
     mlp_pre = y @ block.mlp.c_fc.weight + block.mlp.c_fc.bias
-    mlp_post = F.gelu(mlp_pre, approximate="tanh")
+    mlp_post = functional.gelu(mlp_pre, approximate="tanh")
     mlp_out = mlp_post @ block.mlp.c_proj.weight + block.mlp.c_proj.bias
     values.put(attn__hook_q=q, attn__hook_k=k, attn__hook_v=v, attn__hook_z=z, attn__hook_result=result.flatten(2))
     values.put(hook_resid_pre=pre, hook_attn_out=attn_out, hook_resid_mid=mid, mlp__hook_in=y, mlp__hook_pre=mlp_pre)
@@ -120,12 +120,12 @@ def neox_block(hf: Any, layer: int, pre: Tensor, pattern: Tensor) -> Values:
     qkv = block.attention.query_key_value(x).unflatten(-1, (4, 3, 8))
     q, k, v = (qkv[..., i, :].flatten(2) for i in range(3))
     z = mix(pattern, v, 4)
-    attn_out = F.linear(z, block.attention.dense.weight, block.attention.dense.bias)
+    attn_out = functional.linear(z, block.attention.dense.weight, block.attention.dense.bias)
     mid = pre + attn_out
     y = values.norm("ln2", layer_norm(pre if parallel else mid, ln2.eps)) * ln2.weight + ln2.bias
-    mlp_pre = F.linear(y, block.mlp.dense_h_to_4h.weight, block.mlp.dense_h_to_4h.bias)
-    mlp_post = F.gelu(mlp_pre)
-    mlp_out = F.linear(mlp_post, block.mlp.dense_4h_to_h.weight, block.mlp.dense_4h_to_h.bias)
+    mlp_pre = functional.linear(y, block.mlp.dense_h_to_4h.weight, block.mlp.dense_h_to_4h.bias)
+    mlp_post = functional.gelu(mlp_pre)
+    mlp_out = functional.linear(mlp_post, block.mlp.dense_4h_to_h.weight, block.mlp.dense_4h_to_h.bias)
     values.put(attn__hook_q=q, attn__hook_k=k, attn__hook_v=v, attn__hook_z=z, hook_resid_pre=pre)
     values.put(hook_attn_out=attn_out, mlp__hook_in=y, mlp__hook_pre=mlp_pre, mlp__hook_post=mlp_post)
     values.put(hook_mlp_out=mlp_out, hook_resid_post=mid + mlp_out)
@@ -159,14 +159,14 @@ def llama_block(hf: Any, layer: int, pre: Tensor, pattern: Tensor) -> Values:
 
     x = normed("ln1", pre)
     attention, mlp = block.self_attn, block.mlp
-    q, k, v = (F.linear(x, getattr(attention, f"{name}_proj").weight) for name in "qkv")
+    q, k, v = (functional.linear(x, getattr(attention, f"{name}_proj").weight) for name in "qkv")
     z = mix(pattern, v, 2)
-    attn_out = factor * normed("ln1_post", F.linear(z, attention.o_proj.weight))
+    attn_out = factor * normed("ln1_post", functional.linear(z, attention.o_proj.weight))
     mid = pre + attn_out
     y = normed("ln2", mid)
-    gate, up = F.linear(y, mlp.gate_proj.weight), F.linear(y, mlp.up_proj.weight)
-    activated = F.gelu(gate, approximate="tanh") if hf.config.model_type == "gemma2" else F.silu(gate)
-    mlp_out = factor * normed("ln2_post", F.linear(activated * up, mlp.down_proj.weight))
+    gate, up = functional.linear(y, mlp.gate_proj.weight), functional.linear(y, mlp.up_proj.weight)
+    activated = functional.gelu(gate, approximate="tanh") if hf.config.model_type == "gemma2" else functional.silu(gate)
+    mlp_out = factor * normed("ln2_post", functional.linear(activated * up, mlp.down_proj.weight))
     values.put(attn__hook_q=q, attn__hook_k=k, attn__hook_v=v, attn__hook_z=z, hook_resid_pre=pre)
     values.put(hook_attn_out=attn_out, hook_resid_mid=mid, mlp__hook_in=y, mlp__hook_pre=gate)
     values.put(mlp__hook_pre_linear=up, mlp__hook_post=activated * up, hook_mlp_out=mlp_out)
@@ -180,12 +180,12 @@ def phi_block(hf: Any, layer: int, pre: Tensor, pattern: Tensor) -> Values:
     norm, attention = block.input_layernorm, block.self_attn
     x = values.norm("ln1", layer_norm(pre, norm.eps)) * norm.weight + norm.bias
     values.norm("ln2", layer_norm(pre, norm.eps))
-    q, k, v = (F.linear(x, p.weight, p.bias) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k, v = (functional.linear(x, p.weight, p.bias) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
     z = mix(pattern, v, 4)
-    attn_out = F.linear(z, attention.dense.weight, attention.dense.bias)
-    mlp_pre = F.linear(x, block.mlp.fc1.weight, block.mlp.fc1.bias)
-    mlp_post = F.gelu(mlp_pre, approximate="tanh")
-    mlp_out = F.linear(mlp_post, block.mlp.fc2.weight, block.mlp.fc2.bias)
+    attn_out = functional.linear(z, attention.dense.weight, attention.dense.bias)
+    mlp_pre = functional.linear(x, block.mlp.fc1.weight, block.mlp.fc1.bias)
+    mlp_post = functional.gelu(mlp_pre, approximate="tanh")
+    mlp_out = functional.linear(mlp_post, block.mlp.fc2.weight, block.mlp.fc2.bias)
     values.put(attn__hook_q=q, attn__hook_k=k, attn__hook_v=v, attn__hook_z=z, hook_resid_pre=pre, mlp__hook_in=x)
     values.put(hook_attn_out=attn_out, mlp__hook_pre=mlp_pre, mlp__hook_post=mlp_post, hook_mlp_out=mlp_out)
     values.put(hook_resid_post=pre + attn_out + mlp_out)
@@ -197,15 +197,16 @@ def bert_block(hf: Any, layer: int, pre: Tensor, pattern: Tensor) -> Values:
     block, values = hf.bert.encoder.layer[layer], Values(layer)
     attention, ln1, ln2 = block.attention, block.attention.output.LayerNorm, block.output.LayerNorm
     q, k, v = (
-        F.linear(pre, p.weight, p.bias) for p in (attention.self.query, attention.self.key, attention.self.value)
+        functional.linear(pre, p.weight, p.bias)
+        for p in (attention.self.query, attention.self.key, attention.self.value)
     )
     z = mix(pattern, v, 4)
-    attn_out = F.linear(z, attention.output.dense.weight, attention.output.dense.bias)
+    attn_out = functional.linear(z, attention.output.dense.weight, attention.output.dense.bias)
     mid = pre + attn_out
     y = values.norm("ln1", layer_norm(mid, ln1.eps)) * ln1.weight + ln1.bias
-    mlp_pre = F.linear(y, block.intermediate.dense.weight, block.intermediate.dense.bias)
-    mlp_post = F.gelu(mlp_pre)
-    mlp_out = F.linear(mlp_post, block.output.dense.weight, block.output.dense.bias)
+    mlp_pre = functional.linear(y, block.intermediate.dense.weight, block.intermediate.dense.bias)
+    mlp_post = functional.gelu(mlp_pre)
+    mlp_out = functional.linear(mlp_post, block.output.dense.weight, block.output.dense.bias)
     post = y + mlp_out
     normed = values.norm("ln2", layer_norm(post, ln2.eps)) * ln2.weight + ln2.bias
     values.put(attn__hook_q=q, attn__hook_k=k, attn__hook_v=v, attn__hook_z=z, hook_resid_pre=pre)

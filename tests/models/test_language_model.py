@@ -95,6 +95,10 @@ def test_capture_records_no_gradients_and_leaves_requires_grad_alone(make_hf, to
     hf.model.embed_tokens.weight.requires_grad_(False)
     model = load_model(hf)
     assert not model.capture(tokens, ["blocks.1.hook_resid_post"])["blocks.1.hook_resid_post"].requires_grad
+    recorded = []
+    with model.edits({"hook_embed": lambda v: recorded.append(torch.is_grad_enabled()) or v}):
+        model.capture(tokens, ["blocks.0.hook_resid_post"])
+    assert recorded == [False]
     assert not hf.model.embed_tokens.weight.requires_grad
     assert hf.model.norm.weight.requires_grad
     assert model(tokens).requires_grad

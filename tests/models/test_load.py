@@ -136,7 +136,7 @@ def test_the_packaged_model_predicts_python_better_than_chance():
         [model.tokenizer("import os\n\n\ndef main(path):\n    return os.path.join(path, 'x')\n")["input_ids"]]
     )
     loss = torch.nn.functional.cross_entropy(model(ids)[0, :-1], ids[0, 1:])
-    assert float(loss) < 0.7 * torch.log(torch.tensor(float(model.vocab_size)))
+    assert float(loss.detach()) < 0.7 * torch.log(torch.tensor(float(model.vocab_size)))
     assert model.context_size == 256
 
 

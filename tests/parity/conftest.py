@@ -1,4 +1,4 @@
-"""Parity tests need the peers' environments (``environments.py``) and ``--run-parity``; otherwise they say so and skip."""
+"""Parity tests need the peers' environments (``environments.py``) and ``--run-parity``; else they say so and skip."""
 
 from __future__ import annotations
 
@@ -42,5 +42,8 @@ def _peer(environment: Environment, script: str, folders: pytest.TempPathFactory
             f"--only {environment.name}`"
         )
     peer = Peer(environment.python, script, folders.mktemp(environment.name) / "log.txt")
-    yield peer
-    peer.close()
+    try:
+        peer.call("version")  # a peer that cannot be imported says so once
+        yield peer
+    finally:
+        peer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,7 +22,10 @@ class PeerError(Exception):
 
 
 class Peer:
-    """Runs ``script`` with ``python``; ``call`` is one request. Importing a peer takes seconds, so one serves all tests."""
+    """Runs ``script`` with ``python``; ``call`` is one request.
+
+    Importing a peer takes seconds, so one process serves all tests.
+    """
 
     def __init__(self, python: Path, script: str, log: Path):
         self._log = log
@@ -54,6 +58,7 @@ class Peer:
     def close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(timeout=60)

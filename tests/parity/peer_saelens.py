@@ -11,9 +11,10 @@ from typing import Any
 import sae_lens
 import torch
 from peer_serve import serve
-from sae_lens import SAE, SAEMetadata, TrainingSAE
+from sae_lens import SAE, TrainingSAE
 from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.registry import get_sae_class, get_sae_training_class
+from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file, save_file
 
 
@@ -77,7 +78,9 @@ def checkpoint(folder: str, architecture: str, seed: int, options: dict[str, Any
 
 
 def _random(sae_class: Any, config_class: Any, seed: int, options: dict[str, Any]) -> Any:
-    metadata = SAEMetadata(hook_name="blocks.1.hook_resid_post", model_name="tiny", context_size=64, prepend_bos=True)
+    options = dict(options)
+    hook_name = options.pop("hook_name", "blocks.1.hook_resid_post")
+    metadata = SAEMetadata(hook_name=hook_name, model_name="tiny", context_size=64, prepend_bos=True)
     sae = sae_class(config_class(**options, metadata=metadata))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

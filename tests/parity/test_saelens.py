@@ -1,4 +1,4 @@
-"""Against sae-lens 6.54.12, both ways: what we save it opens, what it saves we open, with the same numbers or not at all."""
+"""Against sae-lens 6.54.12: what we save it opens, what it saves we open, with the same numbers or not at all."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_we_refuse_normalisation_that_is_not_folded(saelens: Peer, tmp_path: Pat
 
 
 def test_we_refuse_heads_side_by_side(saelens: Peer, tmp_path: Path):
-    made = {"d_in": D_IN, "d_sae": D_SAE, "reshape_activations": "hook_z"}
+    made = {"d_in": D_IN, "d_sae": D_SAE, "reshape_activations": "hook_z", "hook_name": "blocks.1.attn.hook_z"}
     saelens.call("checkpoint", folder=str(tmp_path / "theirs"), architecture="standard", seed=3, options=made)
     with pytest.raises(UserError, match="hook_z"):
         load(tmp_path / "theirs")
@@ -181,7 +181,10 @@ def test_we_refuse_heads_side_by_side(saelens: Peer, tmp_path: Path):
 
 @pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk", "abstopk", "matching_pursuit"])
 def test_we_refuse_architectures_we_do_not_have(saelens: Peer, tmp_path: Path, architecture: str):
-    made = {"d_in": D_IN, "d_sae": D_SAE, **({"k": 5} if architecture != "matching_pursuit" else {})}
+    own = {} if architecture == "matching_pursuit" else {"k": 5}
+    if architecture == "matryoshka_batchtopk":
+        own = {"k": 5, "matryoshka_widths": [10, D_SAE]}
+    made = {"d_in": D_IN, "d_sae": D_SAE, **own}
     saelens.call("checkpoint", folder=str(tmp_path / "theirs"), architecture=architecture, seed=3, options=made)
     with pytest.raises(UserError, match=f"unknown architecture '{architecture}'"):
         load(tmp_path / "theirs")

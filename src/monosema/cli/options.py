@@ -65,11 +65,11 @@ def parse(
     import tyro
 
     config = tyro.cli(
-        tyro.conf.AvoidSubcommands[cls],  # type: ignore[valid-type]
+        cls,
         args=["--help"] if wants_help else rest,
         default=default,
         prog=parser.prog,
-        config=(tyro.conf.SuppressFixed,),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
     configure_logging(known)
     if known.print_config:

@@ -7,7 +7,7 @@ from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, CoderC
 from monosema.core.errors import ConfigError
 
 
-def SAE(  # noqa: N802 - reads as the class it makes
+def SAE(
     d_in: int,
     d_sae: int | None = None,
     *,
@@ -35,7 +35,7 @@ def SAE(  # noqa: N802 - reads as the class it makes
     return SparseCoder(config)
 
 
-def Transcoder(  # noqa: N802
+def Transcoder(
     d_in: int,
     d_out: int,
     d_sae: int | None = None,

@@ -146,7 +146,7 @@ def _read_scalar(expected: Any, plain: Any, path: str) -> Any:
             raise _wrong(path, "nothing (null)", plain)
         return None
     if expected is float and isinstance(plain, (int, float)) and not isinstance(plain, bool):
-        return float(plain)
+        return plain  # an int stays one, so that what was written is what is read
     if expected is float and isinstance(plain, str):  # YAML 1.1 reads 1e-3 (no dot) as a string
         try:
             return float(plain)

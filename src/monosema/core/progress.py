@@ -16,8 +16,8 @@ logger = logging.getLogger("monosema.progress")
 class Progress:
     """Counts units of work towards ``total`` and shows rate, time left and a few figures.
 
-    ``interval`` is in seconds. Nothing is shown when ``enabled`` is False or the ``monosema`` logger is quieter
-    than INFO.
+    ``interval`` is in seconds. Nothing is shown when ``enabled`` is False or the ``monosema`` logger is quieter than
+    WARNING. Lines go to the logger where INFO is wanted, else, in a script that set up no logging, to standard error.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Progress:
         self._start_done, self._started = done, time.monotonic()
         self._last_line = self._started
         self._figures: dict[str, float] = {}
-        shown = enabled and logger.isEnabledFor(logging.INFO)
+        shown = enabled and logger.isEnabledFor(logging.WARNING)
         self._lines = shown and not _interactive()
         self._bar = (
             tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=True, dynamic_ncols=True)
@@ -43,7 +43,7 @@ class Progress:
             self._bar.update(n)
         elif self._lines and time.monotonic() - self._last_line >= self.interval:
             self._last_line = time.monotonic()
-            logger.info("%s", self.line())
+            _say(self.line())
 
     def figures(self, values: Mapping[str, float]) -> None:
         """The newest figures (loss, L0, …) to show beside the rate."""
@@ -74,7 +74,7 @@ class Progress:
             self._bar.close()
             self._bar = None
         elif self._lines and self.done > self._start_done:
-            logger.info("%s", self.line())
+            _say(self.line())
 
     def __enter__(self) -> Progress:
         return self
@@ -91,6 +91,13 @@ def short_number(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.1f}{suffix}"
     return f"{value:.0f}"
+
+
+def _say(line: str) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", line)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _interactive() -> bool:

@@ -32,7 +32,7 @@ def save_store(store: FeatureStore, folder: Path) -> Path:
     """See ``FeatureStore.save``."""
     if folder.exists() and not (folder / _FACTS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileError(f"{folder} exists and holds no features; choose another place, or remove it first")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for group in _GROUPS:
         part = getattr(store, group)
         if part is not None:
@@ -91,7 +91,8 @@ def _contradiction(store: FeatureStore) -> str | None:
     numbers, windows, texts = store.numbers, store.windows, store.texts
     n_latents, n_words, n_positions = store.d_sae, len(texts.vocabulary), texts.token_ids.shape[1]
     n_slots, n_entries = windows.context.numel(), windows.entry_value.numel()
-    logits = () if store.logits is None else [getattr(store.logits, name) for name in _tensor_names(ExtremeLogits)]
+    names = [] if store.logits is None else _tensor_names(ExtremeLogits)
+    logits: list[Tensor] = [getattr(store.logits, name) for name in names]
     listed = {token for table in logits if not table.is_floating_point() for token in table.unique().tolist()}
     filled = windows.context >= 0
     checks = {

@@ -6,8 +6,8 @@ character does (an extended grapheme cluster, Unicode annex 29: ``é``, ``漢``,
 once, whole; its activation is the largest of its tokens'. Nearly every group is a single token.
 
 What cannot be shown as it is gets a name: bytes that belong to no character (a context may start inside one) are
-``⟨E6 BC⟩``, invisible formatting and direction controls ``⟨U+202E⟩``, ASCII controls their pictures (``␀``). Newlines,
-tabs and spaces stay what they are in ``printable`` text, and are symbols in ``visible`` text.
+``⟨E6 BC⟩``; control characters, invisible formatting and direction overrides are ``⟨U+202E⟩``. Newlines, tabs and
+spaces stay what they are in ``printable`` text, and are symbols in ``visible`` text.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import regex
+import regex  # type: ignore[import-untyped]
 
-WHITESPACE_SYMBOLS = {"\n": "↵", "\t": "⇥", " ": "·", "\u00a0": "⍽", "\u202f": "⍽", "\u3000": "□"}
+WHITESPACE_SYMBOLS = {"\n": "↵", "\r": "⇤", "\t": "⇥", " ": "·", "\u00a0": "⍽", "\u202f": "⍽", "\u3000": "□"}
 """How white space is shown where it must be seen."""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -152,8 +152,6 @@ def _printable_character(character: str, within_cluster: bool) -> str:
     code = ord(character)
     if character in WHITESPACE_SYMBOLS:
         return character
-    if code < 0x20 or code == 0x7F:
-        return "␡" if code == 0x7F else chr(0x2400 + code)
     if within_cluster and (character in _JOINERS or 0xE0020 <= code <= 0xE007F):  # they shape scripts and emoji
         return character
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or (code & 0xFFFE) == 0xFFFE:

@@ -86,9 +86,8 @@ def load_model(
     hub_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if builtin:
         hub_options["local_files_only"] = True
-    for option, value in (("revision", revision), ("token", token)):
-        if value is not None:
-            hub_options[option] = value
+    named = {"revision": revision, "token": token}
+    hub_options |= {option: value for option, value in named.items() if value is not None}
     hf = _load_hf(path, hub_options, dtype, device_map, options["model_kwargs"])
     if device_map is None and not getattr(hf, "is_quantized", False):
         hf = hf.to(choose_device(device))
@@ -101,7 +100,7 @@ def load_model(
         tokenizer,
         name=str(source),
         forward_kwargs=options["forward_kwargs"],
-        provenance=provenance | {"commit": getattr(hf.config, "_commit_hash", None)},
+        provenance=provenance | {"commit": getattr(hf.config, "_commit_hash", None) or _cached_commit(path, revision)},
     )
 
 
@@ -130,6 +129,16 @@ def _refuse_options_for_model_in_memory(
             f"{', '.join(refused)} cannot be applied to a model in memory, which is never reconfigured; "
             "change the model before handing it in, for example with model.to(...)"
         )
+
+
+def _cached_commit(source: str, revision: str | None) -> str | None:
+    """The commit of a hub model just loaded: its files lie in the cache under ``snapshots/{commit}``."""
+    if Path(source).exists():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _builtin_folder() -> Path:

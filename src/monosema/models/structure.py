@@ -29,7 +29,7 @@ _PROJECTION_NAMES = {
 _MULTIPLIERS = (None, "residual_multiplier")
 
 
-class _NotRecognised(Exception):
+class _NotRecognisedError(Exception):
     """The block does not have one of the known forms; the message says what was missing."""
 
 
@@ -61,7 +61,7 @@ def search_architectures(hf: Any, run: Callable[[], Any], d_model: int) -> list[
     try:
         search = _BlockSearch(first, records, hf.config.get_text_config(), d_model)
         found += [candidate(layout) for layout in search.layouts()]
-    except _NotRecognised as error:
+    except _NotRecognisedError as error:
         reason = str(error)
     opaque_reason = f"the inside of {type(first).__name__} was not recognised: {reason}"
     return [*found, candidate(BlockLayout(kind="opaque"), opaque_reason)]
@@ -94,7 +94,7 @@ class _BlockSearch:
         self.norms = [path for path in self.records if is_norm(self.modules[path], d_model)]
         pre, post = records[block].input, records[block].output
         if pre is None or post is None or pre.shape != post.shape or pre.dim() != 3:
-            raise _NotRecognised("it does not turn a [batch, token, d_model] stream into another")
+            raise _NotRecognisedError("it does not turn a [batch, token, d_model] stream into another")
         self.pre, self.post = pre, post
 
     def layouts(self) -> list[BlockLayout]:
@@ -149,7 +149,7 @@ class _BlockSearch:
             same_input = not differ(record.input[1, 1:], record.input[0, 1:])
             if same_input and differ(record.output[1, 1:], record.output[0, 1:]):
                 return path
-        raise _NotRecognised("no module of it carries information between positions")
+        raise _NotRecognisedError("no module of it carries information between positions")
 
     def _find_mlp(self, attn: str) -> tuple[str, str]:
         """The module that is the MLP, or its first and last linear map where the block holds them directly (OPT)."""
@@ -166,14 +166,14 @@ class _BlockSearch:
         first = next((path for path, size in sizes.items() if size[0] == width), None)
         last = next((path for path, size in reversed(sizes.items()) if size[1] == width), None)
         if first is None or last is None or first == last:
-            raise _NotRecognised("no MLP was found beside its attention")
+            raise _NotRecognisedError("no MLP was found beside its attention")
         return first, last
 
     def _kind(
         self, attn: Tensor | None, mlp: Tensor | None, read_by_mlp: Tensor | None
     ) -> tuple[BlockKind, str | None]:
         if attn is None or mlp is None or attn.shape != self.pre.shape or mlp.shape != self.pre.shape:
-            raise _NotRecognised("attention or MLP do not return a tensor of the stream's shape")
+            raise _NotRecognisedError("attention or MLP do not return a tensor of the stream's shape")
         for multiplier in _MULTIPLIERS:
             factor = 1.0 if multiplier is None else getattr(self.config, multiplier, None)
             if factor is None:
@@ -185,8 +185,8 @@ class _BlockSearch:
                 return "parallel", multiplier
             if agree(read_by_mlp, self.pre + factor * attn, size=size):
                 return "sequential", multiplier
-            raise _NotRecognised("its MLP reads neither the block's input nor the stream after attention")
-        raise _NotRecognised("its output is not the sum of its input, its attention and its MLP")
+            raise _NotRecognisedError("its MLP reads neither the block's input nor the stream after attention")
+        raise _NotRecognisedError("its output is not the sum of its input, its attention and its MLP")
 
     def _linear_below(self, path: str) -> dict[str, tuple[int, int]]:
         below = {name: self.modules[name] for name in self.records if name == path or name.startswith(f"{path}.")}

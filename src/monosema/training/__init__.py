@@ -4,25 +4,24 @@ Imports ``coders``, ``kernels``, ``metrics`` and ``core``; knows no model, no te
 with ``trainer`` (one step), then ``loop`` (many, with checkpoints).
 """
 
-from monosema.training.checkpoint import Checkpoint, Checkpoints
-from monosema.training.config import L0, L1, AuxK, TrainingConfig
-from monosema.training.initial import GeometricMedian, geometric_median
-from monosema.training.loop import Callback, RunInterrupted, fit
-from monosema.training.trainer import INITIAL_ROWS, NonFiniteStepError, Trainer
+from __future__ import annotations
 
-__all__ = [
-    "INITIAL_ROWS",
-    "L0",
-    "L1",
-    "AuxK",
-    "Callback",
-    "Checkpoint",
-    "Checkpoints",
-    "GeometricMedian",
-    "NonFiniteStepError",
-    "RunInterrupted",
-    "Trainer",
-    "TrainingConfig",
-    "fit",
-    "geometric_median",
-]
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
+
+_HOMES = {
+    "monosema.training.checkpoint": ("Checkpoint", "Checkpoints"),
+    "monosema.training.config": ("L0", "L1", "AuxK", "TrainingConfig"),
+    "monosema.training.initial": ("GeometricMedian", "geometric_median"),
+    "monosema.training.loop": ("Callback", "RunInterrupted", "fit"),
+    "monosema.training.trainer": ("INITIAL_ROWS", "NonFiniteStepError", "Trainer"),
+}
+__getattr__, __all__ = lazy_exports(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from monosema.training.checkpoint import Checkpoint, Checkpoints
+    from monosema.training.config import L0, L1, AuxK, TrainingConfig
+    from monosema.training.initial import GeometricMedian, geometric_median
+    from monosema.training.loop import Callback, RunInterrupted, fit
+    from monosema.training.trainer import INITIAL_ROWS, NonFiniteStepError, Trainer

@@ -78,8 +78,8 @@ class Activation(nn.Module, ABC):
     def scale_latents_(self, factors_F: Tensor) -> None:
         """Change own parameters in place as if every pre-activation were multiplied by ``factors_F > 0``."""
 
-    def update_(self, selection: Selection, ok: Tensor) -> None:  # noqa: B027 - most activations keep no statistics
+    def update_(self, selection: Selection, ok: Tensor) -> None:
         """Update running statistics in place after a step; ``ok`` is a 0-d bool, False where the step was skipped."""
 
-    def project_(self) -> None:  # noqa: B027 - most activations have no constraint
+    def project_(self) -> None:
         """Put own parameters back into their allowed range in place after an optimiser step."""

@@ -126,15 +126,41 @@
     return poolText.made;
   }
 
-  function findTokens(needle) {
+  /** Where a text occurs in the pool: first and last token of each match, in order, and the tokens they cover.
+      `next[t]` is the first match that starts at token t or later; as all matches have one length, it also ends first. */
+  function findMatches(needle) {
     const { text, starts } = poolText();
-    const found = new Uint8Array(data.pool_text.length);
+    const nTokens = data.pool_text.length;
+    const [first, last] = [[], []];
+    const covered = new Uint8Array(nTokens);
     let token = 0;
     for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + 1)) {
       while (starts[token + 1] <= at) token += 1;
-      for (let t = token; t < found.length && starts[t] < at + needle.length; t++) found[t] = 1;
+      first.push(token);
+      let t = token;
+      for (; t < nTokens && starts[t] < at + needle.length; t++) covered[t] = 1;
+      last.push(t - 1);
     }
-    return found;
+    const next = new Uint32Array(nTokens).fill(first.length);
+    for (let t = nTokens - 1, m = first.length - 1; t >= 0; t--) {
+      while (m >= 0 && first[m] >= t) m -= 1;
+      next[t] = m + 1;
+    }
+    return { first, last, covered, next };
+  }
+
+  /** Whether a window holds a whole match, with an active token in it if need be. */
+  function windowMatches(w, matches, active) {
+    const from = data.window_pool[w];
+    const to = from + data.window_length[w];
+    for (let m = matches.next[from]; m < matches.first.length && matches.last[m] < to; m++) {
+      if (!active) return true;
+      for (let e = data.entry_from[w]; e < data.entry_from[w + 1]; e++) {
+        const token = groupStart(from + data.entry_offset[e]);
+        if (matches.first[m] <= token && token <= matches.last[m]) return true;
+      }
+    }
+    return false;
   }
 
   function search(query, scope) {
@@ -158,18 +184,11 @@
       }
     }
     if (scope === "anywhere" || scope === "contexts" || scope === "active") {
-      const found = findTokens(needle);
-      state.foundTokens = found;
-      const before = new Uint32Array(found.length + 1); // found tokens before each token
-      for (let token = 0; token < found.length; token++) before[token + 1] = before[token] + found[token];
+      const found = findMatches(needle);
+      state.foundTokens = found.covered;
       for (let row = 0; row < nRows; row++) {
         for (let w = data.window_from[row]; w < data.window_from[row + 1] && !matches[row]; w++) {
-          const pool = data.window_pool[w];
-          if (before[pool + data.window_length[w]] === before[pool]) continue;
-          if (scope !== "active") matches[row] = 1;
-          for (let e = data.entry_from[w]; e < data.entry_from[w + 1] && !matches[row]; e++) {
-            matches[row] = found[groupStart(pool + data.entry_offset[e])];
-          }
+          matches[row] = windowMatches(w, found, scope === "active");
         }
       }
     }

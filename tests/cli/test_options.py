@@ -1,0 +1,117 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monosema.cli.main import VERBS, main
+from monosema.core.errors import ConfigError, UnknownNameError
+
+
+def printed_config(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *arguments, "--print-config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_precedence_command_line_environment_dotenv_file_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["tokens", "log_every", "keep_checkpoints", "eval_every", "seed"]
+    (tmp_path / "run.yaml").write_text("training: {" + ", ".join(f"{o}: 1" for o in options[:4]) + "}")
+    (tmp_path / ".env").write_text("".join(f"MONOSEMA_TRAINING__{o.upper()}=2\n" for o in options[:3]))
+    for option in options[:2]:
+        monkeypatch.setenv(f"MONOSEMA_TRAINING__{option.upper()}", "3")
+    training = printed_config(["--config", "run.yaml", "--training.tokens", "4"], capsys)["training"]
+    assert [training[option] for option in options] == [4, 3, 2, 1, 0]
+
+
+def test_kinds_are_chosen_by_name_and_take_their_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(["--coder.activation", "TopK", "--coder.activation.k", "16"], capsys)
+    assert config["coder"]["activation"] == {"kind": "TopK", "k": 16}
+    config = printed_config(["--coder.activation", "JumpReLU", "--training.revive", "none"], capsys)
+    assert config["coder"]["activation"]["kind"] == "JumpReLU"
+    assert config["training"]["revive"] is None
+    config = printed_config(["--training.sparsity", "L1", "--training.sparsity.target-l0", "20"], capsys)
+    assert config["training"]["sparsity"]["target_l0"] == 20
+
+
+def test_what_is_printed_is_read_back_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = printed_config(["--coder.activation", "Gated", "--training.lr", "0.002"], capsys)
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(first))
+    assert printed_config(["--config", "first.yaml"], capsys) == first
+
+
+def test_unknown_options_are_errors_with_a_suggestion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("training: {tokns: 5}")
+    assert main(["train", "--config", "run.yaml"]) == 2
+    assert "unknown option 'training.tokns'; did you mean 'tokens'?" in capsys.readouterr().err
+    monkeypatch.setenv("MONOSEMA_TRAINIG__TOKENS", "5")
+    assert main(["train"]) == 2
+    assert "did you mean 'training'?" in capsys.readouterr().err
+    assert issubclass(UnknownNameError, ValueError)
+    assert issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"monosema {verb}" in capsys.readouterr().out
+
+
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def without(names: set[str], code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(names=names) + code], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_configs_and_help_need_no_torch() -> None:
+    code = """
+import importlib, monosema
+from monosema.cli.main import main
+for room in ("coders", "training", "runs"):
+    __import__("types")
+import monosema.core.config, monosema.core.errors
+assert main(["--help"]) == 0 and main(["--version"]) == 0
+"""
+    assert "usage: monosema VERB" in without({"torch", "transformers", "numpy"}, code)
+
+
+def test_config_modules_import_without_torch() -> None:
+    code = """
+import importlib.util, pathlib
+import monosema
+root = pathlib.Path(monosema.__file__).parent
+files = sorted(root.glob("*/config.py"))
+assert len(files) >= 4, files
+import monosema.coders.config, monosema.training.config, monosema.runs.config, monosema.core.config
+import monosema as ms
+print(ms.BatchTopK(k=32), ms.TrainingConfig().tokens)
+"""
+    assert "BatchTopK(k=32" in without({"torch", "transformers"}, code)
+
+
+def test_the_terminals_help_imports_nothing_heavy() -> None:
+    code = "import sys; from monosema.cli.main import main; main(['--help'])\n"
+    code += "print([name for name in ('torch', 'transformers', 'tyro', 'numpy', 'yaml') if name in sys.modules])"
+    assert without(set(), code).rstrip().endswith("[]")

@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from monosema.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def run_folder(model_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*train_arguments(model_folder, text_file), "--out", str(out)]) == 0
+    return out
+
+
+def train_arguments(model_folder: Path, text_file: Path) -> list[str]:
+    options = {
+        "model.source": model_folder,
+        "tokens.source": text_file,
+        "tokens.context-size": 32,
+        "tokens.heldout-fraction": 0.1,
+        "stream.hook-names": "blocks.1.hook_resid_post",
+        "stream.batch-size": 64,
+        "coder.d-sae": 48,
+        "coder.activation": "TopK",
+        "coder.activation.k": 4,
+        "training.tokens": 2000,
+        "training.log-every": 10,
+    }
+    return ["train", "--quiet", *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+
+
+def test_train_prints_the_report_and_where_the_dictionary_is(
+    run_folder: Path, model_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*train_arguments(model_folder, text_file), "--out", str(run_folder)]) == 0  # finished: it is read
+    printed = capsys.readouterr().out
+    assert "ce_loss_score" in printed
+    assert printed.rstrip().endswith(f"dictionary: {run_folder}/coder")
+
+
+def test_a_runs_config_trains_the_same_dictionary_again(run_folder: Path, tmp_path: Path) -> None:
+    config = str(run_folder / "config.yaml")
+    assert main(["train", "--quiet", "--config", config, "--out", str(tmp_path / "again")]) == 0
+    name = Path("coder") / "sae_weights.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (run_folder / name).read_bytes()
+
+
+def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run_folder), "--quiet", "--out", str(tmp_path / "report.json")]) == 0
+    assert "fve" in capsys.readouterr().out
+    again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", run_folder / "report.json"))
+    assert again == first
+
+
+def test_features_writes_a_page_and_prints_a_latent(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["features", str(run_folder), "--quiet", "--out", str(page)]) == 0
+    assert "<html" in page.read_text(encoding="utf-8")
+    assert main(["features", str(run_folder), "--quiet", "--latent", "3"]) == 0
+    assert "3" in capsys.readouterr().out
+
+
+def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(run_folder), "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("48 latents", "TopK(k=4)", "blocks.1.hook_resid_post", "fve", "step_"):
+        assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "nowhere/at-all"], "nowhere/at-all"),
+        (["evaluate", "."], "holds no dictionary"),
+        (["train", "--config", "missing.yaml", "--out", "x"], "cannot read config missing.yaml"),
+        (["trian"], "did you mean 'train'?"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    written = capsys.readouterr().err
+    assert message in written
+    assert "Traceback" not in written
+
+
+def test_an_unknown_hook_name_offers_near_ones(
+    model_folder: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*train_arguments(model_folder, text_file), "--out", str(tmp_path / "run")]
+    arguments[arguments.index("blocks.1.hook_resid_post")] = "blocks.1.hook_resid_pots"
+    assert main(arguments) == 2
+    assert "blocks.1.hook_resid_post" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,115 @@
+"""The README, the docs and the public names say what is there."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import monosema as ms
+
+ROOT = Path(__file__).parents[1]
+
+PUBLIC_NAMES = [
+    "ActivationStream",
+    "AuxK",
+    "BatchTopK",
+    "Callback",
+    "EvaluationOptions",
+    "FeatureStore",
+    "Gated",
+    "JumpReLU",
+    "L0",
+    "L1",
+    "LanguageModel",
+    "Latents",
+    "ReLU",
+    "Report",
+    "RunConfig",
+    "RunInterrupted",
+    "SAE",
+    "Session",
+    "SparseCoder",
+    "Tokens",
+    "TopK",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingResult",
+    "Transcoder",
+    "UserError",
+    "collect_features",
+    "evaluate",
+    "geometric_median",
+    "load",
+    "load_model",
+    "load_tokens",
+    "open_session",
+    "save",
+    "train",
+]
+
+
+def test_public_names_are_these() -> None:
+    assert sorted(PUBLIC_NAMES) == ms.__all__
+    for name in PUBLIC_NAMES:
+        assert getattr(ms, name).__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="no attribute 'SEA'"):
+        ms.SEA  # noqa: B018
+
+
+def test_readme_tree_is_true() -> None:
+    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "scripts" / "readme_tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert module.with_tree(readme) == readme, "run: python scripts/readme_tree.py --write"
+    for line in module.tree().splitlines():
+        assert len(line.split(None, 1)) == 2, f"no comment: {line}"
+
+
+def test_readme_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.slow
+def test_readme_python_example_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 1
+    (tmp_path / "example.py").write_text(blocks[0])
+    result = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "ce_loss_score" in result.stdout
+    assert (tmp_path / "runs" / "first" / "features.html").exists()
+    assert (tmp_path / "runs" / "first" / "coder" / "cfg.json").exists()
+
+
+def test_every_docs_metric_is_logged_or_reported() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    report, log = text.split("## The training log")
+    documented = set(re.findall(r"^\| ((?:`[^`]+`(?:, )?)+)", report, re.M))
+    names = {name for cell in documented for name in re.findall(r"`([^`]+)`", cell)}
+    fields = set(ms.Report.__dataclass_fields__)
+    assert names <= fields, names - fields
+    assert "threshold" in log
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    if not tracked:
+        pytest.skip("not a git checkout")
+    absolute = re.compile(r"(?<![\w.])/(?:work|root|home)/\w")
+    for name in filter(None, tracked.split("\0")):
+        path = ROOT / name
+        if (
+            path.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".html", ".js", ".css"}
+            and path.name != "test_repository.py"
+        ):
+            assert not absolute.search(path.read_text(encoding="utf-8")), f"{name} holds a path of one machine"
