@@ -77,7 +77,7 @@ class Timing:
     turns_ms: list[float] = field(default_factory=list)
     """Milliseconds a step, the mean of each turn."""
     fve: float = float("nan")
-    """Variance explained at the end: shows that it trained. No comparison, for systems take different numbers of steps."""
+    """Variance explained at the end: shows that it trained; systems take different numbers of steps."""
 
     @property
     def median_ms(self) -> float:

@@ -32,7 +32,7 @@ KNOWN_CONTEXTS = [[0, 1, 2, 3, 1, 0], [0, 3, 3, 2, 2, 1], [0, 4, 4, 4, 4, 4]]
 
 ZWJ_EMOJI = "👩\u200d💻"
 HOSTILE = [
-    "<script>alert(1)</script> and </script> then <!-- <script> & &amp; \"quoted\" 'single' `back` {{js}} {{data}}",
+    "<script>alert(1)</script> and </script> then <!-- <script> & &amp; \"quoted\" 'single' `back` {{css}} {{arrays}}",
     "<img src=x onerror=\"document.title='hacked'\"> <svg/onload=alert(2)> javascript:alert(3) http://example.org/x.js",
     "line\u2028separator\u2029paragraph\x00null\x1bescape\x7fdelete\x85next \ufeffbom \ufffe \ufffd",
     "right to left: שלום עולם، مرحبا بالعالم \u202eoverride\u202c \u2066isolate\u2069 \u200fmark",

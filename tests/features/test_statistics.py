@@ -28,6 +28,23 @@ def test_bin_width_for_any_maximum(maximum: float, n_bins: int):
     assert maximum >= n_bins * 2.0 ** (exponent - 1)
 
 
+def test_bins_merge_in_pairs_when_a_larger_activation_comes():
+    statistics = LatentStatistics(2, 4)
+    # widths for latent 0: 3 < 4 * 1, 5 < 4 * 2, 31 < 4 * 8; latent 1 stays at 1
+    for values, histogram in (
+        ([1.0, 2.0, 3.0], [0, 1, 1, 1]),
+        ([5.0], [1, 2, 1, 0]),
+        ([31.0], [4, 0, 0, 1]),
+    ):
+        latents = torch.tensor([0] * len(values) + [1])
+        both = torch.tensor([*values, 2.5])
+        statistics.update(latents, both, torch.tensor([max(values), 2.5]), n_tokens=5)
+        assert statistics.histogram[0].tolist() == histogram
+    assert statistics.histogram[1].tolist() == [0, 0, 3, 0]
+    assert statistics.numbers().bin_width.tolist() == [8, 1]
+    assert statistics.numbers().n_tokens == 15
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.floats(0.0009765625, 1e5, width=32)), min_size=1, max_size=60),
     st.lists(st.integers(0, 60), max_size=4),

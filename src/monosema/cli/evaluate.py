@@ -33,6 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         session.model,
         session.tokens,
         n_tokens=options.n_tokens,
+        n_loss_tokens=options.n_loss_tokens,
         ablation=options.ablation,
         progress=not extra.quiet,
     )

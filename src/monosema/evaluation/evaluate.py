@@ -33,7 +33,7 @@ def evaluate(
     *,
     activations: Tensor | np.ndarray | Iterable[Tensor | np.ndarray] | None = None,
     n_tokens: int | None = 200_000,
-    n_loss_tokens: int | None = 50_000,
+    n_loss_tokens: int | None = None,
     batch_size: int | None = None,
     ablation: Ablation = "zero",
     losses: bool = True,

@@ -219,9 +219,10 @@ def _filled(header: Mapping[str, Any], data: str) -> str:
     parts = {
         "title": html.escape(header["title"]),
         "css": _page_file("page.css"),
-        "js": _page_file("page.js"),
+        "data_js": _page_file("data.js"),
+        "page_js": _page_file("page.js"),
         "header": text,
-        "data": data,
+        "arrays": data,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _page_file("page.html"))
 

@@ -93,7 +93,6 @@ class LatentStatistics:
 def bin_exponent(maximum_F: Tensor, n_bins: int) -> Tensor:
     """[F] int64: the smallest ``e`` with ``maximum < n_bins * 2**e``; a very small number where the maximum is 0."""
     largest = maximum_F.to(torch.float64)
+    # a float32 divided in float64: no rounding takes the quotient to another power of two
     exponent = torch.frexp(largest / n_bins).exponent.to(torch.int64)
-    # the division is rounded: an exact comparison decides
-    exponent += (largest >= n_bins * torch.exp2(exponent.to(torch.float64))).to(torch.int64)
     return torch.where(largest > 0, exponent, _NO_EXPONENT)

@@ -1,13 +1,13 @@
 "use strict";
-// One page, no dependencies. Everything shown comes from the JSON header and one deflated block of arrays.
-// Text from the corpus is only ever given to textContent. "Row" below is a latent's place in the arrays.
+// What is shown and what keys and clicks do. Text from the corpus is only ever given to textContent and append.
+// "Row" is a latent's place in the arrays of data.js, place a row's place in the table.
 
 (async () => {
   const byId = (id) => document.getElementById(id);
   const header = JSON.parse(byId("header").textContent);
   let data;
   try {
-    data = await readArrays(byId("data").textContent, header.arrays);
+    data = await openData(header, byId("data").textContent);
   } catch (error) {
     const message = make("p", "message", "This browser cannot unpack the page's data; use a version from 2023 or later.");
     document.body.replaceChildren(message);
@@ -16,194 +16,28 @@
   byId("data").remove();
 
   const ROW_HEIGHT = 34;
-  const SHORT = { before: 10, after: 5 };
   const MAX_CHIPS = 5;
-  const nRows = data.latent.length;
+  const { nRows, density, sortKeys, strongestTexts, logits, windowGroups } = data;
   const state = {
     order: Uint32Array.from(data.latent.keys()),
     key: "density",
     descending: true,
-    matches: null, // Uint8Array per row, or null where there is no search
-    foundTokens: null, // Uint8Array per pooled token
-    first: -1, // row of the latent whose number was searched for
+    found: data.search("", "anywhere"),
     selected: -1,
     full: false,
     breaks: false,
   };
 
-  // ---- data
-
-  async function readArrays(text, layout) {
-    const packed = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const block = await new Response(stream).arrayBuffer();
-    const kinds = { Uint8Array, Uint16Array, Uint32Array, Float32Array };
-    const arrays = {};
-    for (const [name, [kind, start, length]] of Object.entries(layout)) {
-      arrays[name] = new kinds[kind](block, start, length);
-    }
-    return arrays;
-  }
-
-  const density = (row) => data.count[row] / header.n_tokens;
-  const sortKeys = {
-    index: (row) => data.latent[row],
-    density: (row) => data.count[row],
-    maximum: (row) => data.maximum[row],
-    mean: (row) => data.mean[row],
-  };
-
-  function groupStart(token) {
-    while (data.pool_text[token] === 0) token -= 1;
-    return token;
-  }
-
-  /** The texts at the maxima of a latent's windows, each once, strongest first. */
-  function strongestTexts(row) {
-    const texts = new Set();
-    for (let w = data.window_from[row]; w < data.window_from[row + 1] && texts.size < MAX_CHIPS; w++) {
-      texts.add(data.pool_text[groupStart(data.window_pool[w] + data.window_peak[w])]);
-    }
-    return [...texts].map((id) => header.strings[id]);
-  }
-
-  function logits(row, end) {
-    const effects = [];
-    for (let i = row * header.n_logits; i < (row + 1) * header.n_logits; i++) {
-      effects.push({ text: header.strings[data[`${end}_text`][i]], value: data[`${end}_value`][i] });
-    }
-    return effects;
-  }
-
-  /** Groups of a window: text, share of the latent's maximum, and whether they hold the window's maximum. */
-  function windowGroups(w) {
-    const shares = new Map();
-    for (let e = data.entry_from[w]; e < data.entry_from[w + 1]; e++) shares.set(data.entry_offset[e], data.entry_share[e]);
-    const groups = [];
-    const [from, to] = state.full
-      ? [0, data.window_length[w]]
-      : [data.window_peak[w] - SHORT.before, data.window_peak[w] + SHORT.after + 1];
-    for (let offset = 0; offset < data.window_length[w]; offset++) {
-      const token = data.window_pool[w] + offset;
-      if (data.pool_text[token] !== 0) {
-        groups.push({ token, text: header.strings[data.pool_text[token]], share: 0, peak: false, start: offset, stop: offset });
-      }
-      const group = groups[groups.length - 1];
-      group.stop = offset + 1;
-      group.share = Math.max(group.share, shares.get(offset) ?? 0);
-      group.peak ||= offset === data.window_peak[w];
-    }
-    const kept = groups.filter((group) => group.stop > from && group.start < to);
-    return {
-      groups: kept,
-      cutBefore: data.window_start[w] + kept[0].start > 0,
-      cutAfter: data.window_start[w] + kept[kept.length - 1].stop < header.context_size,
-    };
-  }
-
-  // ---- search
-
-  /** Lower-cased text of the pool, and where each token starts in it; segments are kept apart by a character that
-      no token contains. */
-  function poolText() {
-    if (poolText.made) return poolText.made;
-    const lower = header.strings.map((text) => text.toLowerCase());
-    const starts = new Uint32Array(data.pool_text.length + 1);
-    const parts = [];
-    let length = 0;
-    for (let token = 0; token < data.pool_text.length; token++) {
-      if (data.pool_opens[token]) {
-        parts.push("\u0000");
-        length += 1;
-      }
-      starts[token] = length;
-      const text = lower[data.pool_text[token]];
-      parts.push(text);
-      length += text.length;
-    }
-    starts[data.pool_text.length] = length;
-    poolText.made = { text: parts.join(""), starts, lower };
-    return poolText.made;
-  }
-
-  /** Where a text occurs in the pool: first and last token of each match, in order, and the tokens they cover.
-      `next[t]` is the first match that starts at token t or later; as all matches have one length, it also ends first. */
-  function findMatches(needle) {
-    const { text, starts } = poolText();
-    const nTokens = data.pool_text.length;
-    const [first, last] = [[], []];
-    const covered = new Uint8Array(nTokens);
-    let token = 0;
-    for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + 1)) {
-      while (starts[token + 1] <= at) token += 1;
-      first.push(token);
-      let t = token;
-      for (; t < nTokens && starts[t] < at + needle.length; t++) covered[t] = 1;
-      last.push(t - 1);
-    }
-    const next = new Uint32Array(nTokens).fill(first.length);
-    for (let t = nTokens - 1, m = first.length - 1; t >= 0; t--) {
-      while (m >= 0 && first[m] >= t) m -= 1;
-      next[t] = m + 1;
-    }
-    return { first, last, covered, next };
-  }
-
-  /** Whether a window holds a whole match, with an active token in it if need be. */
-  function windowMatches(w, matches, active) {
-    const from = data.window_pool[w];
-    const to = from + data.window_length[w];
-    for (let m = matches.next[from]; m < matches.first.length && matches.last[m] < to; m++) {
-      if (!active) return true;
-      for (let e = data.entry_from[w]; e < data.entry_from[w + 1]; e++) {
-        const token = groupStart(from + data.entry_offset[e]);
-        if (matches.first[m] <= token && token <= matches.last[m]) return true;
-      }
-    }
-    return false;
-  }
-
-  function search(query, scope) {
-    const needle = query.toLowerCase();
-    state.first = -1;
-    state.matches = null;
-    state.foundTokens = null;
-    if (needle === "") return;
-    const matches = new Uint8Array(nRows);
-    if ((scope === "anywhere" || scope === "latent") && /^\s*#?\d+\s*$/.test(query)) {
-      state.first = data.latent.indexOf(Number(query.replace(/[\s#]/g, "")));
-      if (state.first >= 0) matches[state.first] = 1;
-    }
-    if (scope === "anywhere" || scope === "logits") {
-      const { lower } = poolText();
-      const hit = Uint8Array.from(lower, (text) => (text.includes(needle) ? 1 : 0));
-      for (let row = 0; row < nRows; row++) {
-        for (let i = row * header.n_logits; i < (row + 1) * header.n_logits && !matches[row]; i++) {
-          matches[row] = hit[data.top_text[i]] | hit[data.bottom_text[i]];
-        }
-      }
-    }
-    if (scope === "anywhere" || scope === "contexts" || scope === "active") {
-      const found = findMatches(needle);
-      state.foundTokens = found.covered;
-      for (let row = 0; row < nRows; row++) {
-        for (let w = data.window_from[row]; w < data.window_from[row + 1] && !matches[row]; w++) {
-          matches[row] = windowMatches(w, found, scope === "active");
-        }
-      }
-    }
-    state.matches = matches;
-  }
-
   function reorder() {
     const key = sortKeys[state.key];
     const sign = state.descending ? -1 : 1;
     let rows = Array.from(data.latent.keys());
-    if (state.matches) rows = rows.filter((row) => state.matches[row]);
+    const { rows: matching, exact } = state.found;
+    if (matching) rows = rows.filter((row) => matching[row]);
     rows.sort((a, b) => sign * (key(a) - key(b)) || a - b);
-    if (state.first >= 0) rows = [state.first, ...rows.filter((row) => row !== state.first)];
+    if (exact >= 0) rows = [exact, ...rows.filter((row) => row !== exact)];
     state.order = Uint32Array.from(rows);
-    byId("found").textContent = state.matches
+    byId("found").textContent = matching
       ? `${count(rows.length)} of ${count(nRows)}`
       : `${count(nRows)} latents`;
     byId("scroller").scrollTop = 0;
@@ -519,7 +353,7 @@
   }
 
   function contextText(row, w) {
-    const { groups, cutBefore, cutAfter } = windowGroups(w);
+    const { groups, cutBefore, cutAfter } = windowGroups(w, state.full);
     const line = make("div", "text");
     line.dir = "auto";
     if (cutBefore) line.append(make("span", "cut", "…"));
@@ -534,7 +368,7 @@
         token.dataset.tip = `${number(value)}${span}\n${Math.round((100 * value) / data.maximum[row])} % of its maximum`;
       }
       if (group.peak) token.classList.add("peak");
-      if (state.foundTokens?.[group.token]) token.classList.add("found");
+      if (state.found.tokens?.[group.token]) token.classList.add("found");
       line.append(token);
     }
     if (cutAfter) line.append(make("span", "cut", "…"));
@@ -593,7 +427,7 @@
   let pending = 0;
   function runSearch() {
     clearTimeout(pending);
-    search(byId("query").value, byId("scope").value);
+    state.found = data.search(byId("query").value, byId("scope").value);
     reorder();
     if (state.selected >= 0) showDetail();
   }
