@@ -22,8 +22,11 @@ def run(arguments: Sequence[str]) -> int:
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
+    from monosema.core.files import read_json
+    from monosema.evaluation import Report
     from monosema.features import collect_features
     from monosema.runs import open_session
+    from monosema.runs.demo import headline
 
     overrides = {} if extra.text is None else {"text": extra.text}
     session = open_session(extra.folder, extra.name, **overrides)
@@ -34,6 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         print(store[extra.latent])
         return 0
     page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
-    store.dashboard(page)
+    report = Path(extra.folder) / "report.json"
+    store.dashboard(page, figures=headline(Report.from_dict(read_json(report))) if report.exists() else {})
     print(f"features: {page}")
     return 0

@@ -189,6 +189,7 @@ class SparseCoder(nn.Module):
         near_step: Tensor | None = None,
         g_gate: Tensor | None = None,
         extra: ExtraEntries | None = None,
+        unit_norm: bool = False,
     ) -> dict[str, Tensor]:
         """∂loss/∂parameter for every parameter, by its name in ``named_parameters``.
 
@@ -200,11 +201,12 @@ class SparseCoder(nn.Module):
             near_step: [N] ∂loss/∂1[pre > θ] on near-threshold entries (an L0 loss on JumpReLU).
             g_gate: [G] ∂loss/∂gate value on open-gate entries (Gated).
             extra: entries outside the selection with an output gradient of their own.
+            unit_norm: decoder rows have norm one and keep it: leave out the part of their gradient along themselves,
+                ``⟨∂loss/∂W_i, W_i⟩ W_i`` with ``⟨∂loss/∂W_i, W_i⟩ = Σ_e f_e ⟨g_out[t_e], W_i⟩`` over its entries.
         """
         selection = encoding.selection
-        g_active = sampled_products(selection.latents, g_out_BO, self.W_dec)
-        if g_latents is not None:
-            g_active = g_active + g_latents
+        g_through = sampled_products(selection.latents, g_out_BO, self.W_dec)
+        g_active = g_through if g_latents is None else g_through + g_latents
         g_near = self._near_gradient(selection, g_out_BO, g_near, needed=g_latents is not None)
         gate = selection.gate
         if gate is not None and g_gate is None:
@@ -214,18 +216,23 @@ class SparseCoder(nn.Module):
         columns = to_columns(selection.latents)
         gradients = {f"activation.{name}": value for name, value in activation.parameters.items()}
         gradients["W_dec"] = weight_gradient(columns, selection.latents.values, g_out_BO)
+        along = self.W_dec.new_zeros(self.d_sae)
+        along.index_add_(0, selection.latents.indices, selection.latents.values * g_through)
         encoder, b_enc = torch.zeros((), dtype=self.dtype, device=self.device), self.W_dec.new_zeros(self.d_sae)
         for entries in activation.pre:
             shared = columns if entries.indices is selection.latents.indices else to_columns(entries)
             part = weight_gradient(shared, entries.values, encoding.x_BI)
             encoder = part if encoder.ndim == 0 else encoder.add_(part)
-            b_enc.index_add_(0, entries.indices.long(), entries.values)
+            b_enc.index_add_(0, entries.indices, entries.values)
         if extra is not None:
             g_extra = sampled_products(extra.latents, extra.g_out_BO, self.W_dec)
             shared = to_columns(extra.latents)
             gradients["W_dec"].add_(weight_gradient(shared, extra.latents.values, extra.g_out_BO))
             encoder.add_(weight_gradient(shared, g_extra, encoding.x_BI))
-            b_enc.index_add_(0, extra.latents.indices.long(), g_extra)
+            b_enc.index_add_(0, extra.latents.indices, g_extra)
+            along.index_add_(0, extra.latents.indices, extra.latents.values * g_extra)
+        if unit_norm:
+            gradients["W_dec"].addcmul_(along.unsqueeze(1), self.W_dec, value=-1)
         gradients["W_enc_rows"] = encoder
         if self.b_enc is not None:
             gradients["b_enc"] = b_enc

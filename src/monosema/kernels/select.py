@@ -1,81 +1,75 @@
 """Exact selection of active latents from pre-activations, without sorting B·F values.
 
-Ties are decided everywhere alike: larger value, then lower token, then lower latent. Only positive
-pre-activations can be active, and a NaN never is. Shape letters: B tokens, F latents.
+Ties are decided everywhere alike: larger value, then lower token, then lower latent. Only positive pre-activations
+can be active, and a NaN never is. Shape letters: B tokens, F latents, G blocks of a row, C candidates.
+
+On the CPU the search goes through blocks of neighbouring latents: one pass takes each block's maximum, and only blocks
+whose maximum reaches a lower bound are read again. Elsewhere, and for widths that do not divide into blocks,
+``torch.topk`` and masks give the same entries.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from monosema.kernels.latents import Latents, _from_sorted_flat
+from monosema.kernels.latents import Latents, _from_sorted_flat, positions
 from monosema.kernels.reference import row_top_k_dense
 
 _BLOCK = 32
-"""Latents in one block of the two-stage search: small enough that k blocks are a small part of a row."""
+"""Latents in a block: small enough that the blocks read again are a small part of all."""
 
 
 def select_row_top_k(pre_BF: Tensor, k: int) -> Latents:
-    """The k largest positive pre-activations of each token.
+    """The k largest positive pre-activations of each token. Twin: ``reference.row_top_k_dense``.
 
-    Two stages, exact: the k blocks with the largest maxima hold a row's k largest values, so only k·block
-    candidates are searched. Twin: ``reference.row_top_k_dense``.
+    k blocks reach the k-th largest block maximum, so the k-th largest value does too: it bounds the search.
     """
     n_tokens, d_sae = pre_BF.shape
     k = min(k, d_sae)
-    wanted = min(k + 1, d_sae)  # one more than k shows whether the k-th value is tied
-    if d_sae % _BLOCK == 0 and d_sae // _BLOCK >= 2 * wanted:
-        blocks = pre_BF.view(n_tokens, d_sae // _BLOCK, _BLOCK)
-        chosen = blocks.amax(dim=2).topk(wanted, dim=1, sorted=False).indices
-        candidates = blocks.gather(1, chosen.unsqueeze(2).expand(-1, -1, _BLOCK)).view(n_tokens, -1)
-        values, places = candidates.topk(wanted, dim=1)
-        indices = chosen.gather(1, places // _BLOCK) * _BLOCK + places % _BLOCK
-    else:
-        values, indices = pre_BF.topk(wanted, dim=1)
-    if wanted > k:
-        tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > 0)
-        if bool(tied.any()):
-            return row_top_k_dense(pre_BF, k)
-        indices = indices[:, :k]
-    indices, _ = indices.sort(dim=1)
-    values = pre_BF.gather(1, indices)
-    if bool((values > 0).all()):
-        crow = torch.arange(0, n_tokens * k + 1, k, dtype=torch.int32, device=pre_BF.device)
-        return Latents(crow, indices.reshape(-1).int(), values.reshape(-1), d_sae, (n_tokens,))
-    tokens = torch.arange(n_tokens, device=pre_BF.device).unsqueeze(1)
-    positive = (values > 0).reshape(-1)
-    flat = (tokens * d_sae + indices).reshape(-1)[positive]
-    return _from_sorted_flat(flat, values.reshape(-1)[positive], n_tokens, d_sae)
+    if not _has_blocks(pre_BF) or d_sae // _BLOCK < 2 * k or n_tokens == 0:
+        return _row_top_k(pre_BF, k)
+    maxima_BG = _block_maxima(pre_BF)
+    if bool(maxima_BG.isnan().any()):
+        return row_top_k_dense(pre_BF, k)
+    found = _entries_from(pre_BF, maxima_BG, _kth_largest(maxima_BG, k).unsqueeze(1))
+    rows = torch.div(found.flat, d_sae, rounding_mode="floor")
+    kept = _k_largest_of_each_row(found.values, rows, n_tokens, k)
+    return _from_sorted_flat(found.flat[kept], found.values[kept], n_tokens, d_sae)
 
 
 def select_batch_top_k(pre_BF: Tensor, n_entries: int, guess: float | None = None) -> tuple[Latents, Tensor]:
     """The ``n_entries`` largest positive pre-activations of the batch, and the least of them (0-d tensor).
 
-    ``guess`` is a value expected to lie near the answer (last step's): entries above it are collected in one pass
+    ``guess`` is a value expected to lie near the answer (last step's): entries from there on are collected in one pass
     and the search goes on among them, lowering the guess until they suffice. The result never depends on the guess.
     The returned threshold is the smallest value selected, or 0 where fewer than ``n_entries`` are positive.
     Twin: ``reference.batch_top_k_dense``.
     """
     n_tokens, d_sae = pre_BF.shape
-    flat = pre_BF.reshape(-1)
-    if n_entries == 0 or flat.numel() == 0:  # a fractional k on a small batch, or no tokens
-        return _from_sorted_flat(flat[:0].long(), flat[:0], n_tokens, d_sae), flat.new_zeros(())
-    bound = max(0.0, guess) if guess is not None else _sampled_bound(flat, n_entries)
-    candidates = (flat > bound).nonzero().squeeze(1)
-    while candidates.numel() < n_entries and bound > 0:
-        largest = float(flat.amax())  # may be infinite or NaN: the comparison then ends the search
+    if n_entries == 0 or pre_BF.numel() == 0:  # a fractional k on a small batch, or no tokens
+        empty = pre_BF.new_zeros(0)
+        return _from_sorted_flat(empty.long(), empty, n_tokens, d_sae), pre_BF.new_zeros(())
+    maxima = _block_maxima(pre_BF) if _has_blocks(pre_BF) else None
+    bound = max(0.0, guess) if guess is not None else _sampled_bound(pre_BF.reshape(-1), n_entries)
+    found = _entries_from(pre_BF, maxima, bound)
+    while found.values.numel() < n_entries and bound > 0:
+        largest = float(pre_BF.amax())  # may be infinite or NaN: the comparison then ends the search
         bound = 0.5 * min(bound, largest) if bound > 1e-3 * largest > 0 else 0.0
-        candidates = (flat > bound).nonzero().squeeze(1)
-    values = flat[candidates]
-    if candidates.numel() <= n_entries:
-        least = values.min() if candidates.numel() == n_entries and n_entries > 0 else flat.new_zeros(())
-        return _from_sorted_flat(candidates, values, n_tokens, d_sae), least
+        found = _entries_from(pre_BF, maxima, bound)
+    values, flat = found.values, found.flat
+    if values.numel() <= n_entries:
+        least = values.min() if values.numel() == n_entries else values.new_zeros(())
+        return _from_sorted_flat(flat, values, n_tokens, d_sae), least
     least = values.kthvalue(values.numel() - n_entries + 1).values
     above = values > least
-    tied = (values == least).nonzero().squeeze(1)[: n_entries - int(above.sum())]
+    tied = positions(values == least)[: n_entries - int(above.sum())]
     above[tied] = True
-    return _from_sorted_flat(candidates[above], values[above], n_tokens, d_sae), least
+    kept = positions(above)
+    return _from_sorted_flat(flat[kept], values[kept], n_tokens, d_sae), least
 
 
 def select_above(pre_BF: Tensor, threshold: Tensor | float) -> Latents:
@@ -84,8 +78,83 @@ def select_above(pre_BF: Tensor, threshold: Tensor | float) -> Latents:
     mask = pre_BF > threshold
     if isinstance(threshold, Tensor) or threshold < 0:
         mask &= pre_BF > 0
-    flat = mask.reshape(-1).nonzero().squeeze(1)
+    flat = positions(mask.reshape(-1))
     return _from_sorted_flat(flat, pre_BF.reshape(-1)[flat], n_tokens, d_sae)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Entries of a ``[B, F]`` in row order."""
+
+    flat: Tensor
+    """[C] int64: token · F + latent, ascending."""
+    values: Tensor
+    """[C]."""
+
+
+def _has_blocks(pre_BF: Tensor) -> bool:
+    return (
+        pre_BF.device.type == "cpu"
+        and pre_BF.dtype in (torch.float32, torch.float64)
+        and pre_BF.shape[1] % _BLOCK == 0
+        and pre_BF.is_contiguous()
+    )
+
+
+def _block_maxima(pre_BF: Tensor) -> Tensor:
+    return pre_BF.view(pre_BF.shape[0], -1, _BLOCK).amax(dim=2)
+
+
+def _entries_from(pre_BF: Tensor, maxima_BG: Tensor | None, bound: Tensor | float) -> _Entries:
+    """The positive entries that are at least ``bound`` (a number or ``[B, 1]``)."""
+    if maxima_BG is None:
+        flat = positions(((pre_BF >= bound) & (pre_BF > 0)).reshape(-1))
+        return _Entries(flat, pre_BF.reshape(-1)[flat])
+    chosen = positions(((maxima_BG >= bound) & (maxima_BG > 0) | maxima_BG.isnan()).view(-1))
+    blocks = pre_BF.view(-1, _BLOCK).index_select(0, chosen)
+    if isinstance(bound, Tensor):
+        bound = bound[torch.div(chosen, maxima_BG.shape[1], rounding_mode="floor")]
+    inside = positions(((blocks >= bound) & (blocks > 0)).view(-1))
+    block = torch.div(inside, _BLOCK, rounding_mode="floor")
+    return _Entries(chosen[block] * _BLOCK + (inside - block * _BLOCK), blocks.view(-1)[inside])
+
+
+def _k_largest_of_each_row(values: Tensor, rows: Tensor, n_rows: int, k: int) -> Tensor:
+    """Positions of the k largest of each row's positive ``values [C]``; the earlier one of equals."""
+    counts = torch.bincount(rows, minlength=n_rows)
+    first = counts.cumsum(0) - counts
+    place = torch.arange(values.numel()) - first[rows]
+    table = values.new_zeros(n_rows, max(int(counts.max()), k))
+    table[rows, place] = values
+    least = _kth_largest(table, k)[rows]  # 0 where a row has fewer than k
+    keep = values > least
+    equal = positions(values == least)
+    n_above = torch.bincount(rows[keep], minlength=n_rows)
+    of_row = rows[equal]
+    rank = torch.arange(equal.numel()) - torch.searchsorted(of_row, torch.arange(n_rows))[of_row]
+    keep[equal[rank < (k - n_above)[of_row]]] = True
+    return positions(keep)
+
+
+def _kth_largest(table: Tensor, k: int) -> Tensor:
+    """The k-th largest value of each row of ``table``."""
+    place = table.shape[1] - k
+    return torch.from_numpy(np.partition(table.numpy(), place, axis=1)[:, place].copy())
+
+
+def _row_top_k(pre_BF: Tensor, k: int) -> Latents:
+    n_tokens, d_sae = pre_BF.shape
+    values, indices = pre_BF.topk(min(k + 1, d_sae), dim=1)  # one more than k shows whether the k-th value is tied
+    indices = indices[:, :k]
+    if k < d_sae:
+        tied = ((values[:, k - 1] == values[:, k]) & (values[:, k] > 0)).nonzero().squeeze(1)
+        if tied.numel() > 0:  # a stable sort keeps the lower latent; only the rows concerned are sorted
+            indices[tied] = pre_BF[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    indices, _ = indices.sort(dim=1)
+    values = pre_BF.gather(1, indices)
+    tokens = torch.arange(n_tokens, device=pre_BF.device).unsqueeze(1)
+    kept = positions((values > 0).reshape(-1))
+    return _from_sorted_flat((tokens * d_sae + indices).reshape(-1)[kept], values.reshape(-1)[kept], n_tokens, d_sae)
 
 
 def _sampled_bound(flat: Tensor, n_entries: int) -> float:

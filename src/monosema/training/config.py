@@ -67,7 +67,7 @@ class AuxK:
 class TrainingConfig:
     """One training run; the defaults work untouched."""
 
-    tokens: int = 1_500_000
+    tokens: int = 1_200_000
     """Training tokens (rows), in whole batches."""
     lr: float | Literal["auto"] = "auto"
     """Adam's learning rate; ``"auto"`` chooses by width, batch and run length (``schedules.automatic_lr``)."""

@@ -1,4 +1,4 @@
-"""The update: projection, fused Adam that a bad step cannot touch, renormalisation."""
+"""The update: fused Adam that a bad step cannot touch, and renormalisation."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ class CoderOptimizer:
         """Update the parameters in place; returns a 0-d bool, False where the step was skipped."""
         decoder = self._coder.W_dec
         unit_norm = self._config.decoder == "unit_norm"
-        if unit_norm:  # the part along a row would only change its norm, which is set back to one
-            gradient = gradients["W_dec"]
-            gradient.addcmul_((gradient * decoder).sum(1, keepdim=True), decoder, value=-1)
         for name, parameter in zip(self._names, self._parameters, strict=True):
             parameter.grad = gradients[name].to(parameter.dtype)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])

@@ -110,7 +110,8 @@ class Trainer:
     @torch.no_grad()
     def step(self, batch: Tensor) -> None:
         """One update from ``batch [B, d]``. A step that is not finite leaves every weight as it was."""
-        coder = self.coder
+        coder, config = self.coder, self.config
+        unit_norm = config.decoder == "unit_norm"
         if self.step_number >= self.n_steps:
             raise ConfigError(f"the run's {self.n_steps} steps are done; raise tokens= to go on")
         batch = batch.to(device=coder.device, dtype=coder.dtype)
@@ -118,11 +119,11 @@ class Trainer:
         x = x * self.input_scale
         y = x if self._is_autoencoder else y * self.output_scale
         encoding = coder.encode_select(x, self._buffer(len(batch)))
-        terms = loss(coder, encoding, y, self.sparsity, self.coefficient, unit_norm=self.config.decoder == "unit_norm")
+        terms = loss(coder, encoding, y, self.sparsity, self.coefficient, unit_norm=unit_norm)
         extra = None
-        if self.config.revive is not None:
+        if config.revive is not None:
             dead = self.statistics.tokens_since_fired >= self.dead_after
-            aux = auxk_loss(coder, encoding, terms.error_BO, dead, self.config.revive)
+            aux = auxk_loss(coder, encoding, terms.error_BO, dead, config.revive)
             if aux is not None:
                 terms = replace(terms, terms={**terms.terms, "auxk": aux.value})
                 extra = aux.entries
@@ -134,10 +135,10 @@ class Trainer:
             near_step=terms.near_step,
             g_gate=terms.g_gate,
             extra=extra,
+            unit_norm=unit_norm,
         )
         if terms.g_W_dec is not None:
             gradients["W_dec"] += terms.g_W_dec
-        config = self.config
         lr = self.lr * lr_factor(self.step_number, self.n_steps, config.warmup_fraction, config.decay_fraction)
         ok = self._optimizer.step_(gradients, terms.total, lr)
         coder.activation.update_(encoding.selection, ok)
