@@ -127,6 +127,7 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
             parameter.copy_(spec.tensors[name])
         if isinstance(coder.activation, BatchTopKActivation):
             coder.activation.set_threshold(float(spec.tensors["threshold"][0]))
+    coder.is_trained = True
     return coder.requires_grad_(False)
 
 

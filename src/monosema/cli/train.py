@@ -22,12 +22,14 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, train, print."""
     parser = argparse.ArgumentParser(prog="monosema train", description=__doc__, add_help=False)
     parser.add_argument("--out", type=Path, help="run folder (required to train)")
+    parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
     parsed = parse(RunConfig, arguments, parser, CHOICES)
     if parsed.extra.out is None:
         parser.error("--out is required: the folder for config, checkpoints, dictionary and report")
     from monosema.runs.launch import launch
 
-    result = launch(parsed.config, parsed.extra.out, progress=not parsed.extra.quiet)
+    progress = False if parsed.extra.quiet else parsed.extra.progress_every
+    result = launch(parsed.config, parsed.extra.out, progress=progress)
     if result.report is not None:
         print(result.report)
     print(f"dictionary: {result.folder}/coder")

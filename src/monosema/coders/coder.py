@@ -60,13 +60,15 @@ class SparseCoder(nn.Module):
 
     Attributes: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]`` (absent for Gated), ``W_dec [d_sae, d_out]``,
     ``b_dec [d_out]``, ``W_skip [d_in, d_out]`` or None, ``activation`` with its own parameters. ``W_enc`` is a view
-    of latent-major storage: a latent's encoder row is contiguous, as its gradient is.
+    of latent-major storage: a latent's encoder row is contiguous, as its gradient is. ``is_trained`` says whether the
+    weights are those of raw activations (trained or loaded) rather than a fresh start.
     """
 
     def __init__(self, config: CoderConfig, *, metadata: Mapping[str, Any] | None = None):
         super().__init__()
         self.config = config
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self.is_trained = False
         dtype = parse_dtype(config.dtype)
         decoder = _unit_rows(config.d_sae, config.d_out, config.seed, "W_dec")
         if config.d_in == config.d_out:

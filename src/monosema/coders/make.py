@@ -58,6 +58,8 @@ def Transcoder(
         activation=activation if activation is not None else BatchTopK(k=max(1, min(32, width))),
         b_dec="output",
         skip=skip,
+        hook_name="input",
+        hook_name_out="target",
         dtype=dtype,
         seed=seed,
     )

@@ -50,6 +50,7 @@ class ActivationStream:
         epochs: how often the corpus may be read; a longer run is refused with the numbers.
         chunk_contexts: contexts in a chunk; by default whole contexts for at most 1 GiB and an eighth of the run, but
             at least 64 batches.
+        chunk_bytes: instead, how large a chunk of activations may be.
         model_batch_size: contexts in one forward pass.
         dtype: type of the rows; the model's own by default.
         buffer_device: where a chunk is kept; the model's device by default.
@@ -71,12 +72,15 @@ class ActivationStream:
         seed: int = 0,
         epochs: int = 1,
         chunk_contexts: int | None = None,
+        chunk_bytes: int | None = None,
         model_batch_size: int = 32,
         dtype: str | torch.dtype | None = None,
         buffer_device: str | torch.device | None = None,
     ):
         if batch_size < 1 or model_batch_size < 1 or epochs < 1:
             raise ConfigError("batch_size, model_batch_size and epochs must be at least 1")
+        if chunk_contexts is not None and chunk_bytes is not None:
+            raise ConfigError("give chunk_contexts or chunk_bytes, not both")
         if chunk_contexts is not None and chunk_contexts < 1:
             raise ConfigError(f"chunk_contexts must be at least 1, got {chunk_contexts}")
         self.model = model
@@ -97,6 +101,8 @@ class ActivationStream:
                 f"the corpus has {self._rows_in_epoch} usable tokens, one batch needs {batch_size}; give more text or "
                 "a smaller batch_size"
             )
+        if chunk_bytes is not None:
+            chunk_contexts = max(1, int(chunk_bytes / (self._row_bytes * self._rows_per_context)))
         self._chunk_contexts = chunk_contexts
         self._epoch = self._position = self._chunk_number = self._offset = 0
         self._chunk_ids: Tensor | None = None
@@ -268,9 +274,16 @@ class ActivationStream:
             self._chunk_contexts = self._default_chunk_contexts(self.n_rows)
         return self._chunk_contexts
 
+    @property
+    def _rows_per_context(self) -> float:
+        return max(1.0, self._rows_in_epoch / self.split.n_contexts)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.layout.width * torch.empty((), dtype=self.dtype).element_size()
+
     def _default_chunk_contexts(self, n_rows: int) -> int:
-        rows_per_context = max(1.0, self._rows_in_epoch / self.split.n_contexts)
-        row_bytes = self.layout.width * torch.empty((), dtype=self.dtype).element_size()
+        rows_per_context, row_bytes = self._rows_per_context, self._row_bytes
         rows = min(MAX_CHUNK_BYTES // row_bytes, n_rows // CHUNKS_PER_RUN)
         rows = max(rows, MIN_BATCHES_PER_CHUNK * self.batch_size)
         contexts = min(max(1, round(rows / rows_per_context)), self.split.n_contexts)
@@ -300,7 +313,10 @@ class ActivationStream:
         self._chunk_ids = contexts
         kept = ~self.split.special_mask(contexts)
         n_kept = int(kept.sum())
-        self._rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.buffer_device)
+        pinned = self.buffer_device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
+        self._rows = torch.empty(
+            n_kept, self.layout.width, dtype=self.dtype, device=self.buffer_device, pin_memory=pinned
+        )
         filled = 0
         for start in range(0, len(contexts), self.model_batch_size):
             part = contexts[start : start + self.model_batch_size]

@@ -78,8 +78,7 @@ class Trainer:
         self._record: StepRecord | None = None
         coder.requires_grad_(True)
         if config.decoder == "unit_norm":
-            with torch.no_grad():
-                coder.W_dec.div_(coder.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-8))
+            coder.fold_W_dec_norm()
 
     @property
     def tokens_seen(self) -> int:
@@ -102,7 +101,11 @@ class Trainer:
             self.output_scale = self.input_scale if x is y else _scale_to_sqrt_d(y)
             if self.coder.config.b_dec == "input_and_output":
                 self.output_scale = self.input_scale
-        if self.coder.b_dec is not None and self.config.b_dec_init != "zeros":
+        if self.coder.is_trained:  # its weights are those of raw activations, its bias is already where it belongs
+            self.coder.fold_input_scaling(1 / self.input_scale, 1 / self.output_scale)
+            if self.config.decoder == "unit_norm":
+                self.coder.fold_W_dec_norm()
+        elif self.coder.b_dec is not None and self.config.b_dec_init != "zeros":
             y = y * self.output_scale
             center = y.mean(0) if self.config.b_dec_init == "mean" else geometric_median(y).median
             self.coder.b_dec.copy_(center)
@@ -196,6 +199,7 @@ class Trainer:
         """A copy of the coder for raw activations, input scaling and decoder norms folded in: what is saved."""
         coder = copy.deepcopy(self.coder)
         coder.requires_grad_(False)
+        coder.is_trained = True
         if self.input_scale != 1.0 or self.output_scale != 1.0:
             coder.fold_input_scaling(self.input_scale, self.output_scale)
         fixed_k = self.coder.config.activation.__class__.__name__ == "TopK"

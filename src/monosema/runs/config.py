@@ -1,0 +1,138 @@
+"""One run, from model to report, as a config without torch: what ``config.yaml`` holds and the command line takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode
+from monosema.core.errors import ConfigError
+from monosema.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The language model; see ``load_model``."""
+
+    source: str = "builtin"
+    """Hub id, local folder, or ``builtin``."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: str | None = None
+    """Type of the weights; the checkpoint's own by default."""
+    device: str | None = None
+    """Where the model goes; a GPU where there is one."""
+    device_map: str | None = None
+    """Placement over several devices (``auto``), in place of ``device``."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub repository may run."""
+    tokenizer: str | None = None
+    """Another tokenizer than the model's own."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of ``from_pretrained``."""
+    forward_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments added to every forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions:
+    """The text; see ``load_tokens``."""
+
+    source: str = "stdlib"
+    """``stdlib``, a file, a folder, or the name of a Hugging Face dataset."""
+    context_size: int | None = None
+    """Tokens in a context; the model's own, at most 256, by default."""
+    heldout_fraction: float | None = None
+    """Share of documents held out; 0.02, and 0.05 for ``stdlib``, by default."""
+    exclude_special_tokens: bool | tuple[int, ...] = True
+    """Whether positions of special tokens are left out, or which ids."""
+    column: str | None = None
+    """Name of the text column."""
+    max_documents: int | None = None
+    """Read only the first so many documents."""
+    split: str | None = None
+    """Split of a dataset loaded by name."""
+    config_name: str | None = None
+    """Configuration of a dataset loaded by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """The activations; see ``ActivationStream``."""
+
+    hook_names: tuple[str, ...] = ("blocks.2.hook_resid_post",)
+    """Sites read."""
+    targets: tuple[str, ...] | None = None
+    """Sites written, where they are others (a transcoder)."""
+    batch_size: int = 2048
+    """Rows in a training step."""
+    seed: int = 0
+    """Seed of the order of contexts and rows."""
+    epochs: int = 1
+    """How often the text may be read."""
+    chunk_contexts: int | None = None
+    """Contexts in a shuffled chunk."""
+    chunk_bytes: int | None = None
+    """Instead, how large a chunk of activations may be."""
+    model_batch_size: int = 32
+    """Contexts in one forward pass."""
+    dtype: str | None = None
+    """Type of the activations; the model's own by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoderOptions:
+    """The dictionary; widths of input and output come from the sites."""
+
+    d_sae: int | None = None
+    """Number of latents; 16 times the input width by default."""
+    expansion_factor: float | None = None
+    """Number of latents as a multiple of the input width, instead of ``d_sae``."""
+    activation: ActivationConfig = BatchTopK(k=32)
+    """How pre-activations become sparse latents."""
+    b_dec: BDecMode | None = None
+    """Where the decoder bias acts; on both sides for an SAE, on the output for a transcoder, by default."""
+    skip: bool = False
+    """Whether a transcoder has a linear skip connection."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of the parameters."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        if self.d_sae is not None and self.expansion_factor is not None:
+            raise ConfigError("give d_sae or expansion_factor, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """The held-out evaluation at the end of a run; see ``evaluate``."""
+
+    n_tokens: int | None = 200_000
+    """Held-out tokens used at most; null for all."""
+    n_loss_tokens: int | None = None
+    """Of these, how many go through the spliced and ablated runs; null for all."""
+    ablation: Literal["zero", "mean"] = "zero"
+    """What the site becomes in the ablated run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    model: ModelOptions = ModelOptions()
+    """The language model."""
+    tokens: TokenOptions = TokenOptions()
+    """The text."""
+    stream: StreamOptions = StreamOptions()
+    """The activations."""
+    coder: CoderOptions = CoderOptions()
+    """The dictionary."""
+    training: TrainingConfig = TrainingConfig()
+    """The training run."""
+    evaluation: EvaluationOptions = EvaluationOptions()
+    """The evaluation at its end."""
+
+
+HARMLESS = ("training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.eval_every")
+"""Options that may change when a run is resumed: they do not change what is computed."""

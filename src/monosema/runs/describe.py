@@ -1,0 +1,48 @@
+"""What is in a run folder or a dictionary's folder, in words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from monosema import hub
+from monosema.core.files import read_json
+
+
+def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
+    """Model, site, shapes and figures of the dictionary in ``folder``, a line each."""
+    coder = hub.load(folder, name)
+    model, tokens = coder.metadata.get("model") or {}, coder.metadata.get("tokens") or {}
+    kind = (
+        "SAE"
+        if coder.hook_name == coder.hook_name_out
+        else "skip transcoder"
+        if coder.W_skip is not None
+        else "transcoder"
+    )
+    lines = {
+        "dictionary": f"{kind}, {coder.d_sae:,} latents, {coder.config.activation}",
+        "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
+        "model": " ".join(str(part) for part in (model.get("name"), model.get("class"), model.get("dtype")) if part)
+        or "not recorded",
+        "reads": coder.hook_name or "not recorded",
+        "writes": coder.hook_name_out or "not recorded",
+        "text": f"{tokens['source']}, contexts of {tokens['context_size']}" if "source" in tokens else "not recorded",
+    }
+    density = coder.metadata.get("log10_density")
+    if density is not None:
+        lines["density"] = f"median {10 ** float(density.median()):.2e}, {int((density < -9).sum())} silent in training"
+    report = Path(folder) / "report.json"
+    if report.exists():
+        figures = read_json(report)
+        shown = ("fve", "ce_loss_score", "l0", "dead_fraction", "n_tokens")
+        lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
+    checkpoints = sorted((Path(folder) / "checkpoints").glob("step_*"))
+    if checkpoints:
+        lines["checkpoints"] = ", ".join(path.name for path in checkpoints)
+    width = max(map(len, lines))
+    return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

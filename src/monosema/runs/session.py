@@ -1,0 +1,118 @@
+"""Rebuilding what a run or a dictionary was made with: model, text, stream, coder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+from monosema import hub
+from monosema.coders import SAE, SparseCoder, Transcoder
+from monosema.core.errors import ConfigError
+from monosema.data import ActivationStream, Tokens
+from monosema.data.rebuild import (
+    MODEL_OPTIONS,
+    STREAM_OPTIONS,
+    TOKEN_OPTIONS,
+    model_again,
+    override,
+    recorded_options,
+    tokens_again,
+)
+from monosema.models import LanguageModel
+from monosema.runs.config import ModelOptions, RunConfig, StreamOptions, TokenOptions
+
+DEFAULT_CONTEXT_SIZE = 256
+DEFAULT_EXPANSION = 16
+
+
+@dataclass(frozen=True)
+class Session:
+    """A dictionary and what it was trained with."""
+
+    coder: SparseCoder
+    """The dictionary."""
+    model: LanguageModel
+    """The language model it reads."""
+    tokens: Tokens
+    """The text, with the same held-out side."""
+    stream: ActivationStream
+    """The stream it was trained on, at its start."""
+
+
+def open_session(folder: str | os.PathLike[str], name: str | None = None, **overrides: Any) -> Session:
+    """Rebuild model, tokens and stream from what the dictionary in ``folder`` recorded.
+
+    ``overrides`` replace recorded options: ``model=`` and ``text=`` their sources, anything else by its name
+    (``device="cpu"``, ``batch_size=512``, …). Each one that changes something is logged with both values. Raises
+    ``FileError`` where the dictionary records no model or text.
+    """
+    coder = hub.load(folder, name)
+    recorded = recorded_options(coder.metadata)
+    homes = {"model": ("model", "source"), "text": ("tokens", "source")}
+    for part, options in (("model", MODEL_OPTIONS), ("tokens", TOKEN_OPTIONS), ("stream", STREAM_OPTIONS)):
+        homes |= {option: (part, option) for option in options if option not in ("source", "dtype")}
+    chosen: dict[str, dict[str, Any]] = {"model": {}, "tokens": {}, "stream": {}}
+    for key, value in overrides.items():
+        if key not in homes:
+            raise ConfigError(f"unknown option {key!r}; recorded are {', '.join(sorted(homes))}")
+        part, option = homes[key]
+        chosen[part][option] = value
+    model = model_again(override(recorded["model"], chosen["model"], "model"))
+    tokens = tokens_again(override(recorded["tokens"], chosen["tokens"], "tokens"), model)
+    stream = ActivationStream(model, tokens, **override(recorded["stream"], chosen["stream"], "stream"))
+    return Session(coder, model, tokens, stream)
+
+
+def build_model(options: ModelOptions) -> LanguageModel:
+    """``load_model`` with these options."""
+    return model_again(given(options))
+
+
+def build_tokens(options: TokenOptions, model: LanguageModel) -> Tokens:
+    """``load_tokens`` with these options and the model's tokenizer."""
+    size = min(DEFAULT_CONTEXT_SIZE, model.context_size or DEFAULT_CONTEXT_SIZE)
+    return tokens_again({"context_size": size, **given(options)}, model)
+
+
+def build_stream(options: StreamOptions, model: LanguageModel, tokens: Tokens) -> ActivationStream:
+    """An ``ActivationStream`` with these options."""
+    return ActivationStream(model, tokens, **given(options))
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The fields of a config that are not None, by name."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def build_coder(config: RunConfig, stream: ActivationStream) -> SparseCoder:
+    """The coder of ``config.coder`` for the stream's sites."""
+    options = config.coder
+    d_sae = options.d_sae
+    if d_sae is None and options.expansion_factor is None:
+        d_sae = DEFAULT_EXPANSION * stream.d_in
+    if stream.layout.is_autoencoder:
+        if options.skip:
+            raise ConfigError("coder.skip needs a transcoder: name the sites written with stream.targets")
+        return SAE(
+            stream.d_in,
+            d_sae,
+            expansion_factor=options.expansion_factor,
+            activation=options.activation,
+            b_dec=options.b_dec or "input_and_output",
+            dtype=options.dtype,
+            seed=options.seed,
+        )
+    if options.b_dec == "input_and_output":
+        raise ConfigError("a transcoder's b_dec belongs to its output; use coder.b_dec=output")
+    return Transcoder(
+        stream.d_in,
+        stream.d_out,
+        d_sae,
+        expansion_factor=options.expansion_factor,
+        activation=options.activation,
+        skip=options.skip,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
