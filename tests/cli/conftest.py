@@ -1,7 +1,19 @@
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_language import save_text, save_tiny_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """The command line sets the level and a handler of the ``monosema`` logger; other tests need theirs."""
+    logger = logging.getLogger("monosema")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

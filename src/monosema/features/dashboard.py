@@ -228,7 +228,7 @@ def _filled(header: Mapping[str, Any], data: str) -> str:
 
 
 def _page_file(name: str) -> str:
-    return resources.files("monosema.features").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("monosema.features").joinpath("page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _figure(value: str | float) -> str:
