@@ -26,8 +26,8 @@ def automatic_lr(d_sae: int, batch_size: int, n_steps: int) -> float:
     """Adam's peak learning rate for a run of ``n_steps`` batches.
 
     ``2e-4 · √(2^14 / d_sae)``, the OpenAI rule for long runs (arXiv 2406.04093, appendix A.3), times
-    ``√(10^5 / n_steps)`` for runs under 10^5 steps and times ``√(batch_size / 2048)`` for batches under 2048; at most 8e-3. Measured beside
-    fixed rates in ``benchmarks/automatic_lr.py``.
+    ``√(10^5 / n_steps)`` for runs under 10^5 steps and times ``√(batch_size / 2048)`` for batches under 2048; at most
+    8e-3. Measured beside fixed rates in ``benchmarks/automatic_lr.py``.
     """
     length = max(1.0, math.sqrt(1e5 / max(1, n_steps)))
     batch = min(1.0, math.sqrt(batch_size / 2048))
