@@ -17,21 +17,37 @@ from torch import Tensor
 
 from monosema.coders import (
     SAE,
+    AbsTopK,
     ActivationConfig,
     BatchTopK,
     CoderConfig,
+    Crosscoder,
     Gated,
     JumpReLU,
     Latents,
     ReLU,
     SparseCoder,
+    TanhReLU,
     TopK,
     Transcoder,
 )
 from monosema.coders.config import BDecMode
+from monosema.coders.initial import zero_acausal_
 
 D_IN, D_SAE, D_OUT = 12, 40, 9
-Leaves = dict[str, Tensor]
+
+
+class Leaves(dict[str, Tensor]):
+    """Parameters by name, and the widths of the sites written."""
+
+    widths: tuple[int, ...] = ()
+
+
+def leaves_of(coder: SparseCoder, *, grad: bool = False) -> Leaves:
+    """Copies of a coder's parameters."""
+    leaves = Leaves({name: p.detach().clone().requires_grad_(grad) for name, p in coder.named_parameters()})
+    leaves.widths = coder.config.write_widths
+    return leaves
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,27 @@ def _batch_top_k(pre: Tensor, k: float) -> Tensor:
     return _keep(pre, largest(entries_of(pre.detach()), round(k * pre.shape[0])))
 
 
+def _norms(leaves: Leaves) -> Tensor:
+    """[F] decoder norms that weigh the selection: summed over sites."""
+    return sum(
+        (site.norm(dim=1) for site in leaves["W_dec"].detach().split(leaves.widths, dim=1)), torch.zeros((), dtype=torch.float64)
+    )
+
+
+def _weighted_top_k(pre: Tensor, leaves: Leaves, k: int) -> Tensor:
+    chosen = _top_k(pre * _norms(leaves), k) != 0
+    return pre * chosen
+
+
+def _weighted_batch_top_k(pre: Tensor, leaves: Leaves, k: float) -> Tensor:
+    chosen = _batch_top_k(pre * _norms(leaves), k) != 0
+    return pre * chosen
+
+
+def _abs_top_k(pre: Tensor, k: int) -> Tensor:
+    return pre * (_top_k(pre.abs(), k) != 0)
+
+
 def _positive(pre: Tensor) -> Tensor:
     return torch.where(pre > 0, pre, torch.zeros_like(pre))
 
@@ -141,6 +178,10 @@ def _jump_relu(pre: Tensor, leaves: Leaves) -> Channels:
 
 def _fix_threshold(coder: SparseCoder) -> None:
     coder.activation.set_threshold(0.4)
+
+
+def _above(pre: Tensor, score: Tensor) -> Tensor:
+    return torch.where(score > 0.4, pre, torch.zeros_like(pre))
 
 
 ACTIVATIONS = {
@@ -173,6 +214,37 @@ ACTIVATIONS = {
         scale_free=False,
         prepare=_fix_threshold,
     ),
+    "tanhrelu": ActivationCase(
+        TanhReLU,
+        lambda pre, _: Channels(_positive(pre).tanh()),
+        lambda pre, _: _positive(pre).tanh(),
+        scale_free=False,
+    ),
+    "abstopk": ActivationCase(
+        lambda: AbsTopK(k=3),
+        lambda pre, _: Channels(_abs_top_k(pre, 3)),
+        lambda pre, _: _abs_top_k(pre, 3),
+        scale_free=False,
+    ),
+    "abstopk_threshold": ActivationCase(
+        lambda: AbsTopK(k=3, inference="threshold"),
+        lambda pre, _: Channels(_abs_top_k(pre, 3)),
+        lambda pre, _: _above(pre, pre.abs()),
+        scale_free=False,
+        prepare=_fix_threshold,
+    ),
+    "topk_weighted": ActivationCase(
+        lambda: TopK(k=3, weight_by_decoder_norm=True),
+        lambda pre, leaves: Channels(_weighted_top_k(pre, leaves, 3)),
+        lambda pre, leaves: _weighted_top_k(pre, leaves, 3),
+        max_entries=lambda n: 3 * n,
+    ),
+    "batchtopk_weighted": ActivationCase(
+        lambda: BatchTopK(k=3, weight_by_decoder_norm=True),
+        lambda pre, leaves: Channels(_weighted_batch_top_k(pre, leaves, 3)),
+        lambda pre, leaves: _above(pre, pre * _norms(leaves)),
+        prepare=_fix_threshold,
+    ),
     "jumprelu": ActivationCase(
         lambda: JumpReLU(init_threshold=0.3, bandwidth=WINDOW),
         _jump_relu,
@@ -196,6 +268,13 @@ CODERS: dict[str, Callable[[ActivationConfig, str, int], SparseCoder]] = {
     "sae_no_bias": _sae("none"),
     "sae_skip": _skip_sae,
     "transcoder": lambda a, dtype, d_sae: Transcoder(D_IN, D_OUT, d_sae, activation=a, dtype=dtype),
+    "transcoder_two_biases": lambda a, dtype, d_sae: Transcoder(
+        D_IN, D_OUT, d_sae, activation=a, b_dec="separate", dtype=dtype
+    ),
+    "crosscoder": lambda a, dtype, d_sae: Crosscoder((D_IN // 2,) * 2, d_sae, activation=a, dtype=dtype),
+    "crosscoder_causal": lambda a, dtype, d_sae: Crosscoder(
+        (D_IN // 2,) * 2, max(2, d_sae), activation=a, causal=True, dtype=dtype
+    ),
     "skip_transcoder": lambda a, dtype, d_sae: Transcoder(D_IN, D_OUT, d_sae, activation=a, skip=True, dtype=dtype),
 }
 
@@ -219,6 +298,8 @@ def randomise_(coder: SparseCoder, seed: int = 0) -> SparseCoder:
             parameter.copy_(drawn / parameter.shape[1] ** 0.5)
         else:
             parameter.copy_(0.2 * drawn)
+    if coder.config.causal:
+        zero_acausal_(coder.W_enc_rows, coder.W_dec, coder.config)
     return coder
 
 
@@ -238,22 +319,32 @@ class DenseForward:
     channels: Channels
     out: Tensor
 
+    causal: bool = False
+
     def gradients(self, loss: Tensor) -> dict[str, Tensor]:
         names = list(self.leaves)
         found = torch.autograd.grad(loss, [self.leaves[name] for name in names], allow_unused=True, retain_graph=True)
         pairs = zip(names, found, strict=True)
-        return {name: torch.zeros_like(self.leaves[name]) if g is None else g for name, g in pairs}
+        made = {name: torch.zeros_like(self.leaves[name]) if g is None else g for name, g in pairs}
+        if self.causal:  # two sites: the first half of the latents never reads the second, the other never writes the first
+            half, width = len(made["W_dec"]) // 2, D_IN // 2
+            made["W_enc_rows"] = made["W_enc_rows"].clone()
+            made["W_dec"] = made["W_dec"].clone()
+            made["W_enc_rows"][:half, width:] = 0
+            made["W_dec"][half:, :width] = 0
+        return made
 
 
 def dense_pre(coder: SparseCoder, leaves: Leaves, x_BI: Tensor) -> Tensor:
     inner = x_BI - leaves["b_dec"] if coder.config.b_dec == "input_and_output" else x_BI
+    inner = inner - leaves["b_dec_in"] if "b_dec_in" in leaves else inner
     pre = inner @ leaves["W_enc_rows"].T
     return pre + leaves["b_enc"] if "b_enc" in leaves else pre
 
 
 def dense_forward(coder: SparseCoder, activation: str, x_BI: Tensor) -> DenseForward:
     """The training forward pass of ``coder`` on ``x``, computed densely with autograd."""
-    leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in coder.named_parameters()}
+    leaves = leaves_of(coder, grad=True)
     pre = dense_pre(coder, leaves, x_BI)
     channels = ACTIVATIONS[activation].train(pre, leaves)
     out = channels.f @ leaves["W_dec"]
@@ -261,7 +352,7 @@ def dense_forward(coder: SparseCoder, activation: str, x_BI: Tensor) -> DenseFor
         out = out + leaves["b_dec"]
     if "W_skip" in leaves:
         out = out + x_BI @ leaves["W_skip"]
-    return DenseForward(leaves, pre, channels, out)
+    return DenseForward(leaves, pre, channels, out, coder.config.causal)
 
 
 def assert_canonical(latents: Latents) -> None:

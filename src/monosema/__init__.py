@@ -2,7 +2,7 @@
 
 >>> import monosema as ms
 >>> ms.BatchTopK(k=32)
-BatchTopK(k=32, threshold_rate=0.05)
+BatchTopK(k=32, inference='threshold', weight_by_decoder_norm=False, threshold_rate=0.05)
 
 Names are imported when first used, so that ``import monosema`` and the command line's help stay fast.
 """
@@ -18,8 +18,8 @@ from monosema.core.lazy import lazy_exports
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _HOMES = {
-    "monosema.coders": ("SAE", "Latents", "SparseCoder", "Transcoder"),
-    "monosema.coders.config": ("BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"),
+    "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),
+    "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
     "monosema.data": ("ActivationStream", "Tokens", "load_tokens"),
     "monosema.evaluation": ("Report", "evaluate"),
@@ -29,13 +29,14 @@ _HOMES = {
     "monosema.runs": ("Session", "TrainingResult", "open_session", "train"),
     "monosema.runs.config": ("EvaluationOptions", "RunConfig"),
     "monosema.training": ("Callback", "RunInterrupted", "Trainer", "geometric_median"),
-    "monosema.training.config": ("L0", "L1", "AuxK", "TrainingConfig"),
+    "monosema.training.config": ("TrainingConfig",),
+    "monosema.training.terms": ("L0", "L1", "AuxK", "FineTuning", "GhostGradients", "HierarchicalTopK", "Lp", "Matryoshka", "PreActivationLoss", "QuadraticL0", "RatioL0", "Resample", "SparseConnection", "Tanh"),
 }
 _get, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
-    from monosema.coders import SAE, Latents, SparseCoder, Transcoder
-    from monosema.coders.config import BatchTopK, Gated, JumpReLU, ReLU, TopK
+    from monosema.coders import CLT, SAE, Crosscoder, CrossLayerTranscoder, Latents, SparseCoder, Transcoder
+    from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
     from monosema.data import ActivationStream, Tokens, load_tokens
     from monosema.evaluation import Report, evaluate
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from monosema.runs import Session, TrainingResult, open_session, train
     from monosema.runs.config import EvaluationOptions, RunConfig
     from monosema.training import Callback, RunInterrupted, Trainer, geometric_median
-    from monosema.training.config import L0, L1, AuxK, TrainingConfig
+    from monosema.training.config import TrainingConfig
+    from monosema.training.terms import L0, L1, AuxK, FineTuning, GhostGradients, HierarchicalTopK, Lp, Matryoshka, PreActivationLoss, QuadraticL0, RatioL0, Resample, SparseConnection, Tanh
 
 
 def __getattr__(name: str) -> object:

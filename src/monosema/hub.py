@@ -12,28 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.coders import BatchTopK, CoderConfig, Gated, JumpReLU, ReLU, SparseCoder, TopK
-from monosema.coders.activations.batchtopk import BatchTopKActivation
+from monosema.coders import (
+    AbsTopK,
+    BatchTopK,
+    CoderConfig,
+    CrossLayerTranscoder,
+    Dictionary,
+    Gated,
+    JumpReLU,
+    ReLU,
+    SparseCoder,
+    StackConfig,
+    TanhReLU,
+    TopK,
+)
+from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import ActivationConfig
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import atomic_folder
-from monosema.formats import CoderSpec, saelens
+from monosema.formats import CoderSpec, native, saelens
+from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
 
 logger = logging.getLogger("monosema.hub")
 
 
-def save(coder: SparseCoder, folder: str | os.PathLike[str], *, log10_density: Tensor | None = None) -> Path:
+def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Tensor | None = None) -> Path:
     """Write ``coder`` as a folder that ``load`` reads, and SAELens too where it has such a class.
 
-    BatchTopK is written as ``jumprelu`` with its threshold. The folder appears whole or not at all.
+    Selection rules with one threshold (BatchTopK) are written as ``jumprelu`` with it. The folder appears whole or not
+    at all.
     """
     target = Path(folder)
-    spec = to_spec(coder, log10_density)
+    _require_threshold(coder)
     with atomic_folder(target) as temporary:
-        saelens.write(spec, temporary)
+        if isinstance(coder, SparseCoder) and fits_saelens(coder):
+            saelens.write(to_spec(coder, log10_density), temporary)
+        else:
+            native.write(to_native(coder, log10_density), temporary)
     return target
 
 
@@ -46,14 +64,80 @@ def load(
     token: str | None = None,
     revision: str | None = None,
     force_download: bool = False,
-) -> SparseCoder:
+) -> Dictionary:
     """The dictionary in a local folder, or under ``name`` in a Hugging Face repository ``source``.
 
     A run folder stands for its ``coder/``. Raises ``FileError`` where nothing readable is there.
     """
     folder = _local_folder(source, name, token=token, revision=revision, force_download=force_download)
-    coder = from_spec(saelens.read(folder))
+    coder: Dictionary
+    coder = from_native(native.read(folder)) if native.is_native(folder) else from_spec(saelens.read(folder))
     return coder.to(device=choose_device(device), dtype=None if dtype is None else parse_dtype(dtype))
+
+
+def fits_saelens(coder: SparseCoder) -> bool:
+    """Whether SAELens' layout can hold what ``coder`` computes."""
+    config, activation = coder.config, coder.config.activation
+    if len(config.read_widths) > 1 or len(config.write_widths) > 1 or config.b_dec == "separate":
+        return False
+    match activation:
+        case TanhReLU():
+            return False
+        case TopK() | BatchTopK() | AbsTopK() if activation.weight_by_decoder_norm and not _has_unit_rows(coder):
+            return False
+        case AbsTopK():
+            is_sae = coder.hook_name == coder.hook_name_out and coder.W_skip is None
+            return activation.inference == "topk" and is_sae
+        case BatchTopK():
+            return activation.inference == "threshold"
+    return True
+
+
+def to_native(coder: Dictionary, log10_density: Tensor | None = None) -> NativeSpec:
+    """``coder`` as its plain config and tensors."""
+    return NativeSpec(
+        kind="coder" if isinstance(coder, SparseCoder) else "stack",
+        config=to_plain(coder.config),
+        tensors=dict(coder.state_dict()),
+        metadata={key: value for key, value in coder.metadata.items() if key != "log10_density"},
+        log10_density=log10_density,
+    )
+
+
+def from_native(spec: NativeSpec) -> Dictionary:
+    """The dictionary that ``spec`` describes; ``FileError`` where tensors and config do not fit together."""
+    metadata = dict(spec.metadata)
+    if spec.log10_density is not None:
+        metadata["log10_density"] = spec.log10_density
+    coder: Dictionary
+    if spec.kind == "coder":
+        coder = SparseCoder(from_plain(CoderConfig, spec.config), metadata=metadata)
+    else:
+        coder = CrossLayerTranscoder(from_plain(StackConfig, spec.config), metadata=metadata)
+    expected = {name: tuple(tensor.shape) for name, tensor in coder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in spec.tensors.items()}
+    if expected != found:
+        different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise FileError(f"the file's tensors do not fit its config: {', '.join(different[:5])}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in spec.tensors.values()):
+        raise FileError("the file holds values that are not finite")
+    coder.load_state_dict(dict(spec.tensors))
+    coder.is_trained = True
+    coder.requires_grad_(False)
+    return coder
+
+
+def _require_threshold(coder: Dictionary) -> None:
+    for part in coder.parts:
+        own = part.coder.activation
+        if isinstance(own, FixedCountActivation) and own.config.inference == "threshold" and own.threshold is None:
+            name = type(own.config).__name__
+            raise ConfigError(f"this {name} coder has no threshold yet: train it first, or set_threshold()")
+
+
+def _has_unit_rows(coder: SparseCoder) -> bool:
+    norms = coder.W_dec.norm(dim=1)
+    return bool(torch.allclose(norms, torch.ones_like(norms), atol=1e-4))
 
 
 def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpec:
@@ -69,16 +153,17 @@ def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpe
     rule: Rule = "relu"
     k: int | None = None
     match activation:
-        case TopK():
+        case TopK(inference="topk"):
             rule, k = "topk", activation.k
+        case AbsTopK():
+            rule, k = "abstopk", activation.k
         case JumpReLU():
             rule = "jumprelu"
         case Gated():
             rule = "gated"
-        case BatchTopK():
-            assert isinstance(own, BatchTopKActivation)
-            if own.threshold is None:
-                raise ConfigError("this BatchTopK coder has no threshold yet: train it first, or set_threshold()")
+        case TopK() | BatchTopK():
+            _require_threshold(coder)
+            assert isinstance(own, FixedCountActivation) and own.threshold is not None
             rule = "jumprelu"
             tensors["threshold"] = torch.full((coder.d_sae,), own.threshold, dtype=coder.dtype)
     metadata = {key: value for key, value in coder.metadata.items() if key != "log10_density"}
@@ -125,7 +210,7 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
                 parameter.copy_(spec.tensors[name])
         for name, parameter in coder.activation.named_parameters():
             parameter.copy_(spec.tensors[name])
-        if isinstance(coder.activation, BatchTopKActivation):
+        if isinstance(coder.activation, FixedCountActivation) and "threshold" in spec.tensors:
             coder.activation.set_threshold(float(spec.tensors["threshold"][0]))
     coder.is_trained = True
     return coder.requires_grad_(False)
@@ -141,12 +226,16 @@ def _activation(spec: CoderSpec) -> ActivationConfig:
         case "topk":
             if spec.k is None:
                 raise FileError("a topk dictionary must state k")
-            return TopK(k=spec.k)
+            return trained if isinstance(trained, TopK) else TopK(k=spec.k)
+        case "abstopk":
+            if spec.k is None:
+                raise FileError("an abstopk dictionary must state k")
+            return trained if isinstance(trained, AbsTopK) else AbsTopK(k=spec.k)
         case "gated":
             return Gated()
         case "jumprelu":
             threshold = spec.tensors["threshold"]
-            if isinstance(trained, BatchTopK) and bool((threshold == threshold[0]).all()):
+            if isinstance(trained, (BatchTopK, TopK)) and bool((threshold == threshold[0]).all()):
                 return trained
             return trained if isinstance(trained, JumpReLU) else JumpReLU()
 
@@ -174,7 +263,7 @@ def _download(repo: str, name: str | None, *, token: str | None, revision: str |
         root = snapshot_download(
             repo,
             allow_patterns=[
-                f"{prefix}{file}" for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, saelens.SPARSITY_FILE)
+                f"{prefix}{file}" for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, native.WEIGHTS_FILE, saelens.SPARSITY_FILE)
             ],
             token=token,
             revision=revision,
@@ -195,6 +284,6 @@ class _ActivationField:
     activation: ActivationConfig
 
 
-def coder_record(coder: SparseCoder) -> Mapping[str, Any]:
+def coder_record(coder: Dictionary) -> Mapping[str, Any]:
     """What ``inspect`` shows of a coder: shapes, activation, sites."""
     return {key: value for key, value in to_plain(coder.config).items() if key != "seed"}

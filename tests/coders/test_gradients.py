@@ -5,8 +5,8 @@ import torch
 from coder_cases import ACTIVATIONS, CODERS, D_SAE, DenseForward, dense_forward, make, randn
 from torch import Tensor
 
-from monosema.coders import Encoding, ExtraEntries, Latents, SparseCoder
-from monosema.kernels import bags, latents_from_dense, latents_from_mask
+from monosema.coders import Encoding, Everywhere, ExtraEntries, LatentGradients, Latents, SparseCoder
+from monosema.kernels import bags, budget_levels, latents_from_dense, latents_from_mask, prefix_levels
 
 B = 19
 
@@ -51,10 +51,12 @@ def everything(
     got = made.backward(
         encoding,
         g_out,
-        g_latents=at(on_latents, selection.latents),
-        g_near=None if near is None else at(on_latents, near),
-        near_step=None if near is None else at(on_step, near),
-        g_gate=None if gate is None else at(on_gate, gate),
+        LatentGradients(
+            latents=at(on_latents, selection.latents),
+            near=None if near is None else at(on_latents, near),
+            near_step=None if near is None else at(on_step, near),
+            gate=None if gate is None else at(on_gate, gate),
+        ),
         extra=extra,
     )
     loss = (reference.out * g_out).sum() + (reference.channels.f * on_latents).sum()
@@ -133,11 +135,62 @@ def test_decodes_summed_before_the_loss(activation: str, coder: str) -> None:
     assert_gradients(second.backward(encodings[1], g_out), dense[1].gradients(loss))
 
 
+@all_activations
+@pytest.mark.parametrize("coder", ["sae", "crosscoder_causal"])
+@pytest.mark.parametrize("kind", ["prefixes", "budgets"])
+def test_nested_levels(activation: str, coder: str, kind: str, kernels: str) -> None:
+    made = make(activation, coder)
+    if activation == "jumprelu" and kind == "budgets":
+        return  # inactive entries near a threshold belong to the last level, which autograd does not know
+    x, g_out = randn(B, made.d_in, seed=1), randn(B, 3, made.d_out, seed=2)
+    reference, encoding = dense_forward(made, activation, x), made.encode_select(x)
+    f = reference.channels.f
+    if kind == "prefixes":
+        levels, member = prefix_levels(encoding.latents, (4, 15, D_SAE)), torch.arange(D_SAE).expand_as(f)
+        masks = [member < bound for bound in (4, 15, D_SAE)]
+    else:
+        levels = budget_levels(encoding.latents, (1, 3, 5))
+        rank = f.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        masks = [rank < 1, rank < 3, torch.ones_like(rank, dtype=torch.bool)]
+    offset = reference.out - f @ reference.leaves["W_dec"]
+    dense = torch.stack([(f * mask) @ reference.leaves["W_dec"] + offset for mask in masks], dim=1)
+    torch.testing.assert_close(made.decode_levels(levels, x), dense.detach(), rtol=1e-10, atol=1e-10)
+    assert_gradients(made.backward(encoding, g_out, levels=levels), reference.gradients((dense * g_out).sum()))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanhrelu", "gated"])
+def test_a_loss_on_l0_reaches_pre_activations_without_a_learned_threshold(activation: str) -> None:
+    made, width = make(activation, "sae"), 0.5
+    x = randn(B, made.d_in, seed=1)
+    reference, encoding = dense_forward(made, activation, x), made.encode_select(x, window=width)
+    selection, on_step = encoding.selection, randn(B, D_SAE, seed=3)
+    assert selection.near is not None
+    own = LatentGradients(near_step=at(on_step, selection.near), window=width)
+    got = made.backward(encoding, torch.zeros_like(x), own)
+    gate = reference.pre + reference.leaves["activation.b_gate"] if activation == "gated" else reference.pre
+    window = (gate.detach().abs() < width / 2).double() / width
+    assert_gradients(got, reference.gradients((gate * window * on_step).sum()))
+
+
+@all_activations
+def test_a_gradient_on_all_entries_but_some(activation: str) -> None:
+    made = make(activation, "sae")
+    x, g = randn(B, made.d_in, seed=1), randn(D_SAE, seed=2)
+    reference, encoding = dense_forward(made, activation, x), made.encode_select(x)
+    but = randn(B, D_SAE, seed=3) > 0.7
+    entries = latents_from_mask(torch.ones(B, D_SAE).double(), but)
+    got = made.backward(encoding, torch.zeros_like(x), everywhere=Everywhere(g, entries))
+    expected = reference.gradients((reference.pre * ~but * g).sum())
+    for name in ("W_enc_rows", "b_enc", "b_dec"):
+        if name in expected:
+            torch.testing.assert_close(got[name], expected[name], rtol=1e-9, atol=1e-9)
+
+
 def test_a_loss_on_activations_must_reach_the_threshold_of_jumprelu() -> None:
     made = make("jumprelu", "sae")
     encoding = made.encode_select(randn(B, made.d_in, seed=1))
-    with pytest.raises(AssertionError, match="must give g_near"):
-        made.backward(encoding, randn(B, made.d_out, seed=2), g_latents=torch.ones(encoding.latents.nnz).double())
+    with pytest.raises(AssertionError, match="near entries"):
+        made.backward(encoding, randn(B, made.d_out, seed=2), LatentGradients(latents=torch.ones(encoding.latents.nnz).double()))
 
 
 def test_backward_leaves_parameters_and_encoding_alone() -> None:

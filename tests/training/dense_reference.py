@@ -84,12 +84,16 @@ class Reference:
         recipe, p = self.recipe, self.p
         if recipe.kind == "ReLU":
             return torch.relu(pre), None
+        if recipe.kind == "TanhReLU":
+            return torch.relu(pre).tanh(), None
         if recipe.kind == "Gated":
             magnitude = torch.relu(pre * p["activation.r_mag"].exp() + p["activation.b_mag"])
             return magnitude * (pre + p["activation.b_gate"] > 0), None
         if recipe.kind == "JumpReLU":
             theta = p["activation.threshold"]
             return _Jump.apply(pre, theta, recipe.bandwidth), _Step.apply(pre, theta, recipe.bandwidth)
+        if recipe.kind == "AbsTopK":
+            return pre * (pre.abs() >= pre.abs().topk(int(recipe.k), dim=1).values[:, -1:]), None
         flat = torch.relu(pre)
         if recipe.kind == "TopK":
             kept = flat >= flat.topk(int(recipe.k), dim=1).values[:, -1:]
@@ -119,7 +123,9 @@ class Reference:
         dead = (self.since_fired >= recipe.dead_after).nonzero().flatten()
         self.n_dead.append(len(dead))
         if len(dead):
-            values, places = torch.relu(pre[:, dead]).topk(min(recipe.aux_k, len(dead)), dim=1)
+            own = pre[:, dead] if recipe.kind == "AbsTopK" else torch.relu(pre[:, dead])
+            places = own.abs().topk(min(recipe.aux_k, len(dead)), dim=1).indices
+            values = own.gather(1, places)
             sparse = torch.zeros(n, len(dead), dtype=pre.dtype).scatter(1, places, values)
             left = error.detach() - sparse @ p["W_dec"][dead]
             loss = loss + recipe.aux_coefficient * left.square().sum() / n

@@ -1,50 +1,101 @@
-"""The table of what goes together: every pair trains or is refused with both names and a reason."""
+"""The table of what goes together: every combination trains or is refused with both names and a reason."""
 
 from __future__ import annotations
 
-import itertools
 from typing import get_args
 
 import pytest
-from training_tiny import ACTIVATIONS, batches, make_trainer
+import torch
+from training_tiny import ACTIVATIONS, make_trainer
 
-from monosema.coders import ActivationConfig
+from monosema.coders import CLT, SAE, ActivationConfig, Crosscoder, Dictionary, Transcoder
 from monosema.core.errors import ConfigError
-from monosema.training import L0, L1
-from monosema.training.allowed import RULES, resolve_sparsity
+from monosema.training import Trainer, TrainingConfig
+from monosema.training import terms
+from monosema.training.allowed import DEFAULTS, LEVELS, POLICIES, REFUSED, SPARSITIES, VARIANTS, combinations
 
-LOSSES = {"L1": L1(coefficient=0.1), "L0": L0(coefficient=0.1)}
-PAIRS = list(itertools.product(ACTIVATIONS, LOSSES))
-REFUSED = {("TopK", "L1"), ("TopK", "L0"), ("BatchTopK", "L1"), ("BatchTopK", "L0"), ("ReLU", "L0"), ("Gated", "L0")}
-"""Fixed-count activations have nothing left for a sparsity loss, and a count has no gradient without a threshold."""
+D, F, ROWS = 6, 12, 16
+LOSSES = {
+    "None": None,
+    "L1": terms.L1(coefficient=0.1),
+    "Lp": terms.Lp(coefficient=0.1, p=0.9, p_end=0.6, anneal_start_fraction=0.0, n_updates=1),
+    "Tanh": terms.Tanh(coefficient=0.1),
+    "L0": terms.L0(coefficient=0.1),
+    "QuadraticL0": terms.QuadraticL0(target=3.0),
+    "RatioL0": terms.RatioL0(target=3.0),
+}
+NESTED = {
+    "None": None,
+    "Matryoshka": terms.Matryoshka(widths=(4,)),
+    "HierarchicalTopK": terms.HierarchicalTopK(budgets=(1, 3)),
+}
+REVIVALS = {
+    "None": None,
+    "AuxK": terms.AuxK(dead_after_tokens=1, k=2),
+    "GhostGradients": terms.GhostGradients(dead_after_tokens=1),
+    "PreActivationLoss": terms.PreActivationLoss(coefficient=0.1),
+    "Resample": terms.Resample(every_tokens=ROWS, dead_after_tokens=1),
+}
 
 
-def test_the_table_has_every_activation_and_knows_only_losses_that_exist():
-    assert set(RULES) == {kind.__name__ for kind in get_args(ActivationConfig)} == set(ACTIVATIONS)
-    assert all(set(rule.refused) <= set(LOSSES) for rule in RULES.values())
-    assert {(name, loss) for name, rule in RULES.items() for loss in rule.refused} == REFUSED
+def build(variant: str, activation: ActivationConfig) -> Dictionary:
+    match variant:
+        case "SAE":
+            return SAE(D, F, activation=activation)
+        case "Transcoder" | "SkipTranscoder":
+            return Transcoder(D, D, F, activation=activation, skip=variant == "SkipTranscoder")
+        case "Crosscoder":
+            return Crosscoder((D // 2, D // 2), F, activation=activation)
+    return CLT((D // 2, D // 2), (D // 2, D // 2), F // 2, activation=activation)
 
 
-@pytest.mark.parametrize(("name", "loss"), PAIRS)
-@pytest.mark.parametrize("decoder", ["unit_norm", "free"])
-def test_a_pair_trains_or_is_refused_naming_both(name, loss, decoder):
-    if (name, loss) in REFUSED:
-        with pytest.raises(ConfigError, match=rf"sparsity {loss} cannot be used with {name}: .*(k already|use L1)"):
-            make_trainer(name, sparsity=LOSSES[loss], decoder=decoder)
-        return
-    trainer = make_trainer(name, sparsity=LOSSES[loss], decoder=decoder)
-    for batch in batches(3):
-        trainer.step(batch)
-    trainer.check_finite()
-    assert trainer.metrics()[f"loss/{loss.lower()}"] > 0
-    assert trainer.metrics()["sparsity_coefficient"] > 0
+def test_the_table_names_everything_there_is():
+    assert set(DEFAULTS) == {kind.__name__ for kind in get_args(ActivationConfig)} == set(ACTIVATIONS)
+    assert set(SPARSITIES) == {"None"} | {kind.__name__ for kind in get_args(terms.Sparsity)} == set(LOSSES)
+    assert set(LEVELS) == {"None"} | {kind.__name__ for kind in get_args(terms.LevelsConfig)} == set(NESTED)
+    assert set(POLICIES) == {"None"} | {kind.__name__ for kind in get_args(terms.Revive)} == set(REVIVALS)
+
+
+def test_refusals_are_fewer_than_a_fifth():
+    every = list(combinations())
+    assert len(every) == 5 * 7 * 7 * 3 * 5
+    refused = [each for each in every if each.refusal is not None]
+    assert 0 < len(refused) < len(every) / 5
+    assert all(pair[0] in reason or len(reason) > 20 for pair, reason in REFUSED.items())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", list(ACTIVATIONS))
+def test_every_combination_trains_or_is_refused_naming_both(variant, name):
+    x = torch.randn(3 * ROWS, 2 * D, generator=torch.Generator().manual_seed(1))
+    rows = x[:, :D] if variant in ("SAE", "Crosscoder") else x
+    for each in combinations():
+        if (each.variant, each.activation) != (variant, name):
+            continue
+        config = TrainingConfig(
+            tokens=4 * ROWS,
+            lr=1e-3,
+            sparsity=LOSSES[each.sparsity],
+            levels=NESTED[each.levels],
+            revive=REVIVALS[each.policy],
+        )
+        coder = build(variant, ACTIVATIONS[name])
+        if each.refusal is not None:
+            with pytest.raises(ConfigError, match=rf"{name} and {each.sparsity} cannot be used together: .{{20}}"):
+                Trainer(coder, config, ROWS)
+            continue
+        trainer = Trainer(coder, config, ROWS)
+        trainer.initialise(rows)
+        before = trainer.coder.parts[0].coder.W_enc_rows.detach().clone()
+        for batch in rows.split(ROWS)[:2]:
+            trainer.step(batch)
+        trainer.check_finite()
+        assert not torch.equal(before, trainer.coder.parts[0].coder.W_enc_rows), each
+        assert trainer.metrics()["loss"] > 0
 
 
 @pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_every_activation_trains_with_the_default(name):
-    config = ACTIVATIONS[name]
-    assert resolve_sparsity(config, None) is RULES[name].default
     trainer = make_trainer(name, sparsity=None)
-    trainer.step(batches(1)[0])
-    trainer.check_finite()
-    assert (trainer.controller is None) == (RULES[name].default is None)
+    assert trainer.sparsity is DEFAULTS[name]
+    assert (trainer.controller is None) == (DEFAULTS[name] is None)

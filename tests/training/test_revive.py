@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from monosema.coders import SAE, ReLU
-from monosema.training import AuxK
-from monosema.training.revive import auxk_loss, dead_after, default_k
+from monosema.coders import SAE, JumpReLU, ReLU
+from monosema.training import AuxK, TrainingConfig
+from monosema.training.objectives import Objective
+from monosema.training.revive import dead_after, default_k, revival
+from monosema.training.terms import GhostGradients, PreActivationLoss, Resample
 
 
 def hand_coder():
@@ -24,31 +28,39 @@ X = torch.tensor([[3.0, 4.0], [-1.0, -2.0]], dtype=torch.float64)
 E_BO = torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
 
 
+def run(coder, encoding, error, dead, policy):
+    """The policy on a loss whose error is ``error``."""
+    x = encoding.raw_BI
+    objective = Objective.of(coder, TrainingConfig(), None)
+    made = objective.loss(coder, [encoding], x, x, 0.0)
+    return revival(coder.parts[0], encoding, replace(made, error_BO=error), dead, policy)
+
+
 def test_the_strongest_positive_dead_latents_decode_to_the_error():
     coder = hand_coder()
     encoding = coder.encode_select(X)
     dead = torch.tensor([True, True, False, False])
-    aux = auxk_loss(coder, encoding, E_BO, dead, AuxK(k=1, coefficient=0.5))
+    aux = run(coder, encoding, E_BO, dead, AuxK(k=1, coefficient=0.5))
     # token 0: latent 1 (pre 4) gives ê = (0, 4), e - ê = (1, -2); token 1 has no positive one: e - ê = (0.5, -1)
     assert float(aux.value) == pytest.approx(0.5 * (1 + 4 + 0.25 + 1) / 2)
-    assert aux.entries.latents.to_dense().tolist() == [[0, 4, 0, 0], [0, 0, 0, 0]]
-    assert aux.entries.g_out_BO.tolist() == [[-0.5, 1.0], [-0.25, 0.5]]
+    assert aux.extra.latents.to_dense().tolist() == [[0, 4, 0, 0], [0, 0, 0, 0]]
+    assert aux.extra.g_out_BO.tolist() == [[-0.5, 1.0], [-0.25, 0.5]]
 
 
 def test_fewer_dead_latents_than_k_are_all_used():
     coder = hand_coder()
     dead = torch.tensor([True, False, False, True])
-    aux = auxk_loss(coder, coder.encode_select(X), E_BO, dead, AuxK(k=3, coefficient=1.0))
-    assert aux.entries.latents.to_dense().tolist() == [[3, 0, 0, 0], [0, 0, 0, 2]]
+    aux = run(coder, coder.encode_select(X), E_BO, dead, AuxK(k=3, coefficient=1.0))
+    assert aux.extra.latents.to_dense().tolist() == [[3, 0, 0, 0], [0, 0, 0, 2]]
     assert float(aux.value) == pytest.approx((4 + 4 + 0.25 + 1) / 2)
 
 
 def test_no_dead_latent_no_loss_and_no_positive_one_no_entry():
     coder = hand_coder()
     encoding = coder.encode_select(X[:1])
-    assert auxk_loss(coder, encoding, E_BO[:1], torch.zeros(4, dtype=torch.bool), AuxK()) is None
-    aux = auxk_loss(coder, encoding, E_BO[:1], torch.tensor([False, False, True, True]), AuxK(coefficient=1.0))
-    assert aux.entries.latents.nnz == 0
+    assert run(coder, encoding, E_BO[:1], torch.zeros(4, dtype=torch.bool), AuxK()) is None
+    aux = run(coder, encoding, E_BO[:1], torch.tensor([False, False, True, True]), AuxK(coefficient=1.0))
+    assert aux.extra.latents.nnz == 0
     assert float(aux.value) == pytest.approx(5.0)
 
 
@@ -60,3 +72,51 @@ def test_defaults_follow_width_and_run_length():
     assert dead_after(None, 10**9) == 10_000_000
     assert dead_after(AuxK(dead_after_tokens=7), 1000) == 7
     assert dead_after(AuxK(), 5) == 1
+    assert dead_after(Resample(every_tokens=100), 1000) == 50
+    assert dead_after(Resample(), 1600) == 100
+
+
+def test_auxk_divided_by_the_spread_of_the_error():
+    coder = hand_coder()
+    dead = torch.tensor([True, True, False, False])
+    aux = run(coder, coder.encode_select(X), E_BO, dead, AuxK(k=1, coefficient=0.5, normalised=True))
+    # errors (1, 2) and (0.5, -1), their mean (0.75, 0.5): spread 2 (0.25^2 + 1.5^2) = 4.625
+    assert float(aux.value) == pytest.approx(0.5 * (1 + 4 + 0.25 + 1) / 4.625)
+
+
+def test_ghost_gradients_are_those_of_the_formula():
+    coder = hand_coder()
+    coder.W_dec.mul_(0.5)  # the reconstruction must have an error
+    coder.requires_grad_(True)
+    encoding = coder.encode_select(X)
+    dead = torch.tensor([True, False, False, True])
+    made = run(coder, encoding, E_BO, dead, GhostGradients(coefficient=2.0))
+    got = coder.backward(encoding, torch.zeros_like(X), extra=made.extra)
+    pre = X @ coder.W_enc_rows.T + coder.b_enc
+    out = (pre.exp() * dead) @ coder.W_dec
+    ratio = (E_BO.norm(dim=1) / (2 * out.norm(dim=1) + 1e-6)).detach().unsqueeze(1)
+    ghost = (E_BO - ratio * out).square().sum(1).mean()
+    encoding_loss = (X - coder.decode(encoding.latents)).square().sum(1).mean()
+    expected = 2.0 * (encoding_loss / (ghost + 1e-6)).detach() * ghost
+    assert float(made.value) == pytest.approx(float(expected.detach()), rel=1e-12)
+    gradient = torch.autograd.grad(expected, coder.W_dec)[0]
+    torch.testing.assert_close(got["W_dec"], gradient)
+
+
+@pytest.mark.parametrize("dead_only", [False, True])
+def test_pre_activation_loss_pushes_all_that_are_below_the_threshold(dead_only):
+    coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), dtype="float64", seed=3)
+    coder.requires_grad_(True)
+    x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    dead = torch.tensor([True, False, True, True, False])
+    encoding = coder.encode_select(x)
+    made = run(coder, encoding, x, dead, PreActivationLoss(coefficient=0.3, dead_only=dead_only))
+    pre = (x - coder.b_dec) @ coder.W_enc_rows.T + coder.b_enc
+    below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1).detach()
+    expected = 0.3 * (below * dead if dead_only else below).sum() / 7
+    assert float(made.value) == pytest.approx(float(expected.detach()))
+    got = coder.backward(encoding, torch.zeros_like(x), everywhere=made.everywhere)
+    names = ["W_enc_rows", "b_enc", "b_dec", "activation.threshold"]
+    own = dict(coder.named_parameters())
+    for name, gradient in zip(names, torch.autograd.grad(expected, [own[name] for name in names]), strict=True):
+        torch.testing.assert_close(got[name] + made.parameters.get(name, 0), gradient)

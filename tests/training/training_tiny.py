@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.coders import SAE, ActivationConfig, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosema.coders import SAE, AbsTopK, ActivationConfig, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
 from monosema.training import L0, L1, AuxK, Trainer, TrainingConfig
 
 D, F, BATCH = 8, 24, 16
 ACTIVATIONS: dict[str, ActivationConfig] = {
     "TopK": TopK(k=3),
+    "AbsTopK": AbsTopK(k=3),
+    "TanhReLU": TanhReLU(),
     "BatchTopK": BatchTopK(k=2.5),
     "ReLU": ReLU(),
     "JumpReLU": JumpReLU(init_threshold=0.3, bandwidth=0.4),
@@ -21,6 +23,8 @@ ACTIVATIONS: dict[str, ActivationConfig] = {
 }
 SPARSITY: dict[str, L1 | L0 | None] = {
     "TopK": None,
+    "AbsTopK": None,
+    "TanhReLU": L1(coefficient=0.3, warmup_fraction=0.2),
     "BatchTopK": None,
     "ReLU": L1(coefficient=0.3, warmup_fraction=0.2),
     "JumpReLU": L0(coefficient=0.2, warmup_fraction=0.2),

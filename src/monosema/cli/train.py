@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from monosema.cli.options import Choices, parse
-from monosema.coders.config import BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosema.coders.config import ActivationConfig
 from monosema.runs.config import RunConfig
-from monosema.training.config import L0, L1, AuxK
+from monosema.training.terms import LevelsConfig, Revive, Sparsity
 
 CHOICES: Choices = {
-    "coder.activation": {kind.__name__: kind for kind in (ReLU, TopK, BatchTopK, JumpReLU, Gated)},
-    "training.sparsity": {"L1": L1, "L0": L0, "none": None},
-    "training.revive": {"AuxK": AuxK, "none": None},
+    "coder.activation": {kind.__name__: kind for kind in get_args(ActivationConfig)},
+    "training.sparsity": {kind.__name__: kind for kind in get_args(Sparsity)} | {"none": None},
+    "training.levels": {kind.__name__: kind for kind in get_args(LevelsConfig)} | {"none": None},
+    "training.revive": {kind.__name__: kind for kind in get_args(Revive)} | {"none": None},
 }
 
 

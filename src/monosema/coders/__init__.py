@@ -11,15 +11,41 @@ from typing import TYPE_CHECKING
 from monosema.core.lazy import lazy_exports
 
 _HOMES = {
-    "monosema.coders.coder": ("Encoding", "ExtraEntries", "SparseCoder"),
-    "monosema.coders.config": ("ActivationConfig", "BatchTopK", "CoderConfig", "Gated", "JumpReLU", "ReLU", "TopK"),
-    "monosema.coders.make": ("SAE", "Transcoder"),
+    "monosema.coders.coder": ("Encoding", "Everywhere", "ExtraEntries", "LatentGradients", "SparseCoder"),
+    "monosema.coders.config": (
+        "AbsTopK",
+        "ActivationConfig",
+        "BatchTopK",
+        "CoderConfig",
+        "Gated",
+        "JumpReLU",
+        "ReLU",
+        "StackConfig",
+        "TanhReLU",
+        "TopK",
+    ),
+    "monosema.coders.make": ("SAE", "CLT", "Crosscoder", "Transcoder"),
+    "monosema.coders.scaling": ("Scaling",),
+    "monosema.coders.stack": ("CrossLayerTranscoder", "Dictionary"),
     "monosema.kernels": ("Latents",),
 }
 __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
-    from monosema.coders.coder import Encoding, ExtraEntries, SparseCoder
-    from monosema.coders.config import ActivationConfig, BatchTopK, CoderConfig, Gated, JumpReLU, ReLU, TopK
-    from monosema.coders.make import SAE, Transcoder
+    from monosema.coders.coder import Encoding, Everywhere, ExtraEntries, LatentGradients, SparseCoder
+    from monosema.coders.config import (
+        AbsTopK,
+        ActivationConfig,
+        BatchTopK,
+        CoderConfig,
+        Gated,
+        JumpReLU,
+        ReLU,
+        StackConfig,
+        TanhReLU,
+        TopK,
+    )
+    from monosema.coders.make import CLT, SAE, Crosscoder, Transcoder
+    from monosema.coders.scaling import Scaling
+    from monosema.coders.stack import CrossLayerTranscoder, Dictionary
     from monosema.kernels import Latents

@@ -1,4 +1,4 @@
-"""``SparseCoder``: SAE, transcoder and skip transcoder in one module.
+"""``SparseCoder``: SAE, transcoder, skip transcoder and crosscoder in one module.
 
 Shape letters: B tokens, I input width, F latents, O output width, E active entries.
 """
@@ -17,8 +17,20 @@ from monosema.coders.activations.base import Activation, ChannelGradients, Selec
 from monosema.coders.config import CoderConfig
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
-from monosema.core.seeds import random_stream
-from monosema.kernels import Latents, decode, sampled_products, to_columns, weight_gradient
+from monosema.coders.initial import initial_weights, zero_acausal_
+from monosema.coders.parts import Part
+from monosema.coders.scaling import Scaling
+from monosema.kernels import (
+    Latents,
+    Levels,
+    decode,
+    decode_levels,
+    level_gradient,
+    prefix_levels,
+    sampled_products,
+    to_columns,
+    weight_gradient,
+)
 from monosema.kernels.latents import flat_tokens
 
 
@@ -48,6 +60,37 @@ class ExtraEntries:
     """Entries and their activations."""
     g_out_BO: Tensor
     """∂loss with respect to the decode of these entries."""
+    slope: Tensor | None = None
+    """[E] ∂activation/∂pre of each entry; one by default."""
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """A gradient that is the same for all tokens of a latent, but for some entries (pre-activation loss)."""
+
+    g_F: Tensor
+    """[F] ∂loss/∂pre of every entry of a latent."""
+    but: Latents
+    """The entries that it does not reach."""
+
+
+@dataclass(frozen=True)
+class LatentGradients:
+    """∂loss with respect to latents, beyond what comes through the output."""
+
+    latents: Tensor | None = None
+    """[E] with respect to the activations (a sparsity loss)."""
+    near: Tensor | None = None
+    """[N] the same on near-threshold entries, active or not; where a threshold is learned it must come with
+    ``latents`` (``∂f/∂θ`` is not zero there)."""
+    near_step: Tensor | None = None
+    """[N] with respect to ``1[pre > θ]`` on near-threshold entries (a loss on L0)."""
+    gate: Tensor | None = None
+    """[G] with respect to the gate's value on open-gate entries (Gated)."""
+    window: float | None = None
+    """The window the near-threshold entries were selected with."""
+    W_dec: Tensor | None = None
+    """[F, O] with respect to the decoder (a sparsity loss weighted by its norms)."""
 
 
 @final
@@ -70,16 +113,13 @@ class SparseCoder(nn.Module):
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.is_trained = False
         dtype = parse_dtype(config.dtype)
-        decoder = _unit_rows(config.d_sae, config.d_out, config.seed, "W_dec")
-        if config.d_in == config.d_out:
-            encoder = decoder.clone()
-        else:
-            encoder = _unit_rows(config.d_sae, config.d_in, config.seed, "W_enc")
+        encoder, decoder = initial_weights(config)
         self.activation: Activation = config.activation.build(config.d_sae).to(dtype)
         self.W_enc_rows = nn.Parameter(encoder.to(dtype))
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype)) if self.activation.has_encoder_bias else None
         self.W_dec = nn.Parameter(decoder.to(dtype))
         self.b_dec = nn.Parameter(torch.zeros(config.d_out, dtype=dtype)) if config.b_dec != "none" else None
+        self.b_dec_in = nn.Parameter(torch.zeros(config.d_in, dtype=dtype)) if config.b_dec == "separate" else None
         skip = torch.zeros(config.d_in, config.d_out, dtype=dtype) if config.skip else None
         self.W_skip = nn.Parameter(skip) if skip is not None else None
 
@@ -113,6 +153,20 @@ class SparseCoder(nn.Module):
         return self.config.hook_name_out
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """The coder itself, as the one part of a dictionary."""
+        return (Part("", self, slice(0, self.d_in), (slice(0, self.d_out),)),)
+
+    @property
+    def input_bias(self) -> Tensor | None:
+        """``[d_in]``: what is subtracted from the input."""
+        return self.b_dec if self.config.b_dec == "input_and_output" else self.b_dec_in
+
+    def site_norms(self) -> Tensor:
+        """``[d_sae, sites written]``: norms of the decoder rows' slices."""
+        return torch.stack([part.norm(dim=1) for part in self.W_dec.split(self.config.write_widths, dim=1)], dim=1)
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.W_dec.dtype
 
@@ -135,13 +189,14 @@ class SparseCoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Activations ``[..., d_sae]`` of ``x [..., d_in]`` under the inference rule; autograd passes through."""
         flat = flat_tokens(x, self.d_in, "encode")
-        return self.activation.infer_dense(self._pre(flat)[1]).reshape(*x.shape[:-1], self.d_sae)
+        dense = self.activation.infer_dense(self._pre(flat)[1], self._selection_weights())
+        return dense.reshape(*x.shape[:-1], self.d_sae)
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> Latents:
         """The same activations as ``Latents``, never built densely."""
-        latents = self.activation.infer(self._pre(flat_tokens(x, self.d_in, "encode_sparse"))[1])
-        return replace(latents, leading_shape=tuple(x.shape[:-1]))
+        pre = self._pre(flat_tokens(x, self.d_in, "encode_sparse"))[1]
+        return replace(self.activation.infer(pre, self._selection_weights()), leading_shape=tuple(x.shape[:-1]))
 
     def decode(self, latents: Latents | Tensor, x: Tensor | None = None) -> Tensor:
         """``f W_dec + b_dec [+ x W_skip]``: ``[..., d_out]``.
@@ -154,13 +209,12 @@ class SparseCoder(nn.Module):
             if latents.shape[-1] != self.d_sae:
                 raise ShapeError(f"decode: expected [..., {self.d_sae}] activations, got {list(latents.shape)}")
             out = latents @ self.W_dec
-        if self.b_dec is not None:
-            out = out + self.b_dec
-        if self.W_skip is not None:
-            if x is None:
-                raise ShapeError("decode: this coder has a skip connection; pass its input as decode(latents, x)")
-            out = out + x.to(self.dtype) @ self.W_skip
-        return out
+        return self._add_offset(out, x)
+
+    def decode_levels(self, levels: Levels, x_BI: Tensor) -> Tensor:
+        """The nested reconstructions ``[B, G, d_out]`` of entries grouped into levels."""
+        offset = self._add_offset(self.W_dec.new_zeros(len(x_BI), self.d_out), x_BI)
+        return decode_levels(levels, self.W_dec).add_(offset.unsqueeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction or prediction ``ŷ [..., d_out]`` of ``x [..., d_in]``."""
@@ -171,93 +225,141 @@ class SparseCoder(nn.Module):
     # -- the core operation: three calls
 
     @torch.no_grad()
-    def encode_select(self, x_BI: Tensor, workspace: Tensor | None = None) -> Encoding:
+    def encode_select(
+        self,
+        x_BI: Tensor,
+        workspace: Tensor | None = None,
+        *,
+        window: float | None = None,
+        noise_BF: Tensor | None = None,
+    ) -> Encoding:
         """Encode ``x [B, d_in]`` under the training rule.
 
-        ``workspace`` is a ``[≥ B, d_sae]`` tensor for the pre-activations, reused from batch to batch.
+        Args:
+            workspace: ``[≥ B, d_sae]`` for the pre-activations, reused from batch to batch.
+            window: also collect the entries this near their threshold (a loss on L0 needs them).
+            noise_BF: added to the pre-activations.
         """
         flat = flat_tokens(x_BI, self.d_in, "encode_select")
         inner, pre = self._pre(flat, workspace)
-        return Encoding(inner, flat, pre, self.activation.select(pre))
+        if noise_BF is not None:
+            pre.add_(noise_BF)
+        return Encoding(inner, flat, pre, self.activation.select(pre, self._selection_weights(), window))
 
     @torch.no_grad()
     def backward(
         self,
         encoding: Encoding,
-        g_out_BO: Tensor,
+        g_out: Tensor,
+        own: LatentGradients | None = None,
         *,
-        g_latents: Tensor | None = None,
-        g_near: Tensor | None = None,
-        near_step: Tensor | None = None,
-        g_gate: Tensor | None = None,
+        levels: Levels | None = None,
         extra: ExtraEntries | None = None,
+        everywhere: Everywhere | None = None,
         unit_norm: bool = False,
     ) -> dict[str, Tensor]:
         """∂loss/∂parameter for every parameter, by its name in ``named_parameters``.
 
         Args:
-            g_out_BO: ∂loss/∂(output of ``decode``), from any objective.
-            g_latents: [E] ∂loss/∂activation beyond what comes through the output (a sparsity loss).
-            g_near: [N] the same on near-threshold entries, active or not; JumpReLU's threshold needs it whenever
-                ``g_latents`` is given (``∂f/∂θ`` is not zero there).
-            near_step: [N] ∂loss/∂1[pre > θ] on near-threshold entries (an L0 loss on JumpReLU).
-            g_gate: [G] ∂loss/∂gate value on open-gate entries (Gated).
+            g_out: ``[B, d_out]`` ∂loss/∂(output of ``decode``), from any objective; with ``levels``,
+                ``[B, G, d_out]`` with respect to the output of ``decode_levels``.
+            own: ∂loss/∂latents beyond what comes through the output.
+            levels: how the entries were grouped.
             extra: entries outside the selection with an output gradient of their own.
+            everywhere: a gradient on the pre-activations of all entries but some.
             unit_norm: decoder rows have norm one and keep it: leave out the part of their gradient along themselves,
                 ``⟨∂loss/∂W_i, W_i⟩ W_i`` with ``⟨∂loss/∂W_i, W_i⟩ = Σ_e f_e ⟨g_out[t_e], W_i⟩`` over its entries.
         """
-        selection = encoding.selection
-        g_through = sampled_products(selection.latents, g_out_BO, self.W_dec)
-        g_active = g_through if g_latents is None else g_through + g_latents
-        g_near = self._near_gradient(selection, g_out_BO, g_near, needed=g_latents is not None)
-        gate = selection.gate
-        if gate is not None and g_gate is None:
-            g_gate = torch.zeros_like(gate.values)
-        activation = self.activation.backward(selection, ChannelGradients(g_active, g_near, near_step, g_gate))
+        own = own if own is not None else LatentGradients()
+        selection, latents = encoding.selection, encoding.latents
+        if levels is None:
+            g_total = table = g_out
+            g_through = sampled_products(latents, g_out, self.W_dec)
+        else:
+            g_total, table = g_out.sum(1), level_gradient(g_out)
+            g_through = levels.scatter(sampled_products(levels.latents, table, self.W_dec))
+        g_active = g_through if own.latents is None else g_through + own.latents
+        activation = self.activation.backward(
+            selection,
+            ChannelGradients(
+                g_active,
+                self._near_gradient(selection, g_out, levels, own),
+                own.near_step,
+                torch.zeros_like(selection.gate.values) if selection.gate is not None and own.gate is None else own.gate,
+                own.window,
+            ),
+        )
 
-        columns = to_columns(selection.latents)
+        columns = to_columns(latents)
         gradients = {f"activation.{name}": value for name, value in activation.parameters.items()}
-        gradients["W_dec"] = weight_gradient(columns, selection.latents.values, g_out_BO)
+        if levels is None:
+            gradients["W_dec"] = weight_gradient(columns, latents.values, table)
+        else:
+            gradients["W_dec"] = weight_gradient(to_columns(levels.latents), levels.latents.values, table)
         along = self.W_dec.new_zeros(self.d_sae)
-        along.index_add_(0, selection.latents.indices, selection.latents.values * g_through)
-        encoder, b_enc = torch.zeros((), dtype=self.dtype, device=self.device), self.W_dec.new_zeros(self.d_sae)
-        for entries in activation.pre:
-            shared = columns if entries.indices is selection.latents.indices else to_columns(entries)
+        along.index_add_(0, latents.indices, latents.values * g_through)
+        encoder, b_enc = torch.zeros_like(self.W_enc_rows), self.W_dec.new_zeros(self.d_sae)
+        for number, entries in enumerate(activation.pre):
+            shared = columns if entries.indices is latents.indices else to_columns(entries)
             part = weight_gradient(shared, entries.values, encoding.x_BI)
-            encoder = part if encoder.ndim == 0 else encoder.add_(part)
+            encoder = part if number == 0 else encoder.add_(part)
             b_enc.index_add_(0, entries.indices, entries.values)
         if extra is not None:
             g_extra = sampled_products(extra.latents, extra.g_out_BO, self.W_dec)
             shared = to_columns(extra.latents)
             gradients["W_dec"].add_(weight_gradient(shared, extra.latents.values, extra.g_out_BO))
-            encoder.add_(weight_gradient(shared, g_extra, encoding.x_BI))
-            b_enc.index_add_(0, extra.latents.indices, g_extra)
             along.index_add_(0, extra.latents.indices, extra.latents.values * g_extra)
+            g_pre = g_extra if extra.slope is None else g_extra * extra.slope
+            encoder.add_(weight_gradient(shared, g_pre, encoding.x_BI))
+            b_enc.index_add_(0, extra.latents.indices, g_pre)
+        if everywhere is not None:
+            g_but = everywhere.g_F[everywhere.but.indices.long()]
+            encoder.addr_(everywhere.g_F, encoding.x_BI.sum(0))
+            encoder.sub_(weight_gradient(to_columns(everywhere.but), g_but, encoding.x_BI))
+            b_enc.add_(everywhere.g_F, alpha=len(encoding.x_BI)).index_add_(0, everywhere.but.indices, g_but, alpha=-1)
+        if own.W_dec is not None:
+            gradients["W_dec"].add_(own.W_dec)
+            if unit_norm:
+                along.add_((own.W_dec * self.W_dec).sum(1))
         if unit_norm:
             gradients["W_dec"].addcmul_(along.unsqueeze(1), self.W_dec, value=-1)
         gradients["W_enc_rows"] = encoder
         if self.b_enc is not None:
             gradients["b_enc"] = b_enc
         if self.b_dec is not None:
-            gradients["b_dec"] = g_out_BO.sum(0)
-            if self.config.b_dec == "input_and_output":  # through the input: sum over tokens first, then one product
-                gradients["b_dec"] -= b_enc @ self.W_enc_rows
+            gradients["b_dec"] = g_total.sum(0)
+        if self.input_bias is not None:  # through the input: sum over tokens first, then one product
+            through_input = -(b_enc @ self.W_enc_rows)
+            if self.b_dec_in is not None:
+                gradients["b_dec_in"] = through_input
+            else:
+                gradients["b_dec"] += through_input
         if self.W_skip is not None:
-            gradients["W_skip"] = encoding.raw_BI.to(self.dtype).T @ g_out_BO
+            gradients["W_skip"] = encoding.raw_BI.to(self.dtype).T @ g_total
+        if self.config.causal:
+            zero_acausal_(gradients["W_enc_rows"], gradients["W_dec"], self.config)
         return gradients
 
-    def _near_gradient(self, selection: Selection, g_out: Tensor, given: Tensor | None, needed: bool) -> Tensor | None:
-        if selection.near is None:
-            assert given is None, "g_near was given, but this activation has no near-threshold entries"
+    def _near_gradient(
+        self, selection: Selection, g_out: Tensor, levels: Levels | None, own: LatentGradients
+    ) -> Tensor | None:
+        near = selection.near
+        if near is None or not self.activation.learns_threshold:
             return None
-        assert given is not None or not needed, "a loss on the activations must give g_near where there is a threshold"
-        through_output = sampled_products(selection.near, g_out, self.W_dec)
-        return through_output if given is None else through_output + given
+        assert own.near is not None or own.latents is None, "a loss on the activations must give its near entries too"
+        if levels is None:
+            through_output = sampled_products(near, g_out, self.W_dec)
+        elif levels.widths is not None:
+            nested = prefix_levels(near, levels.widths).latents
+            through_output = sampled_products(nested, level_gradient(g_out), self.W_dec)
+        else:  # the least of a token's activations: they belong to its last budget
+            through_output = sampled_products(near, g_out[:, -1].contiguous(), self.W_dec)
+        return through_output if own.near is None else through_output + own.near
 
     def _pre(self, x_BI: Tensor, workspace: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inner = x_BI.to(self.dtype)
-        if self.config.b_dec == "input_and_output" and self.b_dec is not None:
-            inner = inner - self.b_dec
+        if self.input_bias is not None:
+            inner = inner - self.input_bias
         if workspace is None:
             pre = inner @ self.W_enc_rows.T
             return inner, pre if self.b_enc is None else pre + self.b_enc
@@ -265,6 +367,18 @@ class SparseCoder(nn.Module):
         if self.b_enc is None:
             return inner, torch.mm(inner, self.W_enc_rows.T, out=out)
         return inner, torch.addmm(self.b_enc, inner, self.W_enc_rows.T, out=out)
+
+    def _selection_weights(self) -> Tensor | None:
+        return self.site_norms().sum(1).detach() if self.activation.weights_by_decoder_norm else None
+
+    def _add_offset(self, out: Tensor, x: Tensor | None) -> Tensor:
+        if self.b_dec is not None:
+            out = out + self.b_dec
+        if self.W_skip is not None:
+            if x is None:
+                raise ShapeError("decode: this coder has a skip connection; pass its input as decode(latents, x)")
+            out = out + x.to(self.dtype) @ self.W_skip
+        return out
 
     # -- equivalent forms
 
@@ -284,22 +398,51 @@ class SparseCoder(nn.Module):
         self._scale_latents(1 / norms_F)
 
     @torch.no_grad()
-    def fold_input_scaling(self, input_scale: float, output_scale: float) -> None:
+    def fold_input_scaling(self, input_scaling: Scaling | float, output_scaling: Scaling | float) -> None:
         """Turn a coder of scaled activations into one of raw activations, in place.
 
-        If ``g(u)`` predicts ``output_scale · y`` from ``u = input_scale · x``, the folded coder computes
-        ``g(input_scale · x) / output_scale``. Calling it with the reciprocals undoes it.
+        If ``g(u)`` predicts ``v = (y - μ_y) A_y`` from ``u = (x - μ_x) A_x``, the folded coder predicts y from x: with
+        ``W_enc ← A_x W_enc``, ``W_dec ← W_dec A_y⁻¹``, ``b_dec ← b_dec A_y⁻¹ + μ_y``, an input bias
+        ``← b A_x⁻¹ + μ_x`` or else ``b_enc ← b_enc - μ_x A_x W_enc``, ``W_skip ← A_x W_skip A_y⁻¹`` with
+        ``b_dec ← b_dec - μ_x W_skip``. A number s stands for ``A = s``. Calling it with the inverses undoes it.
         """
-        if not (0 < input_scale < math.inf and 0 < output_scale < math.inf):
-            raise ConfigError(f"input scaling must be positive and finite, got {input_scale} and {output_scale}")
-        if self.config.b_dec == "input_and_output" and input_scale != output_scale:
+        inputs, outputs = self._scaling(input_scaling, self.d_in), self._scaling(output_scaling, self.d_out)
+        if self.config.b_dec == "input_and_output" and not inputs.equals(outputs):
             raise ConfigError("a coder that subtracts b_dec from its input needs equal input and output scaling")
-        self.W_enc_rows.mul_(input_scale)
-        self.W_dec.div_(output_scale)
+        if outputs.has_mean and self.b_dec is None:
+            raise ConfigError("a scaling that centres needs an output bias to hold the mean; use b_dec='output'")
+        if inputs.has_mean and self.W_skip is not None and self.config.b_dec == "input_and_output":
+            raise ConfigError("a scaling that centres cannot be folded with a skip connection and one shared bias")
+        if self.activation.weights_by_decoder_norm:
+            if not outputs.is_uniform:
+                raise ConfigError(
+                    "weight_by_decoder_norm=True cannot be kept under another scaling for each site; train with "
+                    "input_scaling='none', or without it"
+                )
+            self.activation.scale_weights_(1 / outputs.sites[0].factor)
+        self.W_enc_rows.copy_(inputs.left(self.W_enc_rows.T).T)
+        self.W_dec.copy_(outputs.right_inverse(self.W_dec))
         if self.b_dec is not None:
-            self.b_dec.div_(output_scale)
+            self.b_dec.copy_(outputs.vector_right_inverse(self.b_dec) + outputs.mean_vector().to(self.b_dec))
+        if self.b_dec_in is not None:
+            self.b_dec_in.copy_(inputs.vector_right_inverse(self.b_dec_in) + inputs.mean_vector().to(self.b_dec_in))
+        if inputs.has_mean and self.input_bias is None:
+            offset = -(inputs.mean_vector().to(self.W_enc_rows) @ self.W_enc_rows.T)
+            if self.b_enc is None:
+                self.activation.shift_latents_(offset)
+            else:
+                self.b_enc.add_(offset)
         if self.W_skip is not None:
-            self.W_skip.mul_(input_scale / output_scale)
+            self.W_skip.copy_(outputs.right_inverse(inputs.left(self.W_skip)))
+            if inputs.has_mean and self.b_dec is not None:
+                self.b_dec.sub_(inputs.mean_vector().to(self.W_skip) @ self.W_skip)
+
+    def _scaling(self, scaling: Scaling | float, width: int) -> Scaling:
+        if isinstance(scaling, Scaling):
+            return scaling
+        if not 0 < scaling < math.inf:
+            raise ConfigError(f"input scaling must be positive and finite, got {scaling}")
+        return Scaling.uniform(scaling, (width,))
 
     def _scale_latents(self, factors_F: Tensor) -> None:
         self.activation.scale_latents_(factors_F)
@@ -311,9 +454,3 @@ class SparseCoder(nn.Module):
     def extra_repr(self) -> str:
         sites = self.hook_name if self.hook_name == self.hook_name_out else f"{self.hook_name} -> {self.hook_name_out}"
         return f"d_in={self.d_in}, d_sae={self.d_sae}, d_out={self.d_out}, {self.config.activation}, site={sites}"
-
-
-def _unit_rows(n_rows: int, width: int, seed: int, name: str) -> Tensor:
-    # float32 whatever torch's default dtype is: the same seed must draw the same numbers
-    rows = torch.randn(n_rows, width, generator=random_stream(seed, "coder", name), dtype=torch.float32)
-    return rows / rows.norm(dim=1, keepdim=True)

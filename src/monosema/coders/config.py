@@ -10,6 +10,9 @@ from monosema.core.errors import ConfigError
 if TYPE_CHECKING:
     from monosema.coders.activations.base import Activation
 
+Kernel = Literal["rectangle", "triangle", "epanechnikov", "gaussian"]
+Inference = Literal["topk", "threshold"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReLU:
@@ -24,20 +27,61 @@ class ReLU:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TanhReLU:
+    """``f = tanh(ReLU(pre))``; sparse only through a sparsity loss, activations at most one."""
+
+    is_variant: ClassVar[bool] = True
+
+    def build(self, d_sae: int) -> Activation:
+        from monosema.coders.activations.tanhrelu import TanhReLUActivation
+
+        return TanhReLUActivation(self, d_sae)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TopK:
     """The k largest positive pre-activations of each token (Gao et al. 2024, arXiv 2406.04093)."""
 
     is_variant: ClassVar[bool] = True
     k: int
     """Active latents per token."""
+    inference: Inference = "topk"
+    """The rule at inference: the same k of each token, or all above the running threshold."""
+    weight_by_decoder_norm: bool = False
+    """Whether latents compete by ``pre_i · ‖W_dec_i‖`` rather than by ``pre_i``."""
+    threshold_rate: float = 0.05
+    """Share of the newest batch in the running mean of the selection threshold."""
 
     def __post_init__(self) -> None:
-        _require(self.k >= 1, f"TopK: k must be at least 1, got {self.k}")
+        _check_fixed_count(self)
 
     def build(self, d_sae: int) -> Activation:
         from monosema.coders.activations.topk import TopKActivation
 
         return TopKActivation(self, d_sae)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbsTopK:
+    """The k pre-activations of each token that are largest in magnitude, with their signs (arXiv 2510.00404)."""
+
+    is_variant: ClassVar[bool] = True
+    k: int
+    """Active latents per token."""
+    inference: Inference = "topk"
+    """The rule at inference: the same k of each token, or all whose magnitude exceeds the running threshold."""
+    weight_by_decoder_norm: bool = False
+    """Whether latents compete by ``|pre_i| · ‖W_dec_i‖`` rather than by ``|pre_i|``."""
+    threshold_rate: float = 0.05
+    """Share of the newest batch in the running mean of the selection threshold."""
+
+    def __post_init__(self) -> None:
+        _check_fixed_count(self)
+
+    def build(self, d_sae: int) -> Activation:
+        from monosema.coders.activations.abstopk import AbsTopKActivation
+
+        return AbsTopKActivation(self, d_sae)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +91,15 @@ class BatchTopK:
     is_variant: ClassVar[bool] = True
     k: float
     """Active latents per token, on average over the batch; may be fractional."""
+    inference: Inference = "threshold"
+    """The rule at inference: all above the running threshold, or the same choice in the batch at hand."""
+    weight_by_decoder_norm: bool = False
+    """Whether latents compete by ``pre_i · ‖W_dec_i‖`` rather than by ``pre_i``."""
     threshold_rate: float = 0.05
     """Share of the newest batch in the running mean of the selection threshold, which is the rule at inference."""
 
     def __post_init__(self) -> None:
-        _require(self.k > 0, f"BatchTopK: k must be positive, got {self.k}")
-        rate = self.threshold_rate
-        _require(0 < rate <= 1, f"BatchTopK: threshold_rate must be in (0, 1], got {rate}")
+        _check_fixed_count(self)
 
     def build(self, d_sae: int) -> Activation:
         from monosema.coders.activations.batchtopk import BatchTopKActivation
@@ -70,6 +116,10 @@ class JumpReLU:
     """Threshold of every latent at the start, in the units of the (scaled) pre-activations."""
     bandwidth: float = 0.1
     """Width ε of the window around the threshold through which it learns, in the same units."""
+    kernel: Kernel = "rectangle"
+    """Shape of that window."""
+    ste_to_input: bool = False
+    """Whether the straight-through estimates reach the pre-activations too (Anthropic, January 2025)."""
 
     def __post_init__(self) -> None:
         _require(self.init_threshold >= 0, f"JumpReLU: init_threshold must not be negative, got {self.init_threshold}")
@@ -93,9 +143,11 @@ class Gated:
         return GatedActivation(self, d_sae)
 
 
-ActivationConfig = Union[ReLU, TopK, BatchTopK, JumpReLU, Gated]
+FixedCount = Union[TopK, AbsTopK, BatchTopK]
+ActivationConfig = Union[ReLU, TanhReLU, TopK, AbsTopK, BatchTopK, JumpReLU, Gated]
 
-BDecMode = Literal["input_and_output", "output", "none"]
+BDecMode = Literal["input_and_output", "output", "separate", "none"]
+DecoderInit = Literal["random", "orthogonal", "zeros"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +163,27 @@ class CoderConfig:
     activation: ActivationConfig
     """How pre-activations become sparse latents."""
     b_dec: BDecMode = "input_and_output"
-    """Where the decoder bias acts: subtracted from the input and added to the output, only added, or absent."""
+    """Where decoder biases act: one subtracted from the input and added to the output; one only added; one added and
+    another, ``b_dec_in``, subtracted from the input; or none."""
     skip: bool = False
     """Whether a linear map ``W_skip [d_in, d_out]`` from input to output is added (skip transcoder)."""
+    read_widths: tuple[int, ...] = ()
+    """Widths of the sites read; one site of ``d_in`` by default."""
+    write_widths: tuple[int, ...] = ()
+    """Widths of the sites written; one site of ``d_out`` by default."""
+    causal: bool = False
+    """Whether latents, in as many equal groups as sites, read only sites up to their own and write only from their own
+    on (weakly causal crosscoder)."""
+    decoder_init: DecoderInit = "random"
+    """Starting directions of the decoder rows: random, orthogonal in blocks of ``d_out`` rows, or zero."""
+    decoder_init_norm: float = 1.0
+    """Starting norm of the decoder rows."""
+    encoder_init: Literal["auto", "transpose", "independent"] = "auto"
+    """Encoder rows start as the decoder's, or drawn anew (norm one); the former where input and output are one site."""
     hook_name: str | None = None
-    """Site read; set from the stream when training starts."""
+    """Sites read, joined by ``+``; set from the stream when training starts."""
     hook_name_out: str | None = None
-    """Site written; equal to ``hook_name`` for an SAE."""
+    """Sites written; equal to ``hook_name`` for an SAE or crosscoder."""
     dtype: str = "float32"
     """Floating-point type of the parameters."""
     seed: int = 0
@@ -132,6 +198,87 @@ class CoderConfig:
             self.b_dec != "input_and_output" or self.d_in == self.d_out,
             f"b_dec='input_and_output' needs d_in == d_out, got {self.d_in} and {self.d_out}; use b_dec='output'",
         )
+        _require(self.decoder_init_norm > 0, f"decoder_init_norm must be positive, got {self.decoder_init_norm}")
+        _require(
+            self.encoder_init != "transpose" or self.d_in == self.d_out,
+            f"encoder_init='transpose' needs d_in == d_out, got {self.d_in} and {self.d_out}; use 'independent'",
+        )
+        _require(
+            not (self.encoder_init == "transpose" and self.decoder_init == "zeros"),
+            "encoder_init='transpose' of decoder_init='zeros' would stay at zero; use encoder_init='independent'",
+        )
+        for name, width in (("read_widths", self.d_in), ("write_widths", self.d_out)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (width,))
+            total = sum(getattr(self, name))
+            _require(total == width, f"{name} add up to {total}, not to {width}")
+        _require(
+            not self.causal or (self.read_widths == self.write_widths and self.d_sae >= len(self.read_widths)),
+            "causal=True needs the same sites read and written, and at least one latent for each",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """A cross-layer transcoder: as many coders as sites read, each writing its own site and all later ones."""
+
+    read_widths: tuple[int, ...]
+    """Widths of the sites read, one for each layer."""
+    write_widths: tuple[int, ...]
+    """Widths of the sites written, as many."""
+    d_sae: int
+    """Latents of each layer."""
+    activation: ActivationConfig
+    """How pre-activations become sparse latents."""
+    tied: Literal["none", "per_source", "per_target"] = "none"
+    """Whether the decoders of a layer, or those into a site, are one."""
+    hook_name: str | None = None
+    """Sites read, joined by ``+``; set from the stream when training starts."""
+    hook_name_out: str | None = None
+    """Sites written."""
+    dtype: str = "float32"
+    """Floating-point type of the parameters."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        n, m = len(self.read_widths), len(self.write_widths)
+        _require(n >= 1 and n == m, f"a cross-layer transcoder writes as many sites as it reads, got {n} and {m}")
+        equal = self.tied == "none" or len(set(self.write_widths)) == 1
+        _require(equal, f"tied={self.tied!r} needs sites of one width, got {self.write_widths}; use tied='none'")
+        self.layers()
+
+    @property
+    def d_in(self) -> int:
+        return sum(self.read_widths)
+
+    @property
+    def d_out(self) -> int:
+        return sum(self.write_widths)
+
+    def layers(self) -> tuple[CoderConfig, ...]:
+        """The coders of the layers."""
+        return tuple(
+            CoderConfig(
+                d_in=width,
+                d_sae=self.d_sae,
+                d_out=sum(self.write_widths[n : n + 1 if self.tied == "per_source" else None]),
+                write_widths=self.write_widths[n : n + 1 if self.tied == "per_source" else None],
+                activation=self.activation,
+                b_dec="none",
+                encoder_init="independent",
+                dtype=self.dtype,
+                seed=self.seed + n,
+            )
+            for n, width in enumerate(self.read_widths)
+        )
+
+
+def _check_fixed_count(config: FixedCount) -> None:
+    name, rate = type(config).__name__, config.threshold_rate
+    least = "positive" if isinstance(config, BatchTopK) else "at least 1"
+    _require(config.k > 0 and (isinstance(config, BatchTopK) or config.k >= 1), f"{name}: k must be {least}, got {config.k}")
+    _require(0 < rate <= 1, f"{name}: threshold_rate must be in (0, 1], got {rate}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,9 +1,13 @@
-"""The two plain ways to make a coder."""
+"""The plain ways to make a dictionary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from monosema.coders.coder import SparseCoder
-from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, CoderConfig
+from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, CoderConfig, DecoderInit, StackConfig
+from monosema.coders.stack import CrossLayerTranscoder
 from monosema.core.errors import ConfigError
 
 
@@ -14,21 +18,31 @@ def SAE(
     expansion_factor: float | None = None,
     activation: ActivationConfig | None = None,
     b_dec: BDecMode = "input_and_output",
+    decoder_init: DecoderInit = "random",
+    decoder_init_norm: float = 1.0,
+    encoder_init: Literal["auto", "transpose", "independent"] = "auto",
+    hook_name: str | None = None,
     dtype: str = "float32",
     seed: int = 0,
 ) -> SparseCoder:
     """A sparse autoencoder: reads a site and reconstructs it.
 
     Give ``d_sae`` or ``expansion_factor`` (``d_sae = round(expansion_factor · d_in)``), not both. The activation
-    defaults to ``BatchTopK(k=32)``. Weights come from a random stream keyed by ``seed``.
+    defaults to ``BatchTopK(k=32)``. Weights come from a random stream keyed by ``seed``. ``hook_name`` says which of a
+    stream's sites it reads, where several coders share one stream.
     """
     width = _width(d_in, d_sae, expansion_factor)
     config = CoderConfig(
         d_in=d_in,
         d_sae=width,
         d_out=d_in,
-        activation=activation if activation is not None else BatchTopK(k=max(1, min(32, width))),
+        activation=_activation(activation, width),
         b_dec=b_dec,
+        decoder_init=decoder_init,
+        decoder_init_norm=decoder_init_norm,
+        encoder_init=encoder_init,
+        hook_name=hook_name,
+        hook_name_out=hook_name,
         dtype=dtype,
         seed=seed,
     )
@@ -43,27 +57,101 @@ def Transcoder(
     expansion_factor: float | None = None,
     activation: ActivationConfig | None = None,
     skip: bool = False,
+    b_dec: BDecMode = "output",
+    decoder_init: DecoderInit = "random",
+    hook_name: str = "input",
+    hook_name_out: str = "target",
     dtype: str = "float32",
     seed: int = 0,
 ) -> SparseCoder:
     """A transcoder: reads one site (an MLP's input) and predicts another (its output).
 
-    ``skip=True`` adds a linear map from input to output (Paulo et al. 2025, arXiv 2501.18823).
+    ``skip=True`` adds a linear map from input to output (Paulo et al. 2025, arXiv 2501.18823); ``b_dec="separate"`` a
+    bias subtracted from the input (Dunefsky et al. 2024, arXiv 2406.11944).
     """
     width = _width(d_in, d_sae, expansion_factor)
     config = CoderConfig(
         d_in=d_in,
         d_sae=width,
         d_out=d_out,
-        activation=activation if activation is not None else BatchTopK(k=max(1, min(32, width))),
-        b_dec="output",
+        activation=_activation(activation, width),
+        b_dec=b_dec,
         skip=skip,
+        decoder_init=decoder_init,
+        hook_name=hook_name,
+        hook_name_out=hook_name_out,
+        dtype=dtype,
+        seed=seed,
+    )
+    return SparseCoder(config)
+
+
+def Crosscoder(
+    widths: Sequence[int],
+    d_sae: int | None = None,
+    *,
+    expansion_factor: float | None = None,
+    activation: ActivationConfig | None = None,
+    causal: bool = False,
+    hook_names: Sequence[str] | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> SparseCoder:
+    """A crosscoder: one set of latents reads several sites (of one model or of two) and reconstructs them all.
+
+    ``f = activation(Σ_m x^m W_enc^m + b_enc)``, ``x̂^m = f W_dec^m + b_dec^m`` (Lindsey et al. 2024). ``widths`` are the
+    sites' widths; ``expansion_factor`` is relative to the first. ``causal=True`` is the weakly causal form.
+    """
+    d_in = sum(widths)
+    width = _width(widths[0] if len(widths) else 1, d_sae, expansion_factor)
+    name = None if hook_names is None else "+".join(hook_names)
+    config = CoderConfig(
+        d_in=d_in,
+        d_sae=width,
+        d_out=d_in,
+        activation=_activation(activation, width),
+        b_dec="output",
+        read_widths=tuple(widths),
+        write_widths=tuple(widths),
+        causal=causal,
+        encoder_init="transpose",
+        hook_name=name,
+        hook_name_out=name,
+        dtype=dtype,
+        seed=seed,
+    )
+    return SparseCoder(config)
+
+
+def CLT(
+    read_widths: Sequence[int],
+    write_widths: Sequence[int],
+    d_sae: int | None = None,
+    *,
+    expansion_factor: float | None = None,
+    activation: ActivationConfig | None = None,
+    tied: Literal["none", "per_source", "per_target"] = "none",
+    dtype: str = "float32",
+    seed: int = 0,
+) -> CrossLayerTranscoder:
+    """A cross-layer transcoder of ``d_sae`` latents a layer, over the inputs and outputs of all MLPs."""
+    width = _width(read_widths[0] if len(read_widths) else 1, d_sae, expansion_factor)
+    config = StackConfig(
+        read_widths=tuple(read_widths),
+        write_widths=tuple(write_widths),
+        d_sae=width,
+        activation=_activation(activation, width),
+        tied=tied,
         hook_name="input",
         hook_name_out="target",
         dtype=dtype,
         seed=seed,
     )
-    return SparseCoder(config)
+    return CrossLayerTranscoder(config)
+
+
+def _activation(activation: ActivationConfig | None, width: int) -> ActivationConfig:
+    return activation if activation is not None else BatchTopK(k=max(1, min(32, width)))
 
 
 def _width(d_in: int, d_sae: int | None, expansion_factor: float | None) -> int:

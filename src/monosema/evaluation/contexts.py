@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.report import Overlap
@@ -65,7 +65,7 @@ def choose_contexts(
     return EvaluationContexts(used.to(torch.int64), split.special_mask(used), len(for_losses), split)
 
 
-def overlap_with_training(coder: SparseCoder, tokens: object, evaluated: TokenSplit) -> Overlap:
+def overlap_with_training(coder: Dictionary, tokens: object, evaluated: TokenSplit) -> Overlap:
     """Whether ``evaluated`` was trained on, by the fingerprint of the training tokens in the coder's metadata."""
     trained = training_fingerprint(coder)
     if trained is None:
@@ -75,7 +75,7 @@ def overlap_with_training(coder: SparseCoder, tokens: object, evaluated: TokenSp
     return "none" if isinstance(tokens, Tokens) and trained == tokens.train.fingerprint else "unknown"
 
 
-def training_fingerprint(coder: SparseCoder) -> str | None:
+def training_fingerprint(coder: Dictionary) -> str | None:
     """The fingerprint of the split the coder was trained on, where its metadata records it as a stream does."""
     record = coder.metadata.get("tokens")
     return record.get("fingerprint") if isinstance(record, Mapping) else None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
@@ -27,7 +27,7 @@ _LOGITS_PER_STEP = {"cpu": 2**23}
 
 
 def evaluate(
-    coder: SparseCoder,
+    coder: Dictionary,
     model: LanguageModel | None = None,
     tokens: Tokens | TokenSplit | Tensor | None = None,
     *,
@@ -149,7 +149,7 @@ class _Losses:
 
 
 def _report(
-    coder: SparseCoder, sums: RowSums, loss_sums: LossSums | None = None, *, notes: list[str], **provenance: Any
+    coder: Dictionary, sums: RowSums, loss_sums: LossSums | None = None, *, notes: list[str], **provenance: Any
 ) -> Report:
     """The report of what was summed; ``provenance`` are fields of ``Report`` that say on what."""
     require_enough(sums)

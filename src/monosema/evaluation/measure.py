@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
 
@@ -28,7 +28,7 @@ class RowSums:
     """Of the latents."""
 
     @classmethod
-    def empty(cls, coder: SparseCoder) -> RowSums:
+    def empty(cls, coder: Dictionary) -> RowSums:
         """The sums of no rows."""
         return cls(ReconstructionSums.empty(coder.d_out), SparsitySums.empty(coder.d_sae))
 
@@ -46,7 +46,7 @@ class MeasuredRows:
     """The sums of these rows."""
 
 
-def measure_rows(coder: SparseCoder, x: Tensor, target: Tensor, where: str) -> MeasuredRows:
+def measure_rows(coder: Dictionary, x: Tensor, target: Tensor, where: str) -> MeasuredRows:
     """Reconstruct ``target [n, d_out]`` from ``x [n, d_in]`` as the coder does it, and sum.
 
     Rows are cast to the coder's dtype and device. ``where`` names site and batch in errors: ``DataError`` where an
@@ -64,7 +64,7 @@ def measure_rows(coder: SparseCoder, x: Tensor, target: Tensor, where: str) -> M
 
 
 def measure_activations(
-    coder: SparseCoder,
+    coder: Dictionary,
     activations: Tensor | np.ndarray | Iterable[Tensor | np.ndarray],
     n_tokens: int | None,
     batch_size: int | None,
@@ -139,7 +139,7 @@ def _row_batches(activations: Tensor | np.ndarray | Iterable[Any], batch_size: i
             yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
-def _split_row(coder: SparseCoder, rows: Tensor, index: int) -> tuple[Tensor, Tensor]:
+def _split_row(coder: Dictionary, rows: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """What is read and what is to be reconstructed, from rows ``[n, d]``."""
     width, both = rows.shape[1], coder.d_in + coder.d_out
     if width == coder.d_in and coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out:

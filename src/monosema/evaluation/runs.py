@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, ShapeError, UserError
 from monosema.core.progress import Progress
 from monosema.evaluation.contexts import EvaluationContexts
@@ -42,7 +42,7 @@ class Sites:
         return list(dict.fromkeys(self.read + self.written))
 
 
-def sites_of(coder: SparseCoder, model: LanguageModel, *, to_be_written: bool) -> Sites:
+def sites_of(coder: Dictionary, model: LanguageModel, *, to_be_written: bool) -> Sites:
     """The coder's sites in ``model`` (several are joined by ``+`` in its hook names).
 
     Raises ``ConfigError`` where the coder names none, ``UnknownNameError`` where the model has no such site,
@@ -84,7 +84,7 @@ def side_by_side(values: Mapping[str, Tensor], names: tuple[str, ...], counted: 
 class ModelRuns:
     """One evaluation with a model: all is decided, nothing measured yet."""
 
-    coder: SparseCoder
+    coder: Dictionary
     """The coder evaluated."""
     model: LanguageModel
     """The model it reads."""

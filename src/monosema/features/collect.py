@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
@@ -27,7 +27,7 @@ _PRE_ACTIVATIONS_PER_STEP = {"cpu": 2**23}
 
 
 def collect_features(
-    coder: SparseCoder,
+    coder: Dictionary,
     model: LanguageModel,
     tokens: Tokens | TokenSplit,
     *,
@@ -108,7 +108,7 @@ def collect_features(
 
 @torch.no_grad()
 def _active_entries(
-    coder: SparseCoder, model: LanguageModel, names: list[str], contexts_BT: Tensor, usable_BT: Tensor, first: int
+    coder: Dictionary, model: LanguageModel, names: list[str], contexts_BT: Tensor, usable_BT: Tensor, first: int
 ) -> Entries:
     """The entries of a batch of contexts that is numbered from ``first`` on, on the CPU."""
     captured = model.capture(contexts_BT.long().to(model.device), names)
@@ -133,7 +133,7 @@ def _active_entries(
     return Entries(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _encoded(coder: SparseCoder, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _encoded(coder: Dictionary, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Row, latent and float32 value of the entries that are not zero, some rows at a time, on the CPU."""
     at_once = max(1, _PRE_ACTIVATIONS_PER_STEP.get(coder.device.type, 2**28) // coder.d_sae)
     for start in range(0, len(rows), at_once):
@@ -172,7 +172,7 @@ def _context_texts(
     return ContextTexts(kept, token_ids, ids, tuple(vocabulary)), logit_texts
 
 
-def _sites_read(coder: SparseCoder, model: LanguageModel) -> list[str]:
+def _sites_read(coder: Dictionary, model: LanguageModel) -> list[str]:
     """The sites whose values lie side by side in the coder's input."""
     if not coder.hook_name:
         raise ConfigError(

@@ -23,7 +23,7 @@ CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors"
 SAELENS_VERSION = "6.54.12"
 """The version whose rules are followed; readers use the field to tell the layout."""
 
-_SAE_NAMES: dict[str, Rule] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+_SAE_NAMES: dict[str, Rule] = {"standard": "relu", "topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu", "gated": "gated"}
 _TRANSCODER_NAMES: dict[str, tuple[Rule, bool]] = {
     "transcoder": ("relu", False),
     "skip_transcoder": ("relu", True),
@@ -42,6 +42,7 @@ _OLD_KEYS = {
 _RULE_TENSORS: dict[Rule, tuple[str, ...]] = {
     "relu": ("b_enc",),
     "topk": ("b_enc",),
+    "abstopk": ("b_enc",),
     "jumprelu": ("b_enc", "threshold"),
     "gated": ("b_gate", "r_mag", "b_mag"),
 }
@@ -80,7 +81,7 @@ def read(folder: Path) -> CoderSpec:
     _check_shapes(folder, config, tensors, rule, skip)
     if skip:
         tensors["W_skip"] = tensors["W_skip"].T.contiguous()
-    if rule == "topk" and config.get("rescale_acts_by_decoder_norm"):
+    if rule in ("topk", "abstopk") and config.get("rescale_acts_by_decoder_norm"):
         tensors = _fold_decoder_norms(tensors)
     metadata = config.get("metadata") or {}
     own = config.get("monosema") or {}
@@ -155,7 +156,7 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "d_in": spec.d_in,
         "d_sae": spec.d_sae,
         **({"d_out": spec.d_out} if spec.is_transcoder else {}),
-        **({"k": spec.k, "rescale_acts_by_decoder_norm": False} if spec.rule == "topk" else {}),
+        **({"k": spec.k, "rescale_acts_by_decoder_norm": False} if spec.k is not None else {}),
         "dtype": spec.dtype,
         "device": "cpu",
         "apply_b_dec_to_input": spec.subtracts_b_dec,

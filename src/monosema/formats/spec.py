@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Rule = Literal["relu", "topk", "jumprelu", "gated"]
+Rule = Literal["relu", "topk", "abstopk", "jumprelu", "gated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class CoderSpec:
     dtype: str
     """Floating-point type, ``float32``."""
     k: int | None = None
-    """Active latents per token (rule ``topk``)."""
+    """Active latents per token (rules ``topk`` and ``abstopk``)."""
     hook_name: str | None = None
     """Site read."""
     hook_name_out: str | None = None

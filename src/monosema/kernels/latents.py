@@ -5,7 +5,9 @@ Shape letters: B tokens, F latents (``d_sae``), E active entries.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,3 +106,29 @@ def flat_tokens(x: Tensor, width: int, name: str) -> Tensor:
     if x.ndim == 0 or x.shape[-1] != width:
         raise ShapeError(f"{name}: expected [..., {width}], got {list(x.shape)}")
     return x.reshape(math.prod(x.shape[:-1]), width)
+
+
+def concatenate(groups: Sequence[Latents]) -> Latents:
+    """Several groups of latents of the same tokens side by side: group g's indices follow those of the groups before."""
+    if len(groups) == 1:
+        return groups[0]
+    offsets = [0, *itertools.accumulate(group.d_sae for group in groups)]
+    tokens = torch.cat([group.rows() for group in groups])
+    indices = torch.cat([group.indices + start for group, start in zip(groups, offsets[:-1], strict=True)])
+    values = torch.cat([group.values for group in groups])
+    joined = latents_from_pairs(tokens, indices, values, groups[0].n_tokens, offsets[-1])
+    return replace(joined, leading_shape=groups[0].leading_shape)
+
+
+def split(latents: Latents, widths: Sequence[int]) -> list[Latents]:
+    """The inverse of ``concatenate``: groups of ``widths`` latents."""
+    if len(widths) == 1:
+        return [latents]
+    rows, starts = latents.rows(), [0, *itertools.accumulate(widths)]
+    groups = []
+    for start, width in zip(starts[:-1], widths, strict=True):
+        kept = positions((latents.indices >= start) & (latents.indices < start + width))
+        flat = rows[kept] * width + (latents.indices[kept] - start).long()
+        group = _from_sorted_flat(flat, latents.values[kept], latents.n_tokens, width)
+        groups.append(replace(group, leading_shape=latents.leading_shape))
+    return groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode
+from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit
 from monosema.core.errors import ConfigError
 from monosema.training.config import TrainingConfig
 
@@ -92,8 +92,21 @@ class CoderOptions:
     """How pre-activations become sparse latents."""
     b_dec: BDecMode | None = None
     """Where the decoder bias acts; on both sides for an SAE, on the output for a transcoder, by default."""
+    variant: Literal["auto", "cross_layer_transcoder"] = "auto"
+    """``auto``: an SAE for one site, a crosscoder for several, a transcoder for one target, a cross-layer transcoder for
+    several sites read and as many targets."""
     skip: bool = False
     """Whether a transcoder has a linear skip connection."""
+    causal: bool = False
+    """Whether a crosscoder is weakly causal."""
+    tied: Literal["none", "per_source", "per_target"] = "none"
+    """Which decoders of a cross-layer transcoder are one."""
+    decoder_init: DecoderInit = "random"
+    """Starting directions of the decoder rows."""
+    decoder_init_norm: float = 1.0
+    """Starting norm of the decoder rows, where the decoder is free."""
+    encoder_init: Literal["auto", "transpose", "independent"] = "auto"
+    """Whether encoder rows start as the decoder's."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the parameters."""
     seed: int = 0

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from monosema import hub
 from monosema.core.files import read_json
+from monosema.training.trainer import variant_of
+
+
+_KINDS = {
+    "SAE": "SAE",
+    "Transcoder": "transcoder",
+    "SkipTranscoder": "skip transcoder",
+    "Crosscoder": "crosscoder",
+    "CrossLayerTranscoder": "cross-layer transcoder",
+}
 
 
 def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     """Model, site, shapes and figures of the dictionary in ``folder``, a line each."""
     coder = hub.load(folder, name)
     model, tokens = coder.metadata.get("model") or {}, coder.metadata.get("tokens") or {}
-    kind = (
-        "SAE"
-        if coder.hook_name == coder.hook_name_out
-        else "skip transcoder"
-        if coder.W_skip is not None
-        else "transcoder"
-    )
+    kind = _KINDS[variant_of(coder)]
     lines = {
-        "dictionary": f"{kind}, {coder.d_sae:,} latents, {coder.config.activation}",
+        "dictionary": f"{kind}, {coder.d_sae:,} latents, {_brief(coder.config.activation)}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
         "model": " ".join(str(part) for part in (model.get("name"), model.get("class"), model.get("dtype")) if part)
         or "not recorded",
@@ -42,6 +48,12 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         lines["checkpoints"] = ", ".join(path.name for path in checkpoints)
     width = max(map(len, lines))
     return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+
+def _brief(config: Any) -> str:
+    """A config as it would be written, defaults left out."""
+    given = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
+    return f"{type(config).__name__}({', '.join(f'{name}={value!r}' for name, value, usual in given if value != usual)})"
 
 
 def _short(value: object) -> str:

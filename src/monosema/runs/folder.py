@@ -106,6 +106,18 @@ class RunFolder:
                 "the run goes on, but not bit for bit, because what it runs on has changed: %s", "; ".join(changed)
             )
 
+    def failure(self) -> str | None:
+        """Why an earlier call gave this run up; None where it did not."""
+        file = self.path / "failure.json"
+        if not file.exists():
+            return None
+        logger.warning("%s stopped in an earlier call and is left as it is; delete %s to try again", self.path, file.name)
+        return str(read_json(file)["error"])
+
+    def record_failure(self, error: str) -> None:
+        """Write down why this run was given up."""
+        write_json(self.path / "failure.json", {"error": error})
+
     def metrics(self) -> list[dict[str, Any]]:
         """The logged lines; a last line cut short by a killed process is passed over."""
         if not self.metrics_path.exists():

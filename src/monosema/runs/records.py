@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary, StackConfig
 from monosema.core.config import from_plain, to_plain
 from monosema.data import ActivationStream, ArrayRows, IterableRows
 from monosema.data.rebuild import recorded_options
@@ -13,28 +13,36 @@ from monosema.training import TrainingConfig
 
 
 def run_config(
-    coder: SparseCoder,
+    coder: Dictionary,
     rows: ActivationStream | ArrayRows | IterableRows,
     training: TrainingConfig,
     evaluation: EvaluationOptions,
 ) -> dict[str, Any]:
     """``config.yaml`` of a run: a ``RunConfig`` for a stream; for plain rows, ``rows`` in place of model and text."""
+    made = coder.config
+    own: dict[str, Any] = {"variant": "cross_layer_transcoder", "tied": made.tied} if isinstance(made, StackConfig) else {
+        "b_dec": made.b_dec,
+        "skip": made.skip,
+        "causal": made.causal,
+        "decoder_init": made.decoder_init,
+        "decoder_init_norm": made.decoder_init_norm,
+        "encoder_init": made.encoder_init,
+    }
     coder_options = CoderOptions(
-        d_sae=coder.d_sae,
-        activation=coder.config.activation,
-        b_dec=coder.config.b_dec,
-        skip=coder.config.skip,
-        dtype="float64" if coder.config.dtype == "float64" else "float32",
-        seed=coder.config.seed,
+        d_sae=made.d_sae,
+        activation=made.activation,
+        dtype="float64" if made.dtype == "float64" else "float32",
+        seed=made.seed,
+        **own,
     )
-    own = {"coder": to_plain(coder_options), "training": to_plain(training)}
+    described = {"coder": to_plain(coder_options), "training": to_plain(training)}
     if not isinstance(rows, ActivationStream):
-        return {"rows": rows.record(), **own}
+        return {"rows": rows.record(), **described}
     recorded = recorded_options(rows.record())
     return {
         "model": to_plain(from_plain(ModelOptions, recorded["model"])),
         "tokens": to_plain(from_plain(TokenOptions, recorded["tokens"])),
         "stream": to_plain(from_plain(StreamOptions, recorded["stream"])),
-        **own,
+        **described,
         "evaluation": to_plain(evaluation),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from monosema import hub
-from monosema.coders import SAE, SparseCoder, Transcoder
+from monosema.coders import CLT, SAE, Crosscoder, Dictionary, Transcoder
 from monosema.core.errors import ConfigError
 from monosema.data import ActivationStream, Tokens
 from monosema.data.rebuild import (
@@ -30,7 +30,7 @@ DEFAULT_EXPANSION = 16
 class Session:
     """A dictionary and what it was trained with."""
 
-    coder: SparseCoder
+    coder: Dictionary
     """The dictionary."""
     model: LanguageModel
     """The language model it reads."""
@@ -86,33 +86,33 @@ def given(options: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def build_coder(config: RunConfig, stream: ActivationStream) -> SparseCoder:
+def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
     """The coder of ``config.coder`` for the stream's sites."""
-    options = config.coder
+    options, layout = config.coder, stream.layout
+    reads, writes = ([width for _, width in sites] for sites in (layout.reads, layout.writes))
+    cross_layer = options.variant == "cross_layer_transcoder" or (
+        options.variant == "auto" and not layout.is_autoencoder and len(reads) > 1
+    )
     d_sae = options.d_sae
     if d_sae is None and options.expansion_factor is None:
-        d_sae = DEFAULT_EXPANSION * stream.d_in
-    if stream.layout.is_autoencoder:
-        if options.skip:
-            raise ConfigError("coder.skip needs a transcoder: name the sites written with stream.targets")
-        return SAE(
-            stream.d_in,
-            d_sae,
-            expansion_factor=options.expansion_factor,
-            activation=options.activation,
-            b_dec=options.b_dec or "input_and_output",
-            dtype=options.dtype,
-            seed=options.seed,
-        )
+        d_sae = DEFAULT_EXPANSION * reads[0]
+    plain: dict[str, Any] = {
+        "expansion_factor": options.expansion_factor,
+        "activation": options.activation,
+        "dtype": options.dtype,
+        "seed": options.seed,
+    }
+    if layout.is_autoencoder and (options.skip or cross_layer):
+        raise ConfigError("coder.skip and cross-layer transcoders write other sites: name them with stream.targets")
+    if cross_layer:
+        return CLT(reads, writes, d_sae, tied=options.tied, **plain)
+    if layout.is_autoencoder and len(reads) > 1:
+        return Crosscoder(reads, d_sae, causal=options.causal, **plain)
+    if layout.is_autoencoder:
+        b_dec = options.b_dec or "input_and_output"
+        own = {"decoder_init_norm": options.decoder_init_norm, "encoder_init": options.encoder_init}
+        return SAE(reads[0], d_sae, b_dec=b_dec, decoder_init=options.decoder_init, **own, **plain)
     if options.b_dec == "input_and_output":
-        raise ConfigError("a transcoder's b_dec belongs to its output; use coder.b_dec=output")
-    return Transcoder(
-        stream.d_in,
-        stream.d_out,
-        d_sae,
-        expansion_factor=options.expansion_factor,
-        activation=options.activation,
-        skip=options.skip,
-        dtype=options.dtype,
-        seed=options.seed,
-    )
+        raise ConfigError("a transcoder's b_dec belongs to its output; use coder.b_dec=output or separate")
+    own = {"skip": options.skip, "b_dec": options.b_dec or "output", "decoder_init": options.decoder_init}
+    return Transcoder(sum(reads), sum(writes), d_sae, **own, **plain)

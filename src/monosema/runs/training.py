@@ -1,40 +1,46 @@
-"""``train``: the whole run. Model, stream and coder in; checkpoints, dictionary and report out."""
+"""``train``: the whole run. Model, stream and coder (or several) in; checkpoints, dictionaries and reports out."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
 from monosema import hub
-from monosema.coders import SparseCoder
-from monosema.core.errors import ConfigError, ShapeError
+from monosema.coders import Dictionary, SparseCoder
+from monosema.core.errors import ConfigError
 from monosema.core.files import read_json, write_json
 from monosema.core.progress import Progress
 from monosema.data import ActivationStream, ArrayRows, IterableRows, as_row_source
 from monosema.evaluation import Report, evaluate
+from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
+from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
-from monosema.training import INITIAL_ROWS, Callback, Checkpoint, Trainer, TrainingConfig, fit
+from monosema.training import INITIAL_ROWS, Callback, Checkpoint, Trainer, TrainingConfig
+from monosema.training.loop import FitRun, fit_all
+from monosema.training.terms import Resample
 
 logger = logging.getLogger("monosema.runs")
 
 RowSource = ActivationStream | ArrayRows | IterableRows
+Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """What a run gave."""
 
-    coder: SparseCoder
+    coder: Dictionary
     """The dictionary for raw activations, read back from the run folder where there is one."""
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     """The last logged figures of training."""
     report: Report | None
     """Its evaluation on held-out text; None where there is none or it was not asked for."""
@@ -44,10 +50,18 @@ class TrainingResult:
     """Steps of the run."""
     resumed_from: int
     """Step this call went on from; 0 for a fresh run."""
+    error: str | None = None
+    """Why the run stopped early, where it is one of several; the coder then has the weights before."""
+
+
+@overload
+def train(coder: Several, source: Any, config: TrainingConfig | None = None, **options: Any) -> dict[str, TrainingResult]: ...
+@overload
+def train(coder: Dictionary, source: Any, config: TrainingConfig | None = None, **options: Any) -> TrainingResult: ...
 
 
 def train(
-    coder: SparseCoder,
+    coder: Dictionary | Several,
     source: RowSource | Any,
     config: TrainingConfig | None = None,
     *,
@@ -57,11 +71,14 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: bool | float = True,
     **row_options: Any,
-) -> TrainingResult:
+) -> TrainingResult | dict[str, TrainingResult]:
     """Train ``coder`` on ``source`` and, with ``out``, keep the run in a folder that the same call resumes.
 
     Args:
-        coder: a fresh or loaded coder; trained in place.
+        coder: a fresh or loaded coder, trained in place. Or several on one pass of the source, ``{"name": coder}`` or
+            ``{"name": (coder, config)}``: each has its own metrics and its own folder ``out/name``, one that stops
+            being finite stops alone, and the result is a mapping as well. A coder made with ``hook_name`` reads that
+            site of a stream of several.
         source: an ``ActivationStream``; or rows ``[n, d]``: a tensor, NumPy array, ``.npy`` path, DataLoader or any
             iterable (``row_options`` such as ``batch_size``, ``epochs``, ``validation_fraction`` then go to
             ``ArrayRows`` or ``IterableRows``). A transcoder's rows hold input, then target.
@@ -77,51 +94,107 @@ def train(
         ShapeError: the coder's widths are not the source's.
         DataError: the source is too short for ``config.tokens``, or gives values that are not finite.
         ConfigError: ``out`` belongs to another run; what differs is listed and nothing is overwritten.
+        NonFiniteStepError: a step of the only coder was not finite.
         RunInterrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
+    several = coder if isinstance(coder, Mapping) else {"": coder}
+    if not several:
+        raise ConfigError("train: no coder given")
+    pairs = {name: _with_config(each, config) for name, each in several.items()}
     if isinstance(coder, Mapping):
-        raise ConfigError("several coders on one stream cannot be trained yet; call train once for each")
-    config = config if config is not None else TrainingConfig()
-    rows = source if isinstance(source, (ActivationStream, ArrayRows, IterableRows)) else None
-    if rows is None:
-        if not hasattr(source, "__next__") or row_options:
-            row_options = {"d_in": None if coder.d_in == coder.d_out else coder.d_in, **row_options}
-        rows = as_row_source(source, **row_options)
-    elif row_options:
-        raise TypeError(f"{', '.join(row_options)}: options of plain rows; {type(rows).__name__} has its own")
-    _check_widths(coder, rows)
-    trainer_tokens = max(1, config.tokens // rows.batch_size) * rows.batch_size
-    rows.plan(trainer_tokens)
-    coder.bind(rows.layout.read_name, rows.layout.write_name, rows.record())
-    trainer = Trainer(coder, config, rows.batch_size)
+        _check_names(pairs)
+    rows = _rows(source, next(iter(pairs.values()))[0], row_options)
+    rows.plan(max(_tokens(config, rows.batch_size) for _, config in pairs.values()))
     options = evaluation if isinstance(evaluation, EvaluationOptions) else EvaluationOptions()
-    wants_report = evaluation is not False and not isinstance(rows, IterableRows)
     extra: list[Callback] = [*callbacks, *([_OnStep(on_step)] if on_step is not None else [])]
-    if out is None:
-        trainer.initialise(rows.preview(INITIAL_ROWS))
-        last = _run(trainer, rows, extra, progress)
-        finished = _finish(trainer)
-        report = _evaluate(finished, rows, options, progress) if wants_report else None
-        return TrainingResult(finished, last, report, None, trainer.n_steps, 0)
-    plain = run_config(coder, rows, config, options)
-    with RunFolder(out, plain, config.keep_checkpoints) as folder:
-        checkpoint = folder.checkpoints.newest()
-        start = _restore(trainer, rows, checkpoint) if checkpoint is not None else 0
-        folder.cut_metrics(start)
-        if checkpoint is None:
-            trainer.initialise(rows.preview(INITIAL_ROWS))
-        else:
-            logger.info("resuming %s at step %d of %d", folder.path, start, trainer.n_steps)
-        if trainer.step_number < trainer.n_steps:
-            _run(trainer, rows, [*extra, _Keeper(folder, rows, options)], progress)
-        if checkpoint is None or start < trainer.n_steps or not folder.coder_path.exists():
+    with contextlib.ExitStack() as folders:
+        runs = []
+        for name, (each, own) in pairs.items():
+            path = None if out is None else Path(out) / name
+            runs.append(_Run(name, each, own, rows, path, options, extra, folders))
+        _seek(runs, rows)
+        _fit(runs, rows, progress)
+        if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
+            raise runs[0].fit.error
+        wants_report = evaluation is not False and not isinstance(rows, IterableRows)
+        results = {run.name: run.finish(progress, wants_report) for run in runs}
+    return results if isinstance(coder, Mapping) else results[""]
+
+
+class _Run:
+    """One coder of a call of ``train``: its trainer, its columns, its folder."""
+
+    def __init__(
+        self,
+        name: str,
+        coder: Dictionary,
+        config: TrainingConfig,
+        rows: RowSource,
+        path: Path | None,
+        options: EvaluationOptions,
+        callbacks: Sequence[Callback],
+        folders: contextlib.ExitStack,
+    ):
+        self.name, self.rows, self.options = name, rows, options
+        self.columns: Columns = columns_of(coder, rows.layout)
+        layout = self.columns.layout
+        coder.bind(layout.read_name, layout.write_name, self.columns.record(rows.record()))
+        self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder))
+        if not isinstance(rows, IterableRows):
+            self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
+        if isinstance(config.revive, Resample) and config.revive.by == "model_loss":
+            if not isinstance(rows, ActivationStream):
+                raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream')
+            self.trainer.model_losses = model_loss_increase(rows, config.seed)
+        self.last = _Last()
+        self.folder: RunFolder | None = None
+        self.checkpoint: Checkpoint | None = None
+        own: list[Callback] = [self.last]
+        if path is not None:
+            plain = run_config(coder, rows, config, options)
+            self.folder = folders.enter_context(RunFolder(path, plain, config.keep_checkpoints))
+            self.checkpoint = self.folder.checkpoints.newest()
+            own.append(_Keeper(self.folder, rows, options))
+        self.start = 0 if self.checkpoint is None else self.checkpoint.step
+        self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, name)
+        self.failure = None if self.folder is None else self.folder.failure()
+        if self.checkpoint is not None:
+            self.trainer.load_state_dict(self.checkpoint.tensors, self.checkpoint.plain["trainer"])
+        if self.folder is not None:
+            self.folder.cut_metrics(self.start)
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.failure is None and self.trainer.step_number < self.trainer.n_steps
+
+    def finish(self, progress: bool | float, wants_report: bool) -> TrainingResult:
+        """Save, read back, evaluate."""
+        trainer, folder = self.trainer, self.folder
+        error = self.failure if self.fit.error is None else str(self.fit.error)
+        if error is not None:
+            if folder is not None:
+                folder.record_failure(error)
+            finished = _finish(trainer)
+            path = None if folder is None else folder.path
+            return TrainingResult(finished, self.last.metrics, None, path, trainer.n_steps, self.start, error)
+        if folder is None:
+            finished = _finish(trainer)
+            report = _evaluate(finished, self.rows, self.columns, self.options, progress) if wants_report else None
+            return TrainingResult(finished, self.last.metrics, report, None, trainer.n_steps, 0)
+        if self.checkpoint is None or self.start < trainer.n_steps or not folder.coder_path.exists():
             _save_coder(trainer, folder.coder_path)
             folder.report_path.unlink(missing_ok=True)
         _finish(trainer)
-        saved = hub.load(folder.coder_path, device=coder.device)
-        report = _report(folder, saved, rows, options, progress) if wants_report else None
+        saved = hub.load(folder.coder_path, device=trainer.coder.device)
+        report = None
+        if wants_report and folder.report_path.exists():
+            report = Report.from_dict(read_json(folder.report_path))
+        elif wants_report:
+            report = _evaluate(saved, self.rows, self.columns, self.options, progress)
+            if report is not None:
+                write_json(folder.report_path, report.to_dict())
         lines = folder.metrics()
-        return TrainingResult(saved, lines[-1] if lines else {}, report, folder.path, trainer.n_steps, start)
+        return TrainingResult(saved, lines[-1] if lines else {}, report, folder.path, trainer.n_steps, self.start)
 
 
 class _OnStep(Callback):
@@ -141,7 +214,7 @@ class _Shown(Callback):
     def on_step(self, trainer: Trainer) -> None:
         self._bar.advance(self._batch_size)
 
-    def on_log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         names = {"loss": "loss", "l0": "L0", "fve": "FVE", "dead_fraction": "dead"}
         self._bar.figures({shown: metrics[name] for name, shown in names.items()})
 
@@ -150,9 +223,9 @@ class _Last(Callback):
     """Remembers the newest logged figures."""
 
     def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
 
-    def on_log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self.metrics = {"step": trainer.step_number, **metrics}
 
 
@@ -165,7 +238,7 @@ class _Keeper(Callback):
     def on_step(self, trainer: Trainer) -> None:
         every = trainer.config.eval_every
         if every > 0 and trainer.step_number % every == 0 and isinstance(self._rows, ActivationStream):
-            report = _evaluate(trainer.inference_coder(), self._rows, self._options, progress=False)
+            report = _evaluate(trainer.inference_coder(), self._rows, None, self._options, progress=False)
             if report is not None:
                 figures = {
                     name: getattr(report, name) for name in ("fve", "l0", "ce_loss_score", "kl", "dead_fraction")
@@ -173,7 +246,7 @@ class _Keeper(Callback):
                 line = {f"heldout/{name}": value for name, value in figures.items()}
                 self._folder.append_metrics({"step": trainer.step_number, **line})
 
-    def on_log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self._folder.append_metrics({"step": trainer.step_number, **metrics})
 
     def on_checkpoint(self, trainer: Trainer) -> None:
@@ -188,29 +261,87 @@ class _Keeper(Callback):
         )
 
 
-def _run(trainer: Trainer, rows: RowSource, callbacks: list[Callback], progress: bool | float) -> dict[str, float]:
-    last = _Last()
-    total, done = trainer.n_steps * rows.batch_size, trainer.tokens_seen
+def _with_config(
+    each: Dictionary | tuple[Dictionary, TrainingConfig], config: TrainingConfig | None
+) -> tuple[Dictionary, TrainingConfig]:
+    default = config if config is not None else TrainingConfig()
+    return each if isinstance(each, tuple) else (each, default)
+
+
+def _check_names(pairs: Mapping[str, tuple[Dictionary, TrainingConfig]]) -> None:
+    for name in pairs:
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ConfigError(f"{name!r} cannot name a run: it becomes a folder below out=; use letters and digits")
+    coders = [coder for coder, _ in pairs.values()]
+    if len({id(coder) for coder in coders}) < len(coders):
+        raise ConfigError("the same coder object is given twice; make one for each run")
+
+
+def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSource:
+    if isinstance(source, (ActivationStream, ArrayRows, IterableRows)):
+        if row_options:
+            raise TypeError(f"{', '.join(row_options)}: options of plain rows; {type(source).__name__} has its own")
+        return source
+    if not hasattr(source, "__next__") or row_options:
+        writes_itself = coder.d_in == coder.d_out and coder.hook_name == coder.hook_name_out
+        row_options = {"d_in": None if writes_itself else coder.d_in, **row_options}
+    return as_row_source(source, **row_options)
+
+
+def _tokens(config: TrainingConfig, batch_size: int) -> int:
+    extra = 0 if config.finetuning is None else max(1, config.finetuning.tokens // batch_size)
+    return (max(1, config.tokens // batch_size) + extra) * batch_size
+
+
+def _directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:
+    connection = config.sparse_connection
+    if connection is None:
+        return None
+    sae = hub.load(connection.path, device=coder.device)
+    if not isinstance(sae, SparseCoder):
+        raise ConfigError("sparse_connection: the path holds a stack of coders; give an SAE")
+    directions = sae.W_enc_rows if connection.directions == "encoder" else sae.W_dec
+    if directions.shape[1] != coder.d_out:
+        width = directions.shape[1]
+        raise ConfigError(f"sparse_connection: the SAE's directions are {width} wide, the coder writes {coder.d_out}")
+    return directions.detach()
+
+
+def _seek(runs: Sequence[_Run], rows: RowSource) -> None:
+    """Put ``rows`` where the run that is furthest behind stands, and prepare fresh ones."""
+    unfinished = [run for run in runs if run.is_unfinished]
+    if not unfinished:
+        return
+    behind = min(unfinished, key=lambda run: run.start)
+    if behind.checkpoint is not None:
+        if isinstance(rows, IterableRows):
+            logger.warning(
+                "the source of rows cannot seek: the run goes on from step %d with rows from the start of the source",
+                behind.start,
+            )
+        else:
+            saved = behind.checkpoint
+            tensors = {k.removeprefix("rows."): v for k, v in saved.tensors.items() if k.startswith("rows.")}
+            rows.load_state_dict({**saved.plain["rows"], **tensors})
+        logger.info("resuming %s at step %d of %d", behind.name or "the run", behind.start, behind.trainer.n_steps)
+    for run in unfinished:
+        if run.checkpoint is None:
+            run.trainer.initialise(run.columns.of(rows.preview(INITIAL_ROWS)))
+
+
+def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
+    unfinished = [run for run in runs if run.is_unfinished]
+    if not unfinished:
+        return
+    slowest = max(unfinished, key=lambda run: run.trainer.n_steps)
+    total, done = slowest.trainer.n_steps * rows.batch_size, slowest.trainer.tokens_seen
     interval = 30.0 if isinstance(progress, bool) else progress
     with Progress("train", total, done=done, interval=interval, enabled=progress is not False) as bar:
-        fit(trainer, rows, [last, _Shown(bar, rows.batch_size), *callbacks])
-    return last.metrics
+        slowest.fit.callbacks = [_Shown(bar, rows.batch_size), *slowest.fit.callbacks]
+        fit_all([run.fit for run in unfinished], rows)
 
 
-def _restore(trainer: Trainer, rows: RowSource, checkpoint: Checkpoint) -> int:
-    trainer.load_state_dict(checkpoint.tensors, checkpoint.plain["trainer"])
-    if not isinstance(rows, IterableRows):
-        tensors = {k.removeprefix("rows."): v for k, v in checkpoint.tensors.items() if k.startswith("rows.")}
-        rows.load_state_dict({**checkpoint.plain["rows"], **tensors})
-    else:
-        logger.warning(
-            "the source of rows cannot seek: the run goes on from step %d with rows from the start of the source",
-            checkpoint.step,
-        )
-    return checkpoint.step
-
-
-def _finish(trainer: Trainer) -> SparseCoder:
+def _finish(trainer: Trainer) -> Dictionary:
     """A copy of the finished coder; the caller's own coder gets the same weights, for raw activations."""
     finished = trainer.inference_coder()
     trainer.coder.load_state_dict(finished.state_dict())
@@ -223,20 +354,15 @@ def _save_coder(trainer: Trainer, path: Path) -> None:
     hub.save(trainer.inference_coder(), path, log10_density=trainer.statistics.log10_density())
 
 
-def _report(
-    folder: RunFolder, coder: SparseCoder, rows: RowSource, options: EvaluationOptions, progress: bool | float
+def _evaluate(
+    coder: Dictionary,
+    rows: RowSource,
+    columns: Columns | None,
+    options: EvaluationOptions,
+    progress: bool | float,
 ) -> Report | None:
-    if folder.report_path.exists():
-        return Report.from_dict(read_json(folder.report_path))
-    report = _evaluate(coder, rows, options, progress)
-    if report is not None:
-        write_json(folder.report_path, report.to_dict())
-    return report
-
-
-def _evaluate(coder: SparseCoder, rows: RowSource, options: EvaluationOptions, progress: bool | float) -> Report | None:
     if isinstance(rows, ArrayRows):
-        validation = rows.validation
+        validation = rows.validation if columns is None else columns.of(rows.validation)
         return evaluate(coder, activations=validation, n_tokens=options.n_tokens) if len(validation) > 0 else None
     assert isinstance(rows, ActivationStream)
     if rows.tokens is None or rows.tokens.heldout.n_contexts == 0:
@@ -251,13 +377,3 @@ def _evaluate(coder: SparseCoder, rows: RowSource, options: EvaluationOptions, p
         ablation=options.ablation,
         progress=progress is not False,
     )
-
-
-def _check_widths(coder: SparseCoder, rows: RowSource) -> None:
-    layout = rows.layout
-    if (coder.d_in, coder.d_out) != (layout.d_in, layout.d_out):
-        raise ShapeError(
-            f"the coder reads {coder.d_in} and writes {coder.d_out} dimensions; the source gives {layout.d_in} "
-            f"({layout.read_name}) and {layout.d_out} ({layout.write_name}). Make the coder with d_in={layout.d_in}"
-            + (f", d_out={layout.d_out}" if layout.d_in != layout.d_out or not layout.is_autoencoder else "")
-        )

@@ -1,42 +1,81 @@
-"""Which sparsity losses go with which activation: the table that tests and refusals are made from."""
+"""What goes with what: the table that refusals, tests and ``docs/allowed.md`` are made from.
+
+A combination is a variant, an activation, a sparsity loss, nested levels and a policy for dead latents. Each rule names
+one pair that is refused and why; everything else is allowed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from monosema.coders.config import ActivationConfig
 from monosema.core.errors import ConfigError
-from monosema.training.config import L0, L1, Sparsity
+from monosema.training.terms import L0, L1, Sparsity
+
+VARIANTS = ("SAE", "Transcoder", "SkipTranscoder", "Crosscoder", "CrossLayerTranscoder")
+ACTIVATIONS = ("ReLU", "TanhReLU", "TopK", "AbsTopK", "BatchTopK", "JumpReLU", "Gated")
+SPARSITIES = ("None", "L1", "Lp", "Tanh", "L0", "QuadraticL0", "RatioL0")
+LEVELS = ("None", "Matryoshka", "HierarchicalTopK")
+POLICIES = ("None", "AuxK", "GhostGradients", "PreActivationLoss", "Resample")
+
+_FIXED = "its number of active latents is fixed by k already; a loss on magnitudes (L1, Lp, Tanh) is possible"
+REFUSED: dict[tuple[str, str], str] = {
+    (activation, sparsity): _FIXED
+    for activation in ("TopK", "AbsTopK", "BatchTopK")
+    for sparsity in ("L0", "QuadraticL0", "RatioL0")
+}
+"""Pairs that are refused, with the reason."""
+
+DEFAULTS: dict[str, Sparsity | None] = {
+    "ReLU": L1(target_l0=32),
+    "TanhReLU": L1(target_l0=32),
+    "Gated": L1(target_l0=32),
+    "JumpReLU": L0(target_l0=32),
+    "TopK": None,
+    "AbsTopK": None,
+    "BatchTopK": None,
+}
+"""The sparsity loss of each activation where none is given."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What one activation allows."""
+class Combination:
+    """One row of the table."""
 
-    default: Sparsity | None
-    """The sparsity loss used when none is given."""
-    refused: dict[str, str]
-    """Sparsity losses refused, with the reason."""
+    variant: str
+    activation: str
+    sparsity: str
+    levels: str
+    policy: str
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is refused, or None."""
+        names = (self.variant, self.activation, self.sparsity, self.levels, self.policy)
+        for pair, reason in REFUSED.items():
+            if set(pair) <= set(names):
+                return f"{pair[0]} and {pair[1]} cannot be used together: {reason}"
+        return None
 
 
-_FIXED = "its number of active latents is fixed by k already"
-
-RULES: dict[str, Rule] = {
-    "TopK": Rule(None, {"L1": _FIXED, "L0": _FIXED}),
-    "BatchTopK": Rule(None, {"L1": _FIXED, "L0": _FIXED}),
-    "ReLU": Rule(L1(target_l0=32), {"L0": "a count has no gradient without a threshold; use L1, or JumpReLU"}),
-    "Gated": Rule(L1(target_l0=32), {"L0": "its gate learns from ReLU(π); use L1"}),
-    "JumpReLU": Rule(L0(target_l0=32), {}),
-}
+def combinations() -> Iterator[Combination]:
+    """Every combination there is, allowed and refused."""
+    for names in product(VARIANTS, ACTIVATIONS, SPARSITIES, LEVELS, POLICIES):
+        yield Combination(*names)
 
 
 def resolve_sparsity(activation: ActivationConfig, sparsity: Sparsity | None) -> Sparsity | None:
-    """The sparsity loss to use; ``ConfigError`` naming both where the two do not go together."""
-    rule = RULES[type(activation).__name__]
-    if sparsity is None:
-        return rule.default
-    reason = rule.refused.get(type(sparsity).__name__)
-    if reason is not None:
-        pair = f"sparsity {type(sparsity).__name__} cannot be used with {type(activation).__name__}"
-        raise ConfigError(f"{pair}: {reason}")
-    return sparsity
+    """The sparsity loss to use where ``None`` stands for the activation's own."""
+    return DEFAULTS[type(activation).__name__] if sparsity is None else sparsity
+
+
+def check_combination(
+    variant: str, activation: object, sparsity: object | None, levels: object | None, policy: object | None
+) -> None:
+    """Raise ``ConfigError`` naming both options where two of them do not go together."""
+    names = (type(each).__name__ if each is not None else "None" for each in (activation, sparsity, levels, policy))
+    refusal = Combination(variant, *names).refusal
+    if refusal is not None:
+        raise ConfigError(refusal)

@@ -3,64 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Union
+from typing import Literal
 
 from monosema.core.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class L1:
-    """``λ · mean over tokens of Σ_i f_i ‖W_dec_i‖`` (with a unit-norm decoder the plain L1 norm)."""
-
-    is_variant: ClassVar[bool] = True
-    coefficient: float = 1.0
-    """λ, relative to inputs scaled to norm √d; the starting value where ``target_l0`` is given."""
-    target_l0: float | None = None
-    """Wanted mean number of active latents; a controller then adjusts λ."""
-    warmup_fraction: float = 0.05
-    """Share of the run over which λ rises linearly from 0."""
-
-    def __post_init__(self) -> None:
-        _check_sparsity(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class L0:
-    """``λ · mean over tokens of Σ_i 1[pre_i > θ_i]``, which trains JumpReLU's thresholds."""
-
-    is_variant: ClassVar[bool] = True
-    coefficient: float = 0.1
-    """λ, relative to inputs scaled to norm √d; the starting value where ``target_l0`` is given."""
-    target_l0: float | None = None
-    """Wanted mean number of active latents; a controller then adjusts λ."""
-    warmup_fraction: float = 0.05
-    """Share of the run over which λ rises linearly from 0."""
-
-    def __post_init__(self) -> None:
-        _check_sparsity(self)
-
-
-Sparsity = Union[L1, L0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuxK:
-    """Dead latents learn to predict the error: ``α · mean ‖e - ê‖²`` with ê from the ``k`` strongest dead latents.
-
-    Source: Gao et al. 2024, arXiv 2406.04093, appendix A.2.
-    """
-
-    is_variant: ClassVar[bool] = True
-    coefficient: float = 1 / 32
-    """α, relative to the reconstruction loss."""
-    k: int | None = None
-    """Dead latents active per token; half the output width, at most 512, by default."""
-    dead_after_tokens: int | None = None
-    """A latent is dead after so many tokens without firing; a tenth of the run, at most 10 million, by default."""
-
-    def __post_init__(self) -> None:
-        if self.coefficient < 0 or (self.k is not None and self.k < 1):
-            raise ConfigError("AuxK: coefficient must not be negative and k must be at least 1")
+from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +23,12 @@ class TrainingConfig:
     """Share of the run over which the learning rate rises linearly."""
     decay_fraction: float = 0.3
     """Share of the run, at its end, over which the learning rate falls linearly to zero."""
+    lr_schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = "constant"
+    """The learning rate between warm-up and decay."""
+    lr_end_fraction: float = 0.1
+    """Where that ends, as a share of the peak (not for ``constant``)."""
+    lr_cycles: int = 1
+    """Cycles of ``cosine_restarts``."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
     beta2: float = 0.999
@@ -85,16 +37,36 @@ class TrainingConfig:
     """Adam's ε."""
     grad_clip: float | None = None
     """Largest global gradient norm; none by default."""
+    gradient_accumulation: int = 1
+    """Parts in which a batch is processed, one after the other, to save memory; BatchTopK selects in each part."""
+    reconstruction: Literal["sum_of_squares", "mean_per_dimension", "by_norm", "by_batch_deviation"] = "sum_of_squares"
+    """Reconstruction loss of a token: ``‖e‖²``; ``‖e‖²/d``; ``‖e‖²/(d ‖y‖)``; ``‖e‖²/‖y - ȳ‖`` with the batch's mean ȳ."""
+    site_weights: tuple[float, ...] | None = None
+    """Weight of each site written in the reconstruction loss; all one by default."""
+    levels: LevelsConfig | None = None
+    """Nested reconstructions (Matryoshka, hierarchical top-k) in place of one."""
     sparsity: Sparsity | None = None
-    """Sparsity loss; by default the activation's own (none for TopK and BatchTopK)."""
-    revive: AuxK | None = AuxK()
+    """Sparsity loss; by default the activation's own (none for TopK, AbsTopK and BatchTopK)."""
+    revive: Revive | None = AuxK()
     """What brings dead latents back; None for nothing."""
-    decoder: Literal["unit_norm", "free"] = "unit_norm"
-    """Decoder rows of norm one, their gradient projected; or unconstrained."""
+    sparse_connection: SparseConnection | None = None
+    """A loss on the transcoder's connections to an SAE's latents."""
+    k_start: int | None = None
+    """k at the first step, from which it falls linearly to the activation's own (k-annealing); none by default."""
+    k_anneal_fraction: float = 0.1
+    """Share of the run over which it falls."""
+    pre_noise: float = 0.0
+    """Standard deviation of Gaussian noise added to pre-activations while training."""
+    finetuning: FineTuning | None = None
+    """A last phase that trains only some weights."""
+    decoder: Literal["auto", "unit_norm", "free"] = "auto"
+    """Decoder rows of norm one, their gradient projected; or unconstrained. ``auto``: unit norm, but for tanh-ReLU and
+    for decoders that start at zero."""
     b_dec_init: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
-    """Initial decoder bias, from rows of the first chunk."""
-    input_scaling: Literal["expected_norm", "none"] = "expected_norm"
-    """Scale inputs and targets by constants so that their mean norm is √d while training; folded on save."""
+    """Initial decoder bias (and input bias, of its own site), from rows of the first chunk."""
+    input_scaling: Literal["expected_norm", "expected_norm_one", "whitening", "none"] = "expected_norm"
+    """Scale each site's inputs and targets while training, by constants so that their mean norm is √d or 1, or by a
+    linear map that whitens them; folded on save."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; a tenth of the run by default, 0 for none but the last."""
     keep_checkpoints: int = 2
@@ -115,6 +87,16 @@ class TrainingConfig:
         )
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        _require(0 <= self.lr_end_fraction <= 1, f"lr_end_fraction must be between 0 and 1, got {self.lr_end_fraction}")
+        _require(self.lr_cycles >= 1, f"lr_cycles must be at least 1, got {self.lr_cycles}")
+        parts = self.gradient_accumulation
+        _require(parts >= 1, f"gradient_accumulation must be at least 1, got {parts}")
+        weights = self.site_weights
+        _require(weights is None or all(w >= 0 for w in weights), f"site_weights must not be negative, got {weights}")
+        _require(self.k_start is None or self.k_start >= 1, f"k_start must be at least 1, got {self.k_start}")
+        fraction = self.k_anneal_fraction
+        _require(0 < fraction <= 1, f"k_anneal_fraction must be above 0 and at most 1, got {fraction}")
+        _require(self.pre_noise >= 0, f"pre_noise must not be negative, got {self.pre_noise}")
         _require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")
         _require(self.eval_every >= 0, f"eval_every must not be negative, got {self.eval_every}")
         _require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
@@ -123,15 +105,6 @@ class TrainingConfig:
             f"checkpoint_every must not be negative, got {self.checkpoint_every}",
         )
         _require(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip}")
-
-
-def _check_sparsity(config: L1 | L0) -> None:
-    name = type(config).__name__
-    _require(config.coefficient > 0, f"{name}: coefficient must be positive, got {config.coefficient}")
-    _require(
-        config.target_l0 is None or config.target_l0 > 0, f"{name}: target_l0 must be positive, got {config.target_l0}"
-    )
-    _require(0 <= config.warmup_fraction <= 1, f"{name}: warmup_fraction must be between 0 and 1")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from monosema.core.errors import DataError
-from monosema.training.trainer import Trainer
+from monosema.training.trainer import NonFiniteStepError, Trainer
+
+logger = logging.getLogger("monosema.training")
 
 
 @runtime_checkable
@@ -32,11 +36,33 @@ class Callback:
     def on_step(self, trainer: Trainer) -> None:
         """After every step."""
 
-    def on_log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Every ``log_every`` steps and after the last, with the newest step's metrics."""
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Every ``checkpoint_every`` steps, after the last, and before a stop by signal."""
+
+
+@dataclass(eq=False)
+class FitRun:
+    """One trainer in a loop of several."""
+
+    trainer: Trainer
+    """The trainer."""
+    callbacks: Sequence[Callback]
+    """Its callbacks."""
+    columns: Callable[[Tensor], Tensor] | None = None
+    """Takes its own columns of a batch; None for the whole batch."""
+    name: str = ""
+    """What it is called in messages."""
+    error: NonFiniteStepError | None = None
+    """Why it stopped before its last step."""
+    saved_at: int = -1
+    """The step of its newest checkpoint in this loop."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.error is None and self.trainer.step_number < self.trainer.n_steps
 
 
 def fit(trainer: Trainer, batches: Batches, callbacks: Sequence[Callback]) -> None:
@@ -47,38 +73,77 @@ def fit(trainer: Trainer, batches: Batches, callbacks: Sequence[Callback]) -> No
         NonFiniteStepError: a step was not finite; noticed at the next logging step.
         DataError: the source ended before the run did.
     """
-    config = trainer.config
-    every = config.checkpoint_every
-    if every is None:
-        every = max(1, trainer.n_steps // 10)
+    run = FitRun(trainer, callbacks)
+    fit_all([run], batches)
+    if run.error is not None:
+        raise run.error
+
+
+def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
+    """Run several trainers on one pass of ``batches``, which begins at the step of the one that is furthest behind.
+
+    A trainer takes part once the batches have come to its step. One whose step is not finite stops alone, with its
+    ``error`` set. Raises as ``fit`` does, but for that.
+    """
+    unfinished = [run for run in runs if run.is_unfinished]
+    place = min((run.trainer.step_number for run in unfinished), default=0)
     with _stop_requests() as stop:
-        while trainer.step_number < trainer.n_steps:
+        while unfinished:
             try:
                 batch = next(batches)
             except StopIteration:
+                most = max(run.trainer.n_steps for run in unfinished)
                 raise DataError(
-                    f"the rows ended after step {trainer.step_number} of {trainer.n_steps}; "
-                    "lower tokens, or give the source more epochs"
+                    f"the rows ended after step {place} of {most}; lower tokens, or give the source more epochs"
                 ) from None
-            trainer.step(batch)
-            step, last = trainer.step_number, trainer.step_number == trainer.n_steps
-            for callback in callbacks:
-                callback.on_step(trainer)
-            checkpoint_due = last or (every > 0 and step % every == 0) or bool(stop)
-            if last or step % config.log_every == 0 or checkpoint_due:
-                trainer.check_finite()
-                metrics = trainer.metrics()
-                if last or step % config.log_every == 0:
-                    for callback in callbacks:
-                        callback.on_log(trainer, metrics)
-            if checkpoint_due:
-                for callback in callbacks:
-                    callback.on_checkpoint(trainer)
-            if stop and not last:
+            for run in unfinished:
+                if run.trainer.step_number == place:
+                    _step(run, batch)
+            place += 1
+            unfinished = [run for run in unfinished if run.is_unfinished]
+            if stop and unfinished:
+                for run in unfinished:
+                    if run.trainer.step_number == place and run.saved_at != place and _is_finite(run):
+                        _checkpoint(run)
+                most = max(run.trainer.n_steps for run in unfinished)
                 raise RunInterrupted(
-                    f"stopped by {signal.Signals(stop[0]).name} after step {step} of {trainer.n_steps}; "
+                    f"stopped by {signal.Signals(stop[0]).name} after step {place} of {most}; "
                     "the same call resumes from here"
                 )
+
+
+def _step(run: FitRun, batch: Tensor) -> None:
+    trainer, config = run.trainer, run.trainer.config
+    every = max(1, trainer.n_steps // 10) if config.checkpoint_every is None else config.checkpoint_every
+    trainer.step(batch if run.columns is None else run.columns(batch))
+    step, last = trainer.step_number, trainer.step_number == trainer.n_steps
+    for callback in run.callbacks:
+        callback.on_step(trainer)
+    checkpoint_due = last or (every > 0 and step % every == 0)
+    log_due = last or step % config.log_every == 0
+    if not (log_due or checkpoint_due) or not _is_finite(run):
+        return
+    if log_due:
+        metrics = trainer.metrics()
+        for callback in run.callbacks:
+            callback.on_log(trainer, metrics)
+    if checkpoint_due:
+        _checkpoint(run)
+
+
+def _is_finite(run: FitRun) -> bool:
+    try:
+        run.trainer.check_finite()
+    except NonFiniteStepError as error:
+        run.error = error
+        logger.error("%s%s", f"{run.name}: " if run.name else "", error)
+    return run.error is None
+
+
+def _checkpoint(run: FitRun) -> None:
+    for callback in run.callbacks:
+        callback.on_checkpoint(run.trainer)
+    run.saved_at = run.trainer.step_number
 
 
 @contextlib.contextmanager

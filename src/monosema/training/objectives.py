@@ -1,93 +1,202 @@
-"""Losses and the gradients they hand to the coder. Pure: nothing here changes state.
+"""The loss of a batch and the gradients it hands to the coder. Pure: nothing here changes state.
 
-Shape letters: B tokens, O output width, F latents, E active entries, N near-threshold, G open-gate entries.
+Shape letters: B tokens, G nested levels, O output width, F latents.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from monosema.coders import Encoding, SparseCoder
-from monosema.kernels import decode, sampled_products
-from monosema.training.config import L0, L1, Sparsity
+from monosema.coders import Encoding, LatentGradients, SparseCoder
+from monosema.coders.parts import Part
+from monosema.coders.stack import Dictionary, add_offset
+from monosema.core.errors import ConfigError
+from monosema.kernels import Levels, budget_levels, decode, decode_levels, prefix_levels, sampled_products
+from monosema.training.config import TrainingConfig
+from monosema.training.terms import HierarchicalTopK, LevelsConfig, Matryoshka, Sparsity
+from monosema.training.penalties import penalty
+
+
+@dataclass(frozen=True)
+class PartGradients:
+    """What one part of a dictionary is given to train on."""
+
+    g_out: Tensor
+    """∂loss/∂(its output): ``[B, O]``, or ``[B, G, O]`` with levels."""
+    own: LatentGradients
+    """∂loss/∂latents beyond what comes through the output."""
+    levels: Levels | None
+    """How its entries were grouped."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss terms of one batch and their gradients with respect to the coder's outputs."""
+    """Loss terms of one batch and their gradients."""
 
     terms: dict[str, Tensor]
     """0-d values by name, ``mse`` first; they sum to the loss."""
-    g_out_BO: Tensor
-    """∂loss/∂ŷ."""
+    penalty: Tensor | None
+    """0-d: the sparsity penalty without its coefficient."""
     error_BO: Tensor
     """``y - ŷ``."""
-    g_latents: Tensor | None = None
-    """[E] ∂loss/∂f beyond what comes through ŷ."""
-    g_near: Tensor | None = None
-    """[N] the same on near-threshold entries, active or not (JumpReLU)."""
-    near_step: Tensor | None = None
-    """[N] ∂loss/∂1[pre > θ]."""
-    g_gate: Tensor | None = None
-    """[G] ∂loss/∂gate."""
-    g_W_dec: Tensor | None = None
-    """[F, O] ∂loss/∂W_dec beyond what comes through ŷ (norm-weighted sparsity with a free decoder)."""
+    weights_BO: Tensor
+    """What the squared errors are multiplied by; broadcasts over ``[B, O]``."""
+    g_out: Tensor
+    """∂loss/∂ŷ: ``[B, O]``, or ``[B, G, O]`` with levels."""
+    parts: tuple[PartGradients, ...]
+    """Gradients for each part."""
 
     @property
     def total(self) -> Tensor:
         return torch.stack(list(self.terms.values())).sum()
 
 
-def loss(
-    coder: SparseCoder,
-    encoding: Encoding,
-    y_BO: Tensor,
-    sparsity: Sparsity | None,
-    coefficient: float,
-    *,
-    unit_norm: bool,
-) -> Loss:
-    """``mean over tokens of ‖y - ŷ‖² + coefficient · sparsity`` (+ Gated's auxiliary reconstruction).
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, resolved for one dictionary."""
 
-    ``y_BO`` is the target, ``coefficient`` the current λ. Gated adds ``mean ‖y - (ReLU(π) sg(W_dec) + sg(b_dec))‖²``
-    (Rajamanoharan et al. 2024, arXiv 2404.16014, equation 8), whose gradient does not reach the decoder.
-    """
-    n_tokens = max(1, y_BO.shape[0])
-    selection = encoding.selection
-    error = y_BO - coder.decode(selection.latents, encoding.raw_BI)
-    terms = {"mse": error.square().sum() / n_tokens}
-    g_out = error * (-2 / n_tokens)
-    g_latents = g_near = near_step = g_gate = g_W_dec = None
-    norms = None if unit_norm else coder.W_dec.norm(dim=1)
+    config: TrainingConfig
+    """The run."""
+    sparsity: Sparsity | None
+    """The sparsity loss."""
+    site_weights_O: Tensor | None
+    """``[O]`` weight of each output dimension; None for one everywhere."""
 
-    if selection.gate is not None:
-        gate_out = decode(selection.gate, coder.W_dec)
-        gate_error = y_BO - (gate_out if coder.b_dec is None else gate_out + coder.b_dec)
-        terms["gate_mse"] = gate_error.square().sum() / n_tokens
-        g_gate = sampled_products(selection.gate, gate_error * (-2 / n_tokens), coder.W_dec)
+    @classmethod
+    def of(cls, dictionary: Dictionary, config: TrainingConfig, sparsity: Sparsity | None) -> Objective:
+        """Check what depends on the dictionary's shape and spread site weights over dimensions."""
+        weights, widths = config.site_weights, dictionary.config.write_widths
+        spread = None
+        if weights is not None:
+            if len(weights) != len(widths):
+                raise ConfigError(f"{len(weights)} site_weights for {len(widths)} sites written; give one for each")
+            each = torch.tensor(weights, dtype=dictionary.dtype, device=dictionary.device)
+            spread = each.repeat_interleave(torch.tensor(widths, device=dictionary.device))
+        if isinstance(config.levels, Matryoshka):
+            for part in dictionary.parts:
+                _level_weights(config.levels, len(config.levels.bounds(part.coder.d_sae)))
+        return cls(config, sparsity, spread)
 
-    if isinstance(sparsity, L1):
-        entries = selection.gate if selection.gate is not None else selection.latents
-        weights = torch.ones_like(entries.values) if norms is None else norms[entries.indices.long()]
-        terms["l1"] = (coefficient / n_tokens) * (entries.values * weights).sum()
-        g_sparse = (coefficient / n_tokens) * weights
-        if selection.gate is not None:
-            g_gate = g_gate + g_sparse if g_gate is not None else g_sparse
+    @torch.no_grad()
+    def loss(
+        self,
+        dictionary: Dictionary,
+        encodings: Sequence[Encoding],
+        x_BI: Tensor,
+        y_BO: Tensor,
+        coefficient: float,
+        p: float = 1.0,
+    ) -> Loss:
+        """``reconstruction + coefficient · sparsity`` (+ Gated's auxiliary reconstruction) of target ``y_BO``.
+
+        Reconstruction: ``Σ_tokens w_t Σ_d s_d e_td²`` with the weights ``reconstruction`` names (``token_weights``) and
+        site weights s; with levels the weighted sum over levels. Gated adds
+        ``mean ‖y - (ReLU(π) sg(W_dec) + sg(b_dec))‖²`` (Rajamanoharan et al. 2024, arXiv 2404.16014, equation 8), whose
+        gradient does not reach the decoder. ``coefficient`` is the current λ, ``p`` the current power.
+        """
+        parts = dictionary.parts
+        weights = token_weights(self.config.reconstruction, y_BO)
+        if self.site_weights_O is not None:
+            weights = weights * self.site_weights_O
+        grouped: list[Levels | None] = [self._levels(part.coder, e) for part, e in zip(parts, encodings, strict=True)]
+        out = _output(dictionary, parts, encodings, grouped, x_BI)
+        if self.config.levels is None:
+            error = y_BO - out
+            terms = {"mse": (weights * error.square()).sum()}
+            g_out = weights * error * -2
         else:
-            g_latents = g_sparse
-            if selection.near is not None:
-                near = selection.near
-                g_near = torch.ones_like(near.values) if norms is None else norms[near.indices.long()]
-                g_near = g_near * (coefficient / n_tokens)
-        if norms is not None:  # ∂‖W_i‖/∂W_i = W_i / ‖W_i‖, weighted by the latent's summed activation
-            mass = torch.zeros_like(norms).index_add_(0, entries.indices.long(), entries.values)
-            g_W_dec = coder.W_dec * (mass * (coefficient / n_tokens) / norms.clamp(min=1e-8)).unsqueeze(1)
-    elif isinstance(sparsity, L0):
-        assert selection.near is not None
-        terms["l0"] = error.new_tensor(coefficient * selection.latents.nnz / n_tokens)
-        near_step = torch.full_like(selection.near.values, coefficient / n_tokens)
+            errors_BGO = y_BO.unsqueeze(1) - out
+            level_weights = y_BO.new_tensor(_level_weights(self.config.levels, out.shape[1])).reshape(-1, 1)
+            terms = {"mse": (weights.unsqueeze(1) * level_weights * errors_BGO.square()).sum()}
+            g_out = weights.unsqueeze(1) * level_weights * errors_BGO * -2
+            error = errors_BGO[:, -1]
+        gate_error = _gate_error(dictionary, parts, encodings, x_BI, y_BO)
+        if gate_error is not None:
+            terms["gate_mse"] = (weights * gate_error.square()).sum()
+        gradients, penalties = [], []
+        for part, encoding, levels in zip(parts, encodings, grouped, strict=True):
+            own = LatentGradients()
+            if self.sparsity is not None:
+                found = penalty(part.coder, encoding, self.sparsity, coefficient, p)
+                penalties.append(found.value)
+                own = found.gradients
+            gate = encoding.selection.gate
+            if gate is not None and gate_error is not None:
+                through = sampled_products(gate, part.take(gate_error * weights * -2), part.coder.W_dec)
+                own = replace_gate(own, through if own.gate is None else own.gate + through)
+            gradients.append(PartGradients(part.take(g_out), own, levels))
+        total = torch.stack(penalties).sum() if penalties else None
+        if total is not None and self.sparsity is not None:
+            terms[type(self.sparsity).__name__.lower()] = coefficient * total
+        return Loss(terms, total, error, weights, g_out, tuple(gradients))
 
-    return Loss(terms, g_out, error, g_latents, g_near, near_step, g_gate, g_W_dec)
+    def _levels(self, coder: SparseCoder, encoding: Encoding) -> Levels | None:
+        match self.config.levels:
+            case Matryoshka():
+                return prefix_levels(encoding.latents, self.config.levels.bounds(coder.d_sae))
+            case HierarchicalTopK():
+                return budget_levels(encoding.latents, self.config.levels.budgets)
+        return None
+
+
+def token_weights(kind: str, y_BO: Tensor) -> Tensor:
+    """What a token's squared error is multiplied by, ``[B, 1]``: see ``TrainingConfig.reconstruction``."""
+    n_tokens, width = max(1, y_BO.shape[0]), y_BO.shape[1]
+    one = y_BO.new_ones(y_BO.shape[0], 1) / n_tokens
+    match kind:
+        case "sum_of_squares":
+            return one
+        case "mean_per_dimension":
+            return one / width
+        case "by_norm":
+            return one / (width * y_BO.norm(dim=1, keepdim=True).clamp(min=1e-6))
+        case "by_batch_deviation":
+            return one / ((y_BO - y_BO.mean(0)).norm(dim=1, keepdim=True) + 1e-6)
+    raise AssertionError(kind)
+
+
+def replace_gate(own: LatentGradients, gate: Tensor) -> LatentGradients:
+    """``own`` with another gradient of the gate."""
+    return LatentGradients(own.latents, own.near, own.near_step, gate, own.window, own.W_dec)
+
+
+def _output(
+    dictionary: Dictionary,
+    parts: Sequence[Part],
+    encodings: Sequence[Encoding],
+    grouped: Sequence[Levels | None],
+    x_BI: Tensor,
+) -> Tensor:
+    """``ŷ [B, O]``, or ``[B, G, O]`` with levels."""
+    first = grouped[0]
+    shape = (len(x_BI), dictionary.d_out) if first is None else (len(x_BI), first.n_levels, dictionary.d_out)
+    out = x_BI.new_zeros(shape)
+    for part, encoding, levels in zip(parts, encodings, grouped, strict=True):
+        weight = part.coder.W_dec
+        part.add_to_(out, decode(encoding.latents, weight) if levels is None else decode_levels(levels, weight))
+    return add_offset(dictionary, out, x_BI)
+
+
+def _gate_error(
+    dictionary: Dictionary, parts: Sequence[Part], encodings: Sequence[Encoding], x_BI: Tensor, y_BO: Tensor
+) -> Tensor | None:
+    """``y`` less what the gates' values decode to; None where there are no gates."""
+    out = torch.zeros_like(y_BO)
+    for part, encoding in zip(parts, encodings, strict=True):
+        gate = encoding.selection.gate
+        if gate is None:
+            return None
+        part.add_to_(out, decode(gate, part.coder.W_dec))
+    return y_BO - add_offset(dictionary, out, x_BI)
+
+
+def _level_weights(levels: LevelsConfig, n_levels: int) -> tuple[float, ...]:
+    if levels.weights is not None:
+        if len(levels.weights) != n_levels:
+            raise ConfigError(f"{type(levels).__name__}: {len(levels.weights)} weights for {n_levels} levels")
+        return levels.weights
+    return (1.0,) * n_levels if isinstance(levels, Matryoshka) else (1 / n_levels,) * n_levels

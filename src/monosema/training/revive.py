@@ -1,47 +1,116 @@
-"""Dead latents: which they are, and AuxK, which brings them back."""
+"""Dead latents: which they are, and the losses that bring them back.
+
+Shape letters: B tokens, O output width, F latents, D dead latents.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from monosema.coders import Encoding, ExtraEntries, SparseCoder
-from monosema.kernels import Latents, decode, latents_from_pairs
-from monosema.training.config import AuxK
+from monosema.coders import Encoding, Everywhere, ExtraEntries, SparseCoder
+from monosema.coders.activations.jumprelu import JumpReLUActivation
+from monosema.coders.parts import Part
+from monosema.kernels import decode, latents_from_mask, latents_from_pairs
+from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss, Resample, Revive
+from monosema.training.objectives import Loss
 
 
 @dataclass(frozen=True)
-class AuxLoss:
-    """AuxK's loss and the entries that it trains."""
+class Revival:
+    """A policy's loss on one part and the entries that it trains."""
 
+    name: str
+    """Of the loss term."""
     value: Tensor
-    """0-d: ``α · mean ‖e - ê‖²``."""
-    entries: ExtraEntries
-    """Active dead latents and their output gradient."""
+    """0-d."""
+    extra: ExtraEntries | None = None
+    """Entries outside the selection and their output gradient."""
+    everywhere: Everywhere | None = None
+    """A gradient on whole columns of pre-activations."""
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    """Gradients of further parameters of the part, by name, to be added."""
 
 
-def auxk_loss(coder: SparseCoder, encoding: Encoding, error_BO: Tensor, dead_F: Tensor, config: AuxK) -> AuxLoss | None:
-    """``α · mean over tokens of ‖e - ê‖²``; None where no latent is dead.
+def revival(part: Part, encoding: Encoding, loss: Loss, dead_F: Tensor, policy: Revive | None) -> Revival | None:
+    """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
+    dead = dead_F.nonzero().squeeze(1)
+    match policy:
+        case AuxK() if dead.numel() > 0:
+            return auxk(part, encoding, loss, dead, policy)
+        case GhostGradients() if dead.numel() > 0:
+            return ghost_gradients(part, encoding, loss, dead, policy)
+        case PreActivationLoss():
+            return pre_activation_loss(part.coder, encoding, dead_F, policy)
+    return None
+
+
+def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK) -> Revival:
+    """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
     ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, the ``min(k, number dead)`` largest positive
-    pre-activations of dead latents of each token.
+    pre-activations of dead latents of each token (largest in magnitude for AbsTopK). ``normalised`` divides by
+    ``Σ w ‖e - mean e‖²``.
     """
-    dead = dead_F.nonzero().squeeze(1)
-    if dead.numel() == 0:
-        return None
-    n_tokens = error_BO.shape[0]
+    coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
+    n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
-    values, places = encoding.pre_BF[:, dead].topk(k, dim=1)
-    positive = values > 0
+    pre = encoding.pre_BF[:, dead]
+    signed = bool(getattr(coder.activation, "signed", False))
+    size, places = (pre.abs() if signed else pre).topk(k, dim=1)
+    kept = size > 0
     tokens = torch.arange(n_tokens, device=dead.device).unsqueeze(1).expand_as(places)
-    latents: Latents = latents_from_pairs(
-        tokens[positive], dead[places[positive]], values[positive], n_tokens, coder.d_sae
-    )
-    left = error_BO - decode(latents, coder.W_dec)
-    value = config.coefficient * left.square().sum() / max(1, n_tokens)
-    return AuxLoss(value, ExtraEntries(latents, left * (-2 * config.coefficient / max(1, n_tokens))))
+    values = pre.gather(1, places)
+    latents = latents_from_pairs(tokens[kept], dead[places[kept]], values[kept], n_tokens, coder.d_sae)
+    left = error - decode(latents, coder.W_dec)
+    scale = torch.as_tensor(config.coefficient, dtype=left.dtype, device=left.device)
+    if config.normalised:
+        spread = (weights * (error - error.mean(0)).square()).sum()
+        scale = torch.where(spread > 0, scale / spread, 0)
+    value = scale * (weights * left.square()).sum()
+    return Revival("auxk", value, ExtraEntries(latents, weights * left * (-2 * scale)))
+
+
+def ghost_gradients(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: GhostGradients) -> Revival:
+    """``α · s · Σ w ‖e - ĝ‖²`` with ĝ the decode of ``exp(pre)`` of dead latents, scaled to half of e's norm.
+
+    The norms' ratio ``‖e‖ / 2‖ĝ‖`` of each token, e and ``s = reconstruction / (Σ w ‖e - ĝ‖² + 1e-6)`` are constants.
+    """
+    coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
+    n_tokens = len(error)
+    values = encoding.pre_BF[:, dead].exp()
+    tokens = torch.arange(n_tokens, device=dead.device).repeat_interleave(dead.numel())
+    latents = latents_from_pairs(tokens, dead.repeat(n_tokens), values.reshape(-1), n_tokens, coder.d_sae)
+    out = decode(latents, coder.W_dec)
+    ratio = error.norm(dim=1, keepdim=True) / (2 * out.norm(dim=1, keepdim=True) + 1e-6)
+    left = error - ratio * out
+    ghost = (weights * left.square()).sum()
+    scale = config.coefficient * loss.terms["mse"] / (ghost + 1e-6)
+    g_out = weights * left * ratio * (-2 * scale)
+    return Revival("ghost", scale * ghost, ExtraEntries(latents, g_out, latents.values))
+
+
+def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, config: PreActivationLoss) -> Revival:
+    """``α · mean over tokens of Σ_i ReLU(θ_i - pre_i) ‖W_dec_i‖``, of all latents or the dead ones.
+
+    Its gradient is the same for all tokens of a latent but those above the threshold, so it is computed from sums over
+    tokens less those entries.
+    """
+    n_tokens = max(1, len(encoding.pre_BF))
+    chosen = dead_F if config.dead_only else torch.ones_like(dead_F)
+    share = config.coefficient / n_tokens * chosen.to(coder.dtype) * coder.W_dec.norm(dim=1)
+    distance = coder.activation.thresholds() - encoding.pre_BF
+    above = latents_from_mask(distance, (distance <= 0) & chosen)
+    n_below = len(encoding.pre_BF) - above.counts()
+    value = (share * distance.clamp(min=0).sum(0)).sum()
+    own = {}
+    if isinstance(coder.activation, JumpReLUActivation):
+        own["activation.threshold"] = share * n_below
+    elif coder.b_enc is None:
+        own["activation.b_gate"] = -share * n_below
+    return Revival("pre_activation", value, everywhere=Everywhere(-share, above), parameters=own)
 
 
 def default_k(coder: SparseCoder) -> int:
@@ -49,8 +118,22 @@ def default_k(coder: SparseCoder) -> int:
     return max(1, min(512, coder.d_out // 2))
 
 
-def dead_after(config: AuxK | None, n_tokens: int) -> int:
+def dead_after(policy: Revive | None, n_tokens: int) -> int:
     """Tokens without firing after which a latent counts as dead in a run of ``n_tokens``."""
-    if config is not None and config.dead_after_tokens is not None:
-        return config.dead_after_tokens
+    if policy is not None and policy.dead_after_tokens is not None:
+        return policy.dead_after_tokens
+    if isinstance(policy, Resample):
+        return max(1, resample_every(policy, n_tokens) // 2)
     return max(1, min(10_000_000, n_tokens // 10))
+
+
+def resample_every(policy: Resample, n_tokens: int) -> int:
+    """Tokens between resamplings in a run of ``n_tokens``."""
+    return policy.every_tokens if policy.every_tokens is not None else max(1, n_tokens // 8)
+
+
+def _own(part: Part, of_all: Tensor) -> Tensor:
+    """The columns a part writes; their mean over sites where one decoder serves several."""
+    if of_all.shape[1] == 1:
+        return of_all
+    return part.take(of_all) / len(part.writes)

@@ -5,15 +5,39 @@ from __future__ import annotations
 import math
 
 
-def lr_factor(step: int, n_steps: int, warmup_fraction: float, decay_fraction: float) -> float:
-    """Warm-up, constant, linear decay: the share of the peak learning rate at ``step`` (0-based).
+def lr_factor(
+    step: int,
+    n_steps: int,
+    *,
+    warmup_fraction: float,
+    decay_fraction: float,
+    kind: str = "constant",
+    end_fraction: float = 0.1,
+    cycles: int = 1,
+) -> float:
+    """The share of the peak learning rate at ``step`` (0-based): warm-up, a main part, linear decay to zero.
 
-    ``min(1, (step+1)/W, (n_steps-step)/D)`` with ``W = warmup_fraction·n_steps``, ``D = decay_fraction·n_steps``; the
-    last step uses ``1/D`` of the peak.
+    ``min(1, (step+1)/W, (n_steps-step)/D)`` with ``W = warmup_fraction·n_steps``, ``D = decay_fraction·n_steps``, times
+    the main part's value between them: 1 for ``constant``; ``linear`` and ``cosine`` (half a period) fall from 1 to
+    ``end_fraction``; ``cosine_restarts`` does so ``cycles`` times. During the decay the main part keeps its last value.
     """
     rise = (step + 1) / max(1.0, warmup_fraction * n_steps)
     fall = (n_steps - step) / max(1.0, decay_fraction * n_steps)
-    return min(1.0, rise, fall)
+    edge = min(1.0, rise, fall)
+    if kind == "constant":
+        return edge
+    start, length = warmup_fraction * n_steps, (1 - warmup_fraction - decay_fraction) * n_steps
+    done = min(1.0, max(0.0, (step - start) / max(1.0, length)))
+    if kind == "linear":
+        return edge * (1 - (1 - end_fraction) * done)
+    if kind == "cosine_restarts" and done < 1 - 1e-9:
+        done = (done * cycles + 1e-9) % 1  # a cycle's first step belongs to it, whatever the rounding
+    return edge * (end_fraction + (1 - end_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def rewarm_factor(steps_since: int, n_steps: int, floor: float) -> float:
+    """Linear rise from ``floor`` to 1 over ``n_steps`` after a resampling."""
+    return 1.0 if n_steps <= 0 else min(1.0, floor + (1 - floor) * steps_since / n_steps)
 
 
 def warmup_factor(step: int, n_steps: int, warmup_fraction: float) -> float:

@@ -52,3 +52,17 @@ class FiringStatistics(nn.Module):
     def log10_density(self) -> Tensor:
         """[F] float32: ``log10(density + 1e-10)``, what ``sparsity.safetensors`` holds."""
         return (self.density() + 1e-10).log10().float()
+
+    def figures(self, dead_after: int) -> dict[str, float | list[int]]:
+        """What is logged; see ``docs/metrics.md``."""
+        since, density, log10 = self.tokens_since_fired, self.density(), self.log10_density().double()
+        histogram = torch.histc(log10.float().cpu(), bins=20, min=-10, max=0)
+        return {
+            "dead_fraction": float((since >= dead_after).double().mean()),
+            "never_fired_fraction": float((~self.fired).double().mean()),
+            "mean_tokens_since_fired": float(since.double().mean()),
+            "below_1e-5_fraction": float((density < 1e-5).double().mean()),
+            "below_1e-6_fraction": float((density < 1e-6).double().mean()),
+            "mean_log10_density": float(log10.mean()),
+            "log10_density_histogram": [int(count) for count in histogram],
+        }

@@ -1,4 +1,4 @@
-"""``Trainer``: one coder, one optimiser, one step at a time. The loop's inner step, and usable by itself.
+"""``Trainer``: one dictionary, one optimiser, one step at a time. The loop's inner step, and usable by itself.
 
 Shape letters: B tokens, I input width, O output width, F latents.
 """
@@ -7,27 +7,40 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monosema.coders import BatchTopK, SparseCoder
+from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
+from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.coders.config import TanhReLU
+from monosema.coders.scaling import estimate_scaling
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.training.allowed import resolve_sparsity
+from monosema.core.seeds import random_stream
+from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
-from monosema.training.controller import TargetL0Controller
+from monosema.training.terms import Lp, Resample
+from monosema.training.controller import PAnnealer, TargetL0Controller
+from monosema.training.finetune import FineTuner
 from monosema.training.initial import geometric_median
-from monosema.training.objectives import Loss, loss
-from monosema.training.optimizer import CoderOptimizer
-from monosema.training.revive import auxk_loss, dead_after
-from monosema.training.schedules import automatic_lr, lr_factor, warmup_factor
+from monosema.training.objectives import Loss, Objective
+from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
+from monosema.training.penalties import needed_window, penalty
+from monosema.training.resample import Candidates, replace_latents_, squared_errors
+from monosema.training.revive import dead_after, resample_every, revival
+from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
 from monosema.training.statistics import FiringStatistics
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
+
+CandidateRows = Callable[[int], Tensor]
+"""Gives so many rows of the current chunk, for resampling by error."""
+ModelLosses = Callable[[SparseCoder, int], tuple[Tensor, Tensor]]
+"""Given a coder of raw activations and a number of contexts, their rows and the model's loss increase at each."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,23 @@ class StepRecord:
     """What the newest step left for the log; nothing is computed from it until asked."""
 
     target_BO: Tensor
-    loss: Loss
+    error_BO: Tensor
+    terms: dict[str, Tensor]
+    penalty: Tensor | None
     n_tokens: int
     nnz: int
     lr: float
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """One batch, or a part of it, on its way through."""
+
+    gradients: dict[str, Tensor]
+    loss: Loss
+    encodings: tuple[Encoding, ...]
+    terms: dict[str, Tensor]
 
 
 class NonFiniteStepError(DataError):
@@ -46,38 +72,59 @@ class NonFiniteStepError(DataError):
 
 
 class Trainer:
-    """Trains ``coder`` in place on rows ``[B, d_in]`` (or ``[B, d_in + d_out]`` for a transcoder).
+    """Trains ``coder`` in place on rows ``[B, d_in]`` (or ``[B, d_in + d_out]`` where it writes other sites).
 
     Args:
-        coder: the coder; its weights are those of *scaled* activations while training (``input_scaling``) and are made
-            ones of raw activations by ``inference_coder``.
+        coder: the dictionary; its weights are those of *scaled* activations while training (``input_scaling``) and are
+            made ones of raw activations by ``inference_coder``.
         config: the run. ``config.tokens`` and ``batch_size`` give the number of steps the schedules span.
         batch_size: rows in a batch.
+        directions: ``[n, d_out]`` directions of the SAE of ``config.sparse_connection``.
 
-    ``step(batch)`` updates; ``metrics()`` reads the newest step's figures and changes nothing.
+    ``step(batch)`` updates; ``metrics()`` reads the newest step's figures and changes nothing. ``candidate_rows`` and
+    ``model_losses`` may be set for resampling; without the first the newest batch is used.
     """
 
-    def __init__(self, coder: SparseCoder, config: TrainingConfig, batch_size: int):
+    def __init__(self, coder: Dictionary, config: TrainingConfig, batch_size: int, directions: Tensor | None = None):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.coder, self.config, self.batch_size = coder, config, batch_size
-        self.n_steps = max(1, config.tokens // batch_size)
-        self.sparsity = resolve_sparsity(coder.config.activation, config.sparsity)
+        self.n_main_steps = max(1, config.tokens // batch_size)
+        extra = 0 if config.finetuning is None else max(1, config.finetuning.tokens // batch_size)
+        self.n_steps = self.n_main_steps + extra
+        activation = coder.config.activation
+        self.sparsity = resolve_sparsity(activation, config.sparsity)
+        check_combination(variant_of(coder), activation, self.sparsity, config.levels, config.revive)
+        self.unit_norm = _unit_norm(coder, config)
+        _check_options(coder, config, batch_size)
         lr = config.lr
-        self.lr = automatic_lr(coder.d_sae, batch_size, self.n_steps) if lr == "auto" else float(lr)
+        width = max(part.coder.d_sae for part in coder.parts)
+        self.lr = automatic_lr(width, batch_size, self.n_main_steps) if lr == "auto" else float(lr)
         self.dead_after = dead_after(config.revive, config.tokens)
         self.step_number = 0
-        self.input_scale = self.output_scale = 1.0
+        self.input_scaling = Scaling.identity(coder.config.read_widths)
+        self.output_scaling = Scaling.identity(coder.config.write_widths)
         self.statistics = FiringStatistics(coder.d_sae).to(coder.device)
         self.controller: TargetL0Controller | None = None
-        if self.sparsity is not None and self.sparsity.target_l0 is not None:
-            self.controller = TargetL0Controller(self.sparsity.coefficient, self.sparsity.target_l0, self.n_steps)
+        target = getattr(self.sparsity, "target_l0", None)
+        if self.sparsity is not None and target is not None:
+            total = target * len(coder.parts)
+            self.controller = TargetL0Controller(self.sparsity.coefficient, total, self.n_main_steps)
+        self.annealer = PAnnealer(self.sparsity, self.n_main_steps) if isinstance(self.sparsity, Lp) else None
+        self.objective = Objective.of(coder, config, self.sparsity)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=coder.device)
-        self._optimizer = CoderOptimizer(coder, config)
-        self._workspace: Tensor | None = None
+        self.n_resampled, self.last_resampled = 0, -1
+        self.candidate_rows: CandidateRows | None = None
+        self.model_losses: ModelLosses | None = None
+        self._directions = directions
+        if config.sparse_connection is not None and directions is None:
+            raise ConfigError("sparse_connection: the SAE's directions are missing; ms.train loads them")
+        self._optimizer = CoderOptimizer(dict(coder.named_parameters()), config, coder.device)
+        self._finetuner: FineTuner | None = None
+        self._workspaces: list[Tensor] = []
         self._record: StepRecord | None = None
         coder.requires_grad_(True)
-        if config.decoder == "unit_norm":
+        if self.unit_norm:
             coder.fold_W_dec_norm()
 
     @property
@@ -85,74 +132,66 @@ class Trainer:
         return self.step_number * self.batch_size
 
     @property
+    def is_finetuning(self) -> bool:
+        """Whether the coming step belongs to the last phase."""
+        return self.step_number >= self.n_main_steps
+
+    @property
     def coefficient(self) -> float:
-        """The sparsity coefficient of the coming step, warm-up included."""
+        """The sparsity coefficient of the coming step, warm-up and annealing included."""
         if self.sparsity is None:
             return 0.0
         peak = self.sparsity.coefficient if self.controller is None else self.controller.coefficient
-        return peak * warmup_factor(self.step_number, self.n_steps, self.sparsity.warmup_fraction)
+        annealed = 1.0 if self.annealer is None else self.annealer.factor
+        return peak * annealed * warmup_factor(self.step_number, self.n_main_steps, self.sparsity.warmup_fraction)
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
-        """Before the first step, set input scaling and ``b_dec`` in place from ``rows [n, d]`` of the first chunk."""
+        """Before the first step, set scaling and biases in place from ``rows [n, d]`` of the first chunk."""
         x, y = self._split(rows.double())
-        if self.config.input_scaling == "expected_norm":
-            self.input_scale = _scale_to_sqrt_d(x)
-            self.output_scale = self.input_scale if x is y else _scale_to_sqrt_d(y)
-            if self.coder.config.b_dec == "input_and_output":
-                self.output_scale = self.input_scale
+        kind, config = self.config.input_scaling, self.coder.config
+        self.input_scaling = _estimate(kind, x, config.read_widths)
+        same = self._is_autoencoder or getattr(config, "b_dec", None) == "input_and_output"
+        self.output_scaling = self.input_scaling if same else _estimate(kind, y, config.write_widths)
         if self.coder.is_trained:  # its weights are those of raw activations, its bias is already where it belongs
-            self.coder.fold_input_scaling(1 / self.input_scale, 1 / self.output_scale)
-            if self.config.decoder == "unit_norm":
+            self.coder.fold_input_scaling(self.input_scaling.inverted(), self.output_scaling.inverted())
+            if self.unit_norm:
                 self.coder.fold_W_dec_norm()
-        elif self.coder.b_dec is not None and self.config.b_dec_init != "zeros":
-            y = y * self.output_scale
-            center = y.mean(0) if self.config.b_dec_init == "mean" else geometric_median(y).median
-            self.coder.b_dec.copy_(center)
+        elif self.config.b_dec_init != "zeros":
+            if self.coder.b_dec is not None:
+                self.coder.b_dec.copy_(self._center(self.output_scaling.apply(y)))
+            if isinstance(self.coder, SparseCoder) and self.coder.b_dec_in is not None:
+                self.coder.b_dec_in.copy_(self._center(self.input_scaling.apply(x)))
 
     @torch.no_grad()
     def step(self, batch: Tensor) -> None:
         """One update from ``batch [B, d]``. A step that is not finite leaves every weight as it was."""
-        coder, config = self.coder, self.config
-        unit_norm = config.decoder == "unit_norm"
         if self.step_number >= self.n_steps:
             raise ConfigError(f"the run's {self.n_steps} steps are done; raise tokens= to go on")
-        batch = batch.to(device=coder.device, dtype=coder.dtype)
-        x, y = self._split(batch)
-        x = x * self.input_scale
-        y = x if self._is_autoencoder else y * self.output_scale
-        encoding = coder.encode_select(x, self._buffer(len(batch)))
-        terms = loss(coder, encoding, y, self.sparsity, self.coefficient, unit_norm=unit_norm)
-        extra = None
-        if config.revive is not None:
-            dead = self.statistics.tokens_since_fired >= self.dead_after
-            aux = auxk_loss(coder, encoding, terms.error_BO, dead, config.revive)
-            if aux is not None:
-                terms = replace(terms, terms={**terms.terms, "auxk": aux.value})
-                extra = aux.entries
-        gradients = coder.backward(
-            encoding,
-            terms.g_out_BO,
-            g_latents=terms.g_latents,
-            g_near=terms.g_near,
-            near_step=terms.near_step,
-            g_gate=terms.g_gate,
-            extra=extra,
-            unit_norm=unit_norm,
-        )
-        if terms.g_W_dec is not None:
-            gradients["W_dec"] += terms.g_W_dec
-        lr = self.lr * lr_factor(self.step_number, self.n_steps, config.warmup_fraction, config.decay_fraction)
-        ok = self._optimizer.step_(gradients, terms.total, lr)
-        coder.activation.update_(encoding.selection, ok)
-        self.statistics.update_(encoding.latents.counts(), len(batch), ok)
+        if self.is_finetuning and self._finetuner is None:
+            self._begin_finetuning()
+        x, y = self._scaled(batch)
+        self._set_k()
+        lr, coefficient = self._lr(), self.coefficient
+        done = self._accumulated(x, y, coefficient)
+        total = torch.stack(list(done.terms.values())).sum()
+        if self._finetuner is None:
+            ok = self._optimizer.step_(done.gradients, total, lr)
+            if self.unit_norm:
+                renormalise_(self.coder, ok)
+            project_(self.coder)
+        else:
+            ok = self._finetuner.step_(done.gradients, total, lr)
+        counts, nnz = self._count(done.encodings, ok)
+        self.statistics.update_(counts, len(batch), ok)
         bad = ~ok & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, self.step_number, self.first_bad_step))
-        nnz = encoding.latents.nnz
-        if self.controller is not None:
-            self.controller.update_(nnz / len(batch))
-        self._record = StepRecord(y, terms, len(batch), nnz, lr)
+        self._steer(done, nnz / len(batch))
+        self._record = StepRecord(
+            y, done.loss.error_BO, done.terms, done.loss.penalty, len(batch), nnz, lr, coefficient
+        )
         self.step_number += 1
+        self._resample_if_due(x, y)
 
     def check_finite(self) -> None:
         """Raise ``NonFiniteStepError`` naming the first bad step, if there was one."""
@@ -164,46 +203,51 @@ class Trainer:
             )
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Any]:
         """Figures of the newest step; see ``docs/metrics.md`` for each name. Changes no state."""
         record = self._record
         if record is None:
             return {}
-        y, e = record.target_BO, record.loss.error_BO
-        variance = (y - y.mean(0)).square().sum().double()
-        since = self.statistics.tokens_since_fired
-        density = self.statistics.density()
-        values = {
+        y, e = record.target_BO, record.error_BO
+        values: dict[str, Any] = {
             "tokens": float(self.tokens_seen),
-            "loss": float(record.loss.total),
-            **{f"loss/{name}": float(value) for name, value in record.loss.terms.items()},
-            "fve": 1 - float(e.square().sum().double() / variance) if float(variance) > 0 else math.nan,
+            "loss": float(torch.stack(list(record.terms.values())).sum()),
+            **{f"loss/{name}": float(value) for name, value in record.terms.items()},
+            **_reconstruction_figures(y, e, self.coder.config.write_widths),
             "l0": record.nnz / record.n_tokens,
-            "dead_fraction": float((since >= self.dead_after).double().mean()),
-            "never_fired_fraction": float((~self.statistics.fired).double().mean()),
-            "below_1e-5_fraction": float((density < 1e-5).double().mean()),
-            "mean_log10_density": float(self.statistics.log10_density().double().mean()),
+            **self.statistics.figures(self.dead_after),
             "lr": record.lr,
         }
-        if self.sparsity is not None:
-            values["sparsity_coefficient"] = self.coefficient
-        threshold = getattr(self.coder.activation, "threshold", None)
-        if isinstance(threshold, Tensor):
-            values["threshold_mean"] = float(threshold.mean())
-        elif threshold is not None:
-            values["threshold"] = float(threshold)
+        if record.penalty is not None:
+            values["penalty"] = float(record.penalty)
+            values["sparsity_coefficient"] = record.coefficient
+        if self.annealer is not None:
+            values["p"] = self.annealer.p
+        if isinstance(self.config.revive, Resample):
+            values["n_resampled"] = self.n_resampled
+        if self.config.k_start is not None:
+            values["k"] = self._k_now()
+        for part in self.coder.parts:
+            suffix = f"/{part.prefix.strip('.')}" if part.prefix else ""
+            threshold = getattr(part.coder.activation, "threshold", None)
+            if isinstance(threshold, Tensor):
+                values[f"threshold_mean{suffix}"] = float(threshold.mean())
+            elif threshold is not None:
+                values[f"threshold{suffix}"] = float(threshold)
         return values
 
     @torch.no_grad()
-    def inference_coder(self) -> SparseCoder:
-        """A copy of the coder for raw activations, input scaling and decoder norms folded in: what is saved."""
+    def inference_coder(self) -> Dictionary:
+        """A copy of the dictionary for raw activations, scaling and decoder norms folded in: what is saved."""
         coder = copy.deepcopy(self.coder)
         coder.requires_grad_(False)
         coder.is_trained = True
-        if self.input_scale != 1.0 or self.output_scale != 1.0:
-            coder.fold_input_scaling(self.input_scale, self.output_scale)
-        fixed_k = self.coder.config.activation.__class__.__name__ == "TopK"
-        if self.config.decoder == "unit_norm" or not (fixed_k or isinstance(coder.config.activation, BatchTopK)):
+        for part in coder.parts:
+            if isinstance(part.coder.activation, FixedCountActivation):
+                part.coder.activation.k = part.coder.activation.config.k
+        if not (self.input_scaling.is_identity and self.output_scaling.is_identity):
+            coder.fold_input_scaling(self.input_scaling, self.output_scaling)
+        if can_fold_norms(coder, self.output_scaling.is_uniform and self.unit_norm):
             coder.fold_W_dec_norm()
         return coder
 
@@ -211,15 +255,24 @@ class Trainer:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next step depends on: tensors, and plain values."""
+        scaling, plain_scaling = {}, {}
+        for name, each in (("input", self.input_scaling), ("output", self.output_scaling)):
+            tensors, plain_scaling[name] = each.to_state()
+            scaling |= {f"scaling.{name}.{key}": value for key, value in tensors.items()}
         tensors = {f"coder.{name}": value for name, value in self.coder.state_dict().items()}
         tensors |= {f"adam.{name}": value for name, value in self._optimizer.state_dict().items()}
         tensors |= {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
+        tensors |= scaling
+        if self._finetuner is not None:
+            tensors |= {f"finetuning.{name}": value for name, value in self._finetuner.state_dict().items()}
         tensors["first_bad_step"] = self.first_bad_step
         plain = {
             "step": self.step_number,
-            "input_scale": self.input_scale,
-            "output_scale": self.output_scale,
+            "scaling": plain_scaling,
             "controller": None if self.controller is None else self.controller.state_dict(),
+            "annealer": None if self.annealer is None else self.annealer.state_dict(),
+            "resampled": [self.n_resampled, self.last_resampled],
+            "finetuning": self._finetuner is not None,
         }
         return tensors, plain
 
@@ -234,15 +287,242 @@ class Trainer:
         self.statistics.load_state_dict(part("statistics."))
         self.first_bad_step.copy_(tensors["first_bad_step"])
         self.step_number = int(plain["step"])
-        self.input_scale, self.output_scale = float(plain["input_scale"]), float(plain["output_scale"])
+        self.input_scaling = Scaling.from_state(part("scaling.input."), plain["scaling"]["input"])
+        self.output_scaling = Scaling.from_state(part("scaling.output."), plain["scaling"]["output"])
+        self.n_resampled, self.last_resampled = (int(value) for value in plain["resampled"])
         if self.controller is not None:
             self.controller.load_state_dict(plain["controller"])
+        if self.annealer is not None:
+            self.annealer.load_state_dict(plain["annealer"])
+        if plain["finetuning"]:
+            self._begin_finetuning()
+            if self._finetuner is not None:
+                self._finetuner.load_state_dict(part("finetuning."))
+
+    # -- one step
+
+    def _accumulated(self, x: Tensor, y: Tensor, coefficient: float) -> _Gradients:
+        n = self.config.gradient_accumulation
+        if n == 1:
+            return self._gradients(x, y, coefficient, 0)
+        parts = list(zip(x.tensor_split(n), y.tensor_split(n), strict=True))
+        done = [self._gradients(xs, ys, coefficient, number) for number, (xs, ys) in enumerate(parts)]
+        shares = [len(xs) / len(x) for xs, _ in parts]
+        last = done[-1]
+        gradients = {
+            name: sum((d.gradients[name] * s for d, s in zip(done, shares, strict=True)), torch.zeros_like(value))
+            for name, value in last.gradients.items()
+        }
+        names = dict.fromkeys(name for d in done for name in d.terms)
+        terms = {
+            name: torch.stack([d.terms[name] * s for d, s in zip(done, shares, strict=True) if name in d.terms]).sum()
+            for name in names
+        }
+        penalties = [d.loss.penalty * s for d, s in zip(done, shares, strict=True) if d.loss.penalty is not None]
+        loss = Loss(
+            terms,
+            torch.stack(penalties).sum() if penalties else None,
+            torch.cat([d.loss.error_BO for d in done]),
+            last.loss.weights_BO,
+            last.loss.g_out,
+            last.loss.parts,
+        )
+        return _Gradients(gradients, loss, tuple(e for d in done for e in d.encodings), terms)
+
+    def _gradients(self, x: Tensor, y: Tensor, coefficient: float, number: int) -> _Gradients:
+        coder, config = self.coder, self.config
+        only_reconstruction = config.finetuning is not None and self.is_finetuning and self._finetuner is not None
+        window = needed_window(self.sparsity)
+        parts = coder.parts
+        encodings = tuple(
+            part.coder.encode_select(
+                x[:, part.read], self._workspace(i, part.coder, len(x)), window=window, noise_BF=self._noise(i, len(x), number)
+            )
+            for i, part in enumerate(parts)
+        )
+        objective = Objective(config, None, self.objective.site_weights_O) if only_reconstruction else self.objective
+        p = 1.0 if self.annealer is None else self.annealer.p
+        loss = objective.loss(coder, encodings, x, y, coefficient, p)
+        gradients: dict[str, Tensor] = {}
+        terms = dict(loss.terms)
+        dead = (self.statistics.tokens_since_fired >= self.dead_after).split([part.coder.d_sae for part in parts])
+        policy = None if only_reconstruction else config.revive
+        for part, encoding, own, dead_F in zip(parts, encodings, loss.parts, dead, strict=True):
+            found = revival(part, encoding, loss, dead_F, policy)
+            mine = part.coder.backward(
+                encoding,
+                own.g_out,
+                own.own,
+                levels=own.levels,
+                extra=None if found is None else found.extra,
+                everywhere=None if found is None else found.everywhere,
+                unit_norm=self.unit_norm,
+            )
+            if found is not None:
+                terms[found.name] = terms.get(found.name, 0) + found.value
+                for name, value in found.parameters.items():
+                    mine[name] = mine[name] + value
+            gradients |= {part.prefix + name: value for name, value in mine.items()}
+        if not isinstance(coder, SparseCoder):
+            gradients["b_dec"] = loss.g_out.reshape(-1, coder.d_out).sum(0)
+            coder.tie_gradients_(gradients)
+        if config.sparse_connection is not None and not only_reconstruction:
+            terms["sparse_connection"] = self._connect_(gradients)
+        return _Gradients(gradients, loss, encodings, terms)
+
+    def _connect_(self, gradients: dict[str, Tensor]) -> Tensor:
+        """Add the sparse-connection loss's gradient in place; returns its value."""
+        config, directions = self.config.sparse_connection, self._directions
+        assert config is not None and directions is not None and isinstance(self.coder, SparseCoder)
+        decoder = self.coder.W_dec
+        share, value = config.coefficient / len(directions), decoder.new_zeros(())
+        gradient = torch.zeros_like(decoder)
+        for block in directions.to(decoder).split(max(1, 2**24 // self.coder.d_sae)):
+            products = decoder @ block.T
+            value += share * products.abs().sum()
+            gradient.addmm_(products.sign_(), block, alpha=share)
+        if self.unit_norm:
+            gradient -= (gradient * decoder).sum(1, keepdim=True) * decoder
+        gradients["W_dec"] = gradients["W_dec"] + gradient
+        return value
+
+    def _count(self, encodings: tuple[Encoding, ...], ok: Tensor) -> tuple[Tensor, int]:
+        """Firing counts ``[F]`` and the number of active entries; running thresholds are updated in place."""
+        parts = self.coder.parts
+        total = None
+        for start in range(0, len(encodings), len(parts)):
+            group = encodings[start : start + len(parts)]
+            counts = torch.cat([encoding.latents.counts() for encoding in group])
+            total = counts if total is None else total + counts
+            for part, encoding in zip(parts, group, strict=True):
+                part.coder.activation.update_(encoding.selection, ok)
+        assert total is not None
+        return total, sum(encoding.latents.nnz for encoding in encodings)
+
+    def _steer(self, done: _Gradients, l0: float) -> None:
+        if self.is_finetuning:
+            return
+        if self.controller is not None:
+            self.controller.update_(l0)
+        if self.annealer is not None and self.sparsity is not None:
+            coming = self.annealer.next_p(self.step_number)
+            if coming is not None and done.loss.penalty is not None:
+                parts = self.coder.parts
+                values = [
+                    float(penalty(part.coder, encoding, self.sparsity, 0.0, coming).value)
+                    for part, encoding in zip(parts, done.encodings, strict=False)
+                ]
+                self.annealer.update_(self.step_number, float(done.loss.penalty), sum(values))
+
+    def _resample_if_due(self, x: Tensor, y: Tensor) -> None:
+        policy = self.config.revive
+        if not isinstance(policy, Resample) or self.step_number > 0.75 * self.n_main_steps:
+            return
+        every = max(1, resample_every(policy, self.config.tokens) // self.batch_size)
+        if self.step_number % every != 0:
+            return
+        if policy.dead_below_density is not None:
+            dead_F = self.statistics.density() < policy.dead_below_density
+        else:
+            dead_F = self.statistics.tokens_since_fired >= self.dead_after
+        if not bool(dead_F.any()):
+            return
+        groups = dead_F.split([part.coder.d_sae for part in self.coder.parts])
+        for number, (part, of_part) in enumerate(zip(self.coder.parts, groups, strict=True)):
+            dead = of_part.nonzero().squeeze(1)
+            if dead.numel() == 0:
+                continue
+            candidates = self._candidates(policy, x, y, number)
+            generator = random_stream(self.config.seed, "resample", self.step_number, number)
+            replace_latents_(part.coder, dead, candidates, policy.scale, generator)
+            for name, parameter in part.coder.named_parameters():
+                if parameter.shape[:1] == (part.coder.d_sae,) and name not in ("b_dec", "b_dec_in", "W_skip"):
+                    self._optimizer.reset_moments_(part.prefix + name, dead)
+        self.statistics.tokens_since_fired[dead_F] = 0
+        self.n_resampled += int(dead_F.sum())
+        self.last_resampled = self.step_number
+
+    def _candidates(self, policy: Resample, x: Tensor, y: Tensor, number: int) -> Candidates:
+        part = self.coder.parts[number]
+        if policy.by == "model_loss":
+            if self.model_losses is None or not isinstance(self.coder, SparseCoder):
+                raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream, one coder')
+            rows, losses = self.model_losses(self.inference_coder(), policy.n_contexts)  # type: ignore[arg-type]
+            x, y = self._scaled(rows)
+            return Candidates(x, y, losses.clamp(min=0).to(x.device))
+        if self.candidate_rows is not None:
+            x, y = self._scaled(self.candidate_rows(policy.n_candidates))
+        target = y if isinstance(self.coder, SparseCoder) else part.take(y) / len(part.writes)
+        inputs = x[:, part.read]
+        return Candidates(inputs, target, squared_errors(part.coder, inputs, target))
 
     # -- parts
+
+    def _lr(self) -> float:
+        config, step = self.config, self.step_number
+        phase = config.finetuning
+        if phase is not None and self.is_finetuning:
+            start = phase.lr if phase.lr is not None else 0.1 * self.lr
+            return start * (self.n_steps - step) / (self.n_steps - self.n_main_steps)
+        factor = lr_factor(
+            step,
+            self.n_main_steps,
+            kind=config.lr_schedule,
+            warmup_fraction=config.warmup_fraction,
+            decay_fraction=config.decay_fraction,
+            end_fraction=config.lr_end_fraction,
+            cycles=config.lr_cycles,
+        )
+        if isinstance(config.revive, Resample) and self.last_resampled >= 0:
+            n = round(config.revive.rewarm_fraction * self.n_main_steps)
+            factor *= rewarm_factor(step - self.last_resampled, n, config.revive.rewarm_floor)
+        return self.lr * factor
+
+    def _k_now(self) -> float:
+        config, k = self.config, getattr(self.coder.config.activation, "k", 0)
+        if config.k_start is None:
+            return float(k)
+        share = min(1.0, self.step_number / max(1.0, config.k_anneal_fraction * self.n_main_steps))
+        return config.k_start + (k - config.k_start) * share
+
+    def _set_k(self) -> None:
+        if self.config.k_start is None:
+            return
+        for part in self.coder.parts:
+            assert isinstance(part.coder.activation, FixedCountActivation)
+            part.coder.activation.k = self._k_now()
+
+    def _noise(self, part: int, n_tokens: int, number: int) -> Tensor | None:
+        if self.config.pre_noise == 0 or self.is_finetuning:
+            return None
+        coder = self.coder.parts[part].coder
+        generator = random_stream(self.config.seed, "pre_noise", self.step_number, part, number)
+        noise = torch.randn(n_tokens, coder.d_sae, generator=generator, dtype=torch.float32)
+        return noise.mul_(self.config.pre_noise).to(device=coder.device, dtype=coder.dtype)
+
+    def _begin_finetuning(self) -> None:
+        phase = self.config.finetuning
+        assert phase is not None
+        if phase.weights != "all":
+            self.unit_norm = False  # the rows' norms are what is trained
+            self._finetuner = FineTuner(self.coder, phase, self.config)
+
+    def _center(self, rows: Tensor) -> Tensor:
+        if self.config.b_dec_init == "mean":
+            return rows.mean(0)
+        median = geometric_median(rows).median
+        assert isinstance(median, Tensor)
+        return median
 
     @property
     def _is_autoencoder(self) -> bool:
         return self.coder.hook_name == self.coder.hook_name_out and self.coder.d_in == self.coder.d_out
+
+    def _scaled(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        rows = rows.to(device=self.coder.device, dtype=self.coder.dtype)
+        x, y = self._split(rows)
+        x = self.input_scaling.apply(x)
+        return (x, x) if self._is_autoencoder else (x, self.output_scaling.apply(y))
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         d_in, d_out = self.coder.d_in, self.coder.d_out
@@ -254,14 +534,83 @@ class Trainer:
             raise ShapeError(f"expected rows [B, {d_in} + {d_out}] (input, then target), got {list(rows.shape)}")
         return rows[:, :d_in], rows[:, d_in:]
 
-    def _buffer(self, n_tokens: int) -> Tensor:
-        if self._workspace is None or len(self._workspace) < n_tokens:
-            self._workspace = torch.empty(n_tokens, self.coder.d_sae, dtype=self.coder.dtype, device=self.coder.device)
-        return self._workspace
+    def _workspace(self, part: int, coder: SparseCoder, n_tokens: int) -> Tensor:
+        while len(self._workspaces) <= part:
+            self._workspaces.append(torch.empty(0))
+        if len(self._workspaces[part]) < n_tokens:
+            self._workspaces[part] = torch.empty(n_tokens, coder.d_sae, dtype=coder.dtype, device=coder.device)
+        return self._workspaces[part]
 
 
-def _scale_to_sqrt_d(rows: Tensor) -> float:
-    mean_norm = float(rows.norm(dim=1).mean())
-    if not (mean_norm > 0 and math.isfinite(mean_norm)):
-        raise DataError(f"the mean norm of the first activations is {mean_norm}; they are all zero or not finite")
-    return math.sqrt(rows.shape[1]) / mean_norm
+def variant_of(coder: Dictionary) -> str:
+    """The name of the variant, as in ``allowed.VARIANTS``."""
+    if not isinstance(coder, SparseCoder):
+        return "CrossLayerTranscoder"
+    if len(coder.config.write_widths) > 1 or len(coder.config.read_widths) > 1:
+        return "Crosscoder"
+    if coder.W_skip is not None:
+        return "SkipTranscoder"
+    return "SAE" if coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out else "Transcoder"
+
+
+def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
+    """Whether decoder norms can be folded into the encoder without changing which latents are active."""
+    activation = coder.config.activation
+    if isinstance(activation, TanhReLU) or getattr(coder.config, "tied", "none") == "per_target":
+        return False
+    if not hasattr(activation, "k"):
+        return True
+    return norms_are_equal or bool(getattr(activation, "weight_by_decoder_norm", False))
+
+
+def _unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
+    zeros = getattr(coder.config, "decoder_init", "random") == "zeros"
+    tanh = isinstance(coder.config.activation, TanhReLU)
+    per_target = getattr(coder.config, "tied", "none") == "per_target"
+    if config.decoder == "unit_norm":
+        for met, what in ((zeros, "decoder_init='zeros'"), (tanh, "TanhReLU"), (per_target, "tied='per_target'")):
+            if met:
+                raise ConfigError(f"decoder='unit_norm' cannot be used with {what}; use decoder='free'")
+    return config.decoder != "free" and not (zeros or tanh or per_target)
+
+
+def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+    if config.k_start is not None:
+        if not hasattr(coder.config.activation, "k"):
+            name = type(coder.config.activation).__name__
+            raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
+        if config.k_start > coder.parts[0].coder.d_sae:
+            raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
+    if config.gradient_accumulation > batch_size:
+        raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
+    if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
+        raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")
+
+
+def _estimate(kind: str, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
+    match kind:
+        case "none":
+            return Scaling.identity(widths)
+        case "expected_norm_one":
+            return estimate_scaling("expected_norm", rows, widths, target="one")
+        case "whitening":
+            return estimate_scaling("whitening", rows, widths)
+    return estimate_scaling("expected_norm", rows, widths)
+
+
+def _reconstruction_figures(y: Tensor, e: Tensor, widths: tuple[int, ...]) -> dict[str, float]:
+    variance = (y - y.mean(0)).square().sum().double()
+    figures = {"fve": 1 - float(e.square().sum().double() / variance) if float(variance) > 0 else math.nan}
+    norm, norm_hat = y.norm(dim=1), (y - e).norm(dim=1)
+    figures |= {
+        "norm": float(norm.mean()),
+        "norm_reconstruction": float(norm_hat.mean()),
+        "norm_ratio": float((norm_hat / norm.clamp(min=1e-12)).mean()),
+    }
+    per_token = 1 - e.square().sum(1) / (y - y.mean(0)).square().sum(1).clamp(min=1e-12)
+    figures["fve_per_token_std"] = float(per_token.std()) if len(y) > 1 else 0.0
+    if len(widths) > 1:
+        for site, (ys, es) in enumerate(zip(y.split(widths, 1), e.split(widths, 1), strict=True)):
+            spread = (ys - ys.mean(0)).square().sum().double()
+            figures[f"fve/site_{site}"] = 1 - float(es.square().sum().double() / spread) if float(spread) > 0 else math.nan
+    return figures

@@ -71,7 +71,7 @@ def test_threshold_is_the_bias_corrected_running_mean() -> None:
 def test_the_rate_is_not_rounded_to_single_precision() -> None:
     tracked = activation(rate=0.01)
     tracked.update_(tracked.select(batch(1.0)), GO)
-    assert float(tracked.threshold_weight) == 0.01
+    assert float(tracked.running.weight) == 0.01
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -122,8 +122,8 @@ def test_running_mean_stays_in_double_precision_in_a_coder_of_any_dtype(dtype: t
     for _ in range(1000):  # in bfloat16, 1 - 0.01 rounds so that the mean would never arrive
         tracked.update_(Selection(last, least=torch.tensor(2.5, dtype=dtype)), GO)
     assert tracked.threshold == pytest.approx(2.5, rel=1e-12)
-    assert tracked.threshold_sum.dtype == torch.float64
-    assert float(tracked.threshold_weight) == pytest.approx(1 - 0.99**1000, rel=1e-12)
+    assert tracked.running.total.dtype == torch.float64
+    assert float(tracked.running.weight) == pytest.approx(1 - 0.99**1000, rel=1e-12)
 
 
 def test_threshold_survives_saving_bit_for_bit() -> None:

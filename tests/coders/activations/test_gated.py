@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monosema.coders import SAE, Gated, SparseCoder
+from monosema.coders import Gated, LatentGradients, SAE, SparseCoder
 
 
 def hand_case() -> SparseCoder:
@@ -43,7 +43,7 @@ def test_gradients_of_a_hand_computed_case() -> None:
     assert gate.indices.tolist() == [1, 2]
     assert gate.values.tolist() == pytest.approx([0.6, 1.6])
     g_gate = torch.tensor([7.0, 9.0], dtype=torch.float64)
-    gradients = coder.backward(encoding, torch.tensor([[1.0, 0.0]], dtype=torch.float64), g_gate=g_gate)
+    gradients = coder.backward(encoding, torch.tensor([[1.0, 0.0]], dtype=torch.float64), LatentGradients(gate=g_gate))
     assert gradients["activation.b_mag"].tolist() == [0.0, 1.0, 1.0]
     assert gradients["activation.b_gate"].tolist() == [0.0, 7.0, 9.0]
     assert gradients["activation.r_mag"].tolist() == pytest.approx([0.0, 0.6 * math.exp(2), 0.6 * math.exp(3)])

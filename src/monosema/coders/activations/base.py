@@ -21,11 +21,18 @@ class Selection:
     latents: Latents
     """[E] active entries and their activations."""
     near: Latents | None = None
-    """[N] entries within half a bandwidth of their threshold, active or not; values are ``pre - θ`` (JumpReLU)."""
+    """[N] entries in the window around their threshold, active or not; values are ``pre - θ``."""
+    near_activations: Tensor | None = None
+    """[N] the activations of those entries, 0 where inactive."""
     gate: Latents | None = None
     """[G] entries with an open gate; values are the gate's pre-activations (Gated)."""
     least: Tensor | None = None
-    """0-d: smallest value selected in the batch, 0 where the budget was not used up (BatchTopK)."""
+    """0-d: the threshold this batch's selection amounts to (TopK, AbsTopK, BatchTopK)."""
+
+    @property
+    def penalised(self) -> Latents:
+        """What sparsity losses look at: the gate's values where there is a gate, else the activations."""
+        return self.latents if self.gate is None else self.gate
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class ChannelGradients:
     """[N] with respect to the indicator ``1[pre > θ]`` of near-threshold entries."""
     gate: Tensor | None = None
     """[G] with respect to the gate's values."""
+    window: float | None = None
+    """Width of the window that ``near`` was selected with."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +66,25 @@ class Activation(nn.Module, ABC):
 
     has_encoder_bias = True
     """Whether the coder adds ``b_enc`` to the pre-activations."""
+    weights_by_decoder_norm = False
+    """Whether the coder gives decoder norms as ``weights_F`` to the selection."""
+    learns_threshold = False
+    """Whether near-threshold entries pass gradients from the output (JumpReLU)."""
 
     @abstractmethod
-    def select(self, pre_BF: Tensor) -> Selection:
-        """The training rule."""
+    def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
+        """The training rule.
+
+        ``weights_F [F]`` multiply the pre-activations in the comparison only. ``window`` is the width of the window
+        around the threshold whose entries a loss on the number of active latents needs.
+        """
 
     @abstractmethod
-    def infer(self, pre_BF: Tensor) -> Latents:
+    def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         """The rule at inference: what is saved and what is evaluated."""
 
     @abstractmethod
-    def infer_dense(self, pre_BF: Tensor) -> Tensor:
+    def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         """``infer`` as a dense ``[B, F]`` through which autograd can pass."""
 
     @abstractmethod
@@ -77,6 +94,20 @@ class Activation(nn.Module, ABC):
     @abstractmethod
     def scale_latents_(self, factors_F: Tensor) -> None:
         """Change own parameters in place as if every pre-activation were multiplied by ``factors_F > 0``."""
+
+    def scale_weights_(self, factor: float) -> None:
+        """Change own parameters in place as if the selection's weights were multiplied by ``factor > 0``."""
+
+    def shift_latents_(self, offsets_F: Tensor) -> None:
+        """Add ``offsets_F`` to every pre-activation through own parameters; only without an encoder bias."""
+        raise NotImplementedError
+
+    def thresholds(self) -> Tensor | float:
+        """θ: what a pre-activation must exceed, where the rule is one of thresholds; 0 elsewhere."""
+        return 0.0
+
+    def reset_latents_(self, dead_F: Tensor) -> None:
+        """Put own parameters of the latents ``dead_F`` (indices) back to their starting values in place."""
 
     def update_(self, selection: Selection, ok: Tensor) -> None:
         """Update running statistics in place after a step; ``ok`` is a 0-d bool, False where the step was skipped."""

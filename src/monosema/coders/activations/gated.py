@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import Gated
 from monosema.kernels import Latents, latents_from_mask
 
@@ -17,7 +18,8 @@ class GatedActivation(Activation):
     """``f = 1[π > 0] · ReLU(m)`` with ``π = pre + b_gate``, ``m = exp(r_mag) · pre + b_mag``.
 
     The indicator passes no gradient; the gate learns from ``ReLU(π)`` through the objective's own terms (sparsity and
-    the auxiliary reconstruction with a frozen decoder), which arrive as ``ChannelGradients.gate``.
+    the auxiliary reconstruction with a frozen decoder), which arrive as ``ChannelGradients.gate``. A loss on the number
+    of open gates reaches π through ``∂1[π > 0]/∂π ≈ K(π/ε)/ε``.
     Source: Rajamanoharan et al. 2024, arXiv 2404.16014, section 3.2.
     """
 
@@ -29,15 +31,19 @@ class GatedActivation(Activation):
         self.r_mag = nn.Parameter(torch.zeros(d_sae))
         self.b_mag = nn.Parameter(torch.zeros(d_sae))
 
-    def select(self, pre_BF: Tensor) -> Selection:
+    def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
         gate = pre_BF + self.b_gate
-        return Selection(self.infer(pre_BF), gate=latents_from_mask(gate, gate > 0))
+        opened = latents_from_mask(gate, gate > 0)
+        if window is None:
+            return Selection(self.infer(pre_BF), gate=opened)
+        near = near_entries(gate, window)
+        return Selection(self.infer(pre_BF), near=near, near_activations=near.values.clamp(min=0), gate=opened)
 
-    def infer(self, pre_BF: Tensor) -> Latents:
+    def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         magnitude = pre_BF * self.r_mag.exp() + self.b_mag
         return latents_from_mask(magnitude, (pre_BF + self.b_gate > 0) & (magnitude > 0))
 
-    def infer_dense(self, pre_BF: Tensor) -> Tensor:
+    def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         magnitude = torch.relu(pre_BF * self.r_mag.exp() + self.b_mag)
         return magnitude * (pre_BF + self.b_gate > 0)
 
@@ -48,15 +54,29 @@ class GatedActivation(Activation):
         # exp(r_mag)·pre is what the activation holds beyond its bias
         r_mag = gradients.latents * (selection.latents.values - self.b_mag[active])
         zeros = torch.zeros_like(self.b_mag)
-        return ActivationGradients(
-            (selection.latents.with_values(scaled), selection.gate.with_values(gradients.gate)),
-            {
-                "b_gate": zeros.index_add(0, opened, gradients.gate),
-                "b_mag": zeros.index_add(0, active, gradients.latents),
-                "r_mag": zeros.index_add(0, active, r_mag),
-            },
-        )
+        b_gate = zeros.index_add(0, opened, gradients.gate)
+        pre = [selection.latents.with_values(scaled), selection.gate.with_values(gradients.gate)]
+        if gradients.near_step is not None:
+            assert selection.near is not None and gradients.window is not None
+            step = gradients.near_step * kernel_density(selection.near.values, gradients.window)
+            b_gate.index_add_(0, selection.near.indices.long(), step)
+            pre.append(selection.near.with_values(step))
+        own = {"b_gate": b_gate, "b_mag": zeros.index_add(0, active, gradients.latents)}
+        return ActivationGradients(tuple(pre), {**own, "r_mag": zeros.index_add(0, active, r_mag)})
 
     def scale_latents_(self, factors_F: Tensor) -> None:
         self.b_gate.mul_(factors_F)
         self.b_mag.mul_(factors_F)
+
+    @torch.no_grad()
+    def shift_latents_(self, offsets_F: Tensor) -> None:
+        self.b_gate.add_(offsets_F)
+        self.b_mag.add_(offsets_F * self.r_mag.exp())
+
+    def thresholds(self) -> Tensor:
+        return -self.b_gate.detach()
+
+    @torch.no_grad()
+    def reset_latents_(self, dead_F: Tensor) -> None:
+        for parameter in (self.b_gate, self.r_mag, self.b_mag):
+            parameter[dead_F] = 0

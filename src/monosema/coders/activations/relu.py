@@ -8,28 +8,41 @@ import torch
 from torch import Tensor
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import ReLU
 from monosema.kernels import Latents, select_above
 
 
 @final
 class ReLUActivation(Activation):
-    """``f = max(pre, 0)``, at training and at inference alike."""
+    """``f = max(pre, 0)``, at training and at inference alike.
+
+    A loss on the number of active latents reaches ``pre`` through ``∂1[pre > 0]/∂pre ≈ K(pre/ε)/ε``.
+    """
 
     def __init__(self, config: ReLU, d_sae: int):
         super().__init__()
 
-    def select(self, pre_BF: Tensor) -> Selection:
-        return Selection(self.infer(pre_BF))
+    def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
+        latents = self.infer(pre_BF)
+        if window is None:
+            return Selection(latents)
+        near = near_entries(pre_BF, window)
+        return Selection(latents, near=near, near_activations=near.values.clamp(min=0))
 
-    def infer(self, pre_BF: Tensor) -> Latents:
+    def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         return select_above(pre_BF, 0.0)
 
-    def infer_dense(self, pre_BF: Tensor) -> Tensor:
+    def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         return torch.relu(pre_BF)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
-        return ActivationGradients((selection.latents.with_values(gradients.latents),))
+        pre = [selection.latents.with_values(gradients.latents)]
+        if gradients.near_step is not None:
+            assert selection.near is not None and gradients.window is not None
+            density = kernel_density(selection.near.values, gradients.window)
+            pre.append(selection.near.with_values(gradients.near_step * density))
+        return ActivationGradients(tuple(pre))
 
     def scale_latents_(self, factors_F: Tensor) -> None:
         pass  # ReLU has no parameters and commutes with positive factors

@@ -1,0 +1,208 @@
+"""``CrossLayerTranscoder``: a stack of coders, one for each layer, whose writes are summed per site.
+
+Shape letters: B tokens, I input width, O output width, F latents of all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Union, final
+
+import torch
+from torch import Tensor, nn
+
+from monosema.coders.coder import SparseCoder
+from monosema.coders.config import StackConfig
+from monosema.coders.parts import Part
+from monosema.coders.scaling import Scaling
+from monosema.core.devices import dtype_name, parse_dtype
+from monosema.core.errors import ConfigError, ShapeError
+from monosema.kernels import Latents, decode
+from monosema.kernels.latents import concatenate, flat_tokens, split
+
+
+@final
+class CrossLayerTranscoder(nn.Module):
+    """Latents of layer l read site l and write sites l, l+1, …: ``ŷ^t = Σ_{l ≤ t} f^l W_dec^{l→t} + b_dec^t``.
+
+    ``f^l = activation(x^l W_enc^l + b_enc^l)``; each layer has its own latents and its own threshold. The input is the
+    sites read side by side ``[..., Σ d_in]``, the output the sites written; latents of all layers are numbered through.
+    Sources: Lindsey et al. 2024 (crosscoders), Ameisen et al. 2025 (circuit tracing).
+
+    ``tied="per_source"`` gives each layer one decoder for all sites it writes; ``"per_target"`` each site one decoder
+    for all layers (their gradients are summed, so equal starting values stay equal).
+    """
+
+    def __init__(self, config: StackConfig, *, metadata: Mapping[str, Any] | None = None):
+        super().__init__()
+        self.config = config
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.is_trained = False
+        self.layers = nn.ModuleList(SparseCoder(layer) for layer in config.layers())
+        self.b_dec = nn.Parameter(torch.zeros(config.d_out, dtype=parse_dtype(config.dtype)))
+        if config.tied == "per_target":
+            with torch.no_grad():
+                self._copy_first_decoder()
+
+    # -- what it is
+
+    @property
+    def members(self) -> list[SparseCoder]:
+        """The coders of the layers."""
+        return [layer for layer in self.layers if isinstance(layer, SparseCoder)]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The layers' coders and their columns."""
+        reads, writes = _slices(self.config.read_widths), _slices(self.config.write_widths)
+        parts = []
+        for number, coder in enumerate(self.members):
+            later = writes[number:]
+            whole = (slice(later[0].start, later[-1].stop),)
+            parts.append(
+                Part(f"layers.{number}.", coder, reads[number], later if self.config.tied == "per_source" else whole)
+            )
+        return tuple(parts)
+
+    @property
+    def d_in(self) -> int:
+        return self.config.d_in
+
+    @property
+    def d_out(self) -> int:
+        return self.config.d_out
+
+    @property
+    def d_sae(self) -> int:
+        """Latents of all layers together."""
+        return self.config.d_sae * len(self.layers)
+
+    @property
+    def hook_name(self) -> str | None:
+        return self.config.hook_name
+
+    @property
+    def hook_name_out(self) -> str | None:
+        return self.config.hook_name_out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.b_dec.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.b_dec.device
+
+    def bind(self, hook_name: str, hook_name_out: str, metadata: Mapping[str, Any]) -> None:
+        """Record in place which sites are read and written, and where they came from."""
+        self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
+        self.metadata.update(metadata)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CrossLayerTranscoder:
+        super()._apply(fn, recurse)
+        self.config = replace(self.config, dtype=dtype_name(self.dtype))
+        return self
+
+    # -- what people call
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations ``[..., d_sae]`` of all layers under the inference rule; autograd passes through."""
+        flat = flat_tokens(x, self.d_in, "encode")
+        return torch.cat([p.coder.encode(flat[:, p.read]) for p in self.parts], 1).reshape(*x.shape[:-1], self.d_sae)
+
+    @torch.no_grad()
+    def encode_sparse(self, x: Tensor) -> Latents:
+        """The same as ``Latents``."""
+        flat = flat_tokens(x, self.d_in, "encode_sparse")
+        joined = concatenate([part.coder.encode_sparse(flat[:, part.read]) for part in self.parts])
+        return replace(joined, leading_shape=tuple(x.shape[:-1]))
+
+    def decode(self, latents: Latents | Tensor, x: Tensor | None = None) -> Tensor:
+        """The sites written ``[..., d_out]``, side by side."""
+        shape = latents.leading_shape if isinstance(latents, Latents) else tuple(latents.shape[:-1])
+        widths = [part.coder.d_sae for part in self.parts]
+        if not isinstance(latents, Latents) and latents.shape[-1] != self.d_sae:
+            raise ShapeError(f"decode: expected [..., {self.d_sae}] activations, got {list(latents.shape)}")
+        groups = split(latents, widths) if isinstance(latents, Latents) else latents.reshape(-1, self.d_sae).split(widths, 1)
+        columns: list[Tensor | None] = [None] * len(self.config.write_widths)
+        for number, (part, group) in enumerate(zip(self.parts, groups, strict=True)):
+            weight = part.coder.W_dec
+            written = decode(group, weight) if isinstance(group, Latents) else group @ weight
+            later = self.config.write_widths[number:]
+            blocks = [written] * len(later) if self.config.tied == "per_source" else written.split(later, 1)
+            for site, block in enumerate(blocks, start=number):
+                before = columns[site]
+                columns[site] = block if before is None else before + block
+        out = torch.cat([column for column in columns if column is not None], 1) + self.b_dec
+        return out.reshape(*shape, self.d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The prediction ``ŷ [..., d_out]`` of ``x [..., d_in]``."""
+        if torch.is_grad_enabled() and (x.requires_grad or self.b_dec.requires_grad):
+            return self.decode(self.encode(x))
+        return self.decode(self.encode_sparse(x))
+
+    # -- equivalent forms
+
+    @torch.no_grad()
+    def fold_input_scaling(self, input_scaling: Scaling, output_scaling: Scaling) -> None:
+        """Turn a stack of scaled activations into one of raw activations, in place; see ``SparseCoder``."""
+        if self.config.tied != "none" and not output_scaling.is_uniform:
+            raise ConfigError(
+                f"tied={self.config.tied!r} decoders cannot take another scaling for each site; train with "
+                "input_scaling='none', or tied='none'"
+            )
+        for number, part in enumerate(self.parts):
+            sites = output_scaling.sites[number : number + 1 if self.config.tied == "per_source" else None]
+            inputs = Scaling(input_scaling.sites[number : number + 1])
+            part.coder.fold_input_scaling(inputs, Scaling(sites).without_mean())
+        folded = output_scaling.vector_right_inverse(self.b_dec) + output_scaling.mean_vector().to(self.b_dec)
+        self.b_dec.copy_(folded)
+
+    @torch.no_grad()
+    def fold_W_dec_norm(self) -> Tensor:
+        """Make every layer's decoder rows unit norm in place, the function unchanged; the norms ``[d_sae]``."""
+        if self.config.tied == "per_target":
+            raise ConfigError("decoders tied per target cannot have rows of norm one; use decoder='free'")
+        return torch.cat([coder.fold_W_dec_norm() for coder in self.members])
+
+    @torch.no_grad()
+    def tie_gradients_(self, gradients: dict[str, Tensor]) -> None:
+        """With ``tied="per_target"``, give each layer's copy of a site's decoder the sum of all their gradients."""
+        if self.config.tied != "per_target":
+            return
+        total = torch.zeros_like(gradients["layers.0.W_dec"])
+        starts = [part.writes[0].start for part in self.parts]
+        for number, start in enumerate(starts):
+            total[:, start:] += gradients[f"layers.{number}.W_dec"]
+        for number, start in enumerate(starts):
+            gradients[f"layers.{number}.W_dec"] = total[:, start:].contiguous()
+
+    def _copy_first_decoder(self) -> None:
+        first = self.members[0].W_dec
+        for part in self.parts[1:]:
+            part.coder.W_dec.copy_(first[:, part.writes[0]])
+
+    def extra_repr(self) -> str:
+        return f"sites={len(self.layers)}, d_sae={self.config.d_sae} each, tied={self.config.tied}"
+
+
+Dictionary = Union[SparseCoder, CrossLayerTranscoder]
+"""What trains: a coder, or a stack of them."""
+
+
+def add_offset(dictionary: Dictionary, out: Tensor, x_BI: Tensor) -> Tensor:
+    """``out [B, O]`` or ``[B, G, O]`` plus what does not come from latents: ``b_dec [+ x W_skip]``."""
+    offset = out.new_zeros(len(x_BI), dictionary.d_out)
+    if dictionary.b_dec is not None:
+        offset = offset + dictionary.b_dec
+    if isinstance(dictionary, SparseCoder) and dictionary.W_skip is not None:
+        offset = offset + x_BI.to(dictionary.dtype) @ dictionary.W_skip
+    return out + (offset if out.ndim == 2 else offset.unsqueeze(1))
+
+
+def _slices(widths: tuple[int, ...]) -> tuple[slice, ...]:
+    stops = [sum(widths[: i + 1]) for i in range(len(widths))]
+    return tuple(slice(stop - width, stop) for stop, width in zip(stops, widths, strict=True))
+

@@ -1,0 +1,83 @@
+"""monosema's own folder format, for dictionaries that SAELens has no class for.
+
+``cfg.json`` names the ``architecture`` "monosema", which SAELens refuses, and holds the dictionary's plain config;
+``monosema.safetensors`` holds its tensors by parameter name; ``sparsity.safetensors`` is as in SAELens' format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from monosema.core.errors import FileError
+from monosema.core.files import read_json, write_atomically, write_json
+
+CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "monosema.safetensors", "sparsity.safetensors"
+ARCHITECTURE = "monosema"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeSpec:
+    """A dictionary as its plain config and its tensors."""
+
+    kind: str
+    """``coder`` or ``stack``."""
+    config: Mapping[str, Any]
+    """The plain config of the coder or stack."""
+    tensors: Mapping[str, Tensor]
+    """Parameters and buffers by name."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Where it came from."""
+    log10_density: Tensor | None = None
+    """[d_sae] log10 of the firing density, where known."""
+
+
+def write(spec: NativeSpec, folder: Path) -> None:
+    """Write ``spec`` into the existing ``folder``."""
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in spec.tensors.items()})
+    write_atomically(folder / WEIGHTS_FILE, data)
+    if spec.log10_density is not None:
+        density = spec.log10_density.detach().cpu().float().contiguous()
+        write_atomically(folder / SPARSITY_FILE, save({"sparsity": density}))
+    body = {"architecture": ARCHITECTURE, "version": VERSION, "kind": spec.kind, "dictionary": dict(spec.config)}
+    write_json(folder / CONFIG_FILE, {**body, "metadata": dict(spec.metadata)})
+
+
+def is_native(folder: Path) -> bool:
+    """Whether ``folder`` holds a dictionary in this format."""
+    config = read_json(folder / CONFIG_FILE)
+    return isinstance(config, dict) and config.get("architecture") == ARCHITECTURE
+
+
+def read(folder: Path) -> NativeSpec:
+    """The dictionary in ``folder``; ``FileError`` where files are missing or damaged."""
+    config = read_json(folder / CONFIG_FILE)
+    if config.get("version") != VERSION:
+        raise FileError(f"{folder / CONFIG_FILE}: version {config.get('version')!r}; this release reads {VERSION}")
+    kind, plain = config.get("kind"), config.get("dictionary")
+    if kind not in ("coder", "stack") or not isinstance(plain, dict):
+        raise FileError(f"{folder / CONFIG_FILE} does not describe a dictionary")
+    sparsity = folder / SPARSITY_FILE
+    return NativeSpec(
+        kind=kind,
+        config=plain,
+        tensors=_tensors(folder / WEIGHTS_FILE),
+        metadata=config.get("metadata") or {},
+        log10_density=_tensors(sparsity).get("sparsity") if sparsity.exists() else None,
+    )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise FileError(f"no {path.name} in {path.parent}") from error
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,53 @@
+"""How much worse the language model gets, token by token, with a dictionary in its place: what resampling draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from monosema.coders import SparseCoder
+from monosema.core.errors import ConfigError
+from monosema.core.seeds import random_stream
+from monosema.data import ActivationStream
+
+
+def model_loss_increase(stream: ActivationStream, seed: int) -> Callable[[SparseCoder, int], tuple[Tensor, Tensor]]:
+    """A function of a coder and a number of contexts: rows ``[n, d]`` and the loss increase at each ``[n]``, in nats.
+
+    The increase at position t is the cross-entropy of predicting token t + 1 with the site replaced by the coder's
+    reconstruction, less that of the model alone. Contexts are drawn by ``seed``; special positions keep their value and
+    are left out, as is the last position. Source: Bricken et al. 2023, "Neuron Resampling".
+    """
+
+    @torch.no_grad()
+    def measure(coder: SparseCoder, n_contexts: int) -> tuple[Tensor, Tensor]:
+        model, split = stream.model, stream.split
+        name, written = coder.hook_name, coder.hook_name_out
+        if name is None or written is None or "+" in name or "+" in written or not model.site(written).writable:
+            raise ConfigError('Resample(by="model_loss") needs one site read and one written, and that one writable')
+        order = torch.randperm(split.n_contexts, generator=random_stream(seed, "model_loss"))[:n_contexts]
+        rows, losses = [], []
+        for part in order.split(stream.model_batch_size):
+            ids = split.contexts[part].to(device=model.device, dtype=torch.int64)
+            usable = ~split.special_mask(split.contexts[part]).to(model.device)
+            sites = list(dict.fromkeys((name, written)))
+            values = model.capture(ids, sites)
+            x, y = values[name], values[written]
+            replaced = torch.where(usable.unsqueeze(-1), coder(x.to(coder.dtype)).to(y.dtype), y)
+            clean = _token_losses(model(ids), ids)
+            with model.edits({written: lambda value, new=replaced: new.to(value)}):
+                spliced = _token_losses(model(ids), ids)
+            kept = usable[:, :-1]
+            both = [values[site][:, :-1][kept] for site in sites]
+            rows.append(torch.cat(both, dim=1))
+            losses.append((spliced - clean)[kept])
+        return torch.cat(rows), torch.cat(losses)
+
+    return measure
+
+
+def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    return cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")

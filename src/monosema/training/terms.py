@@ -1,0 +1,377 @@
+"""The parts a training objective is put together from, without torch: sparsity losses, levels, policies, phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Union
+
+from monosema.core.errors import ConfigError
+
+Weighting = Literal["decoder_norm", "concatenated_norm", "none"]
+"""What multiplies an activation in a sparsity loss: the sum over sites of its decoder norms, the norm of its whole
+decoder row, or nothing. With a unit-norm decoder of one site the three are the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1:
+    """``λ · mean over tokens of Σ_i v_i`` with ``v_i = f_i ‖W_dec_i‖`` (April update; unit-norm: the plain L1 norm)."""
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 1.0
+    """λ, relative to inputs scaled to norm √d; the starting value where ``target_l0`` is given."""
+    target_l0: float | None = None
+    """Wanted mean number of active latents; a controller then adjusts λ."""
+    warmup_fraction: float = 0.05
+    """Share of the run over which λ rises linearly from 0."""
+    weighting: Weighting = "decoder_norm"
+    """What multiplies the activations."""
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lp:
+    """``λ · mean of Σ_i v_i^p``, or of ``(Σ_i v_i^p)^(1/p)`` with ``root``; p may fall during the run (p-annealing).
+
+    At each update of p, λ is multiplied by the ratio of the mean penalties under the old and the new p over the last
+    ten steps. Source: Karvonen et al. 2024, arXiv 2408.00113, section 3.2.
+    """
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 0.1
+    """λ before any re-scaling; the starting value where ``target_l0`` is given."""
+    p: float = 1.0
+    """p at the start."""
+    p_end: float | None = None
+    """p at the end; the same as at the start by default."""
+    anneal_start_fraction: float = 0.1
+    """Share of the run after which p begins to fall."""
+    n_updates: int = 10
+    """Equal steps in which it falls."""
+    root: bool = False
+    """Whether the p-th root of a token's sum is taken."""
+    target_l0: float | None = None
+    """Wanted mean number of active latents; a controller then adjusts λ."""
+    warmup_fraction: float = 0.05
+    """Share of the run over which λ rises linearly from 0."""
+    weighting: Weighting = "decoder_norm"
+    """What multiplies the activations."""
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        for name, p in (("p", self.p), ("p_end", self.p_end)):
+            _require(p is None or 0 < p <= 2, f"Lp: {name} must be above 0 and at most 2, got {p}")
+        _require(self.n_updates >= 1, f"Lp: n_updates must be at least 1, got {self.n_updates}")
+        start = self.anneal_start_fraction
+        _require(0 <= start < 1, f"Lp: anneal_start_fraction must be at least 0 and below 1, got {start}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tanh:
+    """``λ · mean of Σ_i tanh(c · v_i)``, an L0 that saturates smoothly (Anthropic, January 2025 update)."""
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 0.5
+    """λ, relative to inputs scaled to norm √d; the starting value where ``target_l0`` is given."""
+    scale: float = 4.0
+    """c."""
+    target_l0: float | None = None
+    """Wanted mean number of active latents; a controller then adjusts λ."""
+    warmup_fraction: float = 0.05
+    """Share of the run over which λ rises linearly from 0."""
+    weighting: Weighting = "decoder_norm"
+    """What multiplies the activations."""
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        _require(self.scale > 0, f"Tanh: scale must be positive, got {self.scale}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class L0:
+    """``λ · mean over tokens of Σ_i 1[pre_i > θ_i]``, which trains JumpReLU's thresholds.
+
+    Where no threshold is learned (ReLU, tanh-ReLU, Gated) θ is 0 and the straight-through estimate reaches ``pre``.
+    """
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 0.1
+    """λ, relative to inputs scaled to norm √d; the starting value where ``target_l0`` is given."""
+    target_l0: float | None = None
+    """Wanted mean number of active latents; a controller then adjusts λ."""
+    warmup_fraction: float = 0.05
+    """Share of the run over which λ rises linearly from 0."""
+    bandwidth: float = 0.1
+    """Width of the window around 0 where no threshold is learned; JumpReLU has its own."""
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        _require(self.bandwidth > 0, f"L0: bandwidth must be positive, got {self.bandwidth}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticL0:
+    """``λ · mean over tokens of (2/L*) (L0 - L*)²`` for a wanted L0 of L* (Gemma Scope 2)."""
+
+    is_variant: ClassVar[bool] = True
+    target: float = 32.0
+    """L*."""
+    coefficient: float = 0.1
+    """λ."""
+    warmup_fraction: float = 0.05
+    """Share of the run over which λ rises linearly from 0."""
+    bandwidth: float = 0.1
+    """Width of the window around 0 where no threshold is learned; JumpReLU has its own."""
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        _require(self.target > 0, f"QuadraticL0: target must be positive, got {self.target}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioL0:
+    """``λ · (L̄0/L* - 1)²`` with L̄0 the batch's mean L0, for a wanted L0 of L* (Rajamanoharan et al. 2024, 2407.14435)."""
+
+    is_variant: ClassVar[bool] = True
+    target: float = 32.0
+    """L*."""
+    coefficient: float = 100.0
+    """λ."""
+    warmup_fraction: float = 0.05
+    """Share of the run over which λ rises linearly from 0."""
+    bandwidth: float = 0.1
+    """Width of the window around 0 where no threshold is learned; JumpReLU has its own."""
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        _require(self.target > 0, f"RatioL0: target must be positive, got {self.target}")
+
+
+Sparsity = Union[L1, Lp, Tanh, L0, QuadraticL0, RatioL0]
+MagnitudeSparsity = Union[L1, Lp, Tanh]
+CountSparsity = Union[L0, QuadraticL0, RatioL0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matryoshka:
+    """Every prefix of the dictionary reconstructs by itself: ``Σ_g w_g · mean ‖y - ŷ_g‖²``, ŷ_g from latents below m_g.
+
+    Source: Bussmann et al. 2025, arXiv 2503.17547.
+    """
+
+    is_variant: ClassVar[bool] = True
+    widths: tuple[int, ...] | None = None
+    """Sizes m_g of the prefixes, ascending; the whole dictionary is added where it is missing."""
+    fractions: tuple[float, ...] | None = None
+    """Instead, the shares of the dictionary that each prefix adds to the one before; they sum to one."""
+    weights: tuple[float, ...] | None = None
+    """w_g; all one by default."""
+
+    def __post_init__(self) -> None:
+        _require((self.widths is None) != (self.fractions is None), "Matryoshka: give widths or fractions, one of them")
+        if self.fractions is not None:
+            _require(all(f > 0 for f in self.fractions), f"Matryoshka: fractions must be positive, got {self.fractions}")
+            total = sum(self.fractions)
+            _require(abs(total - 1) < 1e-6, f"Matryoshka: fractions must sum to 1, got {total:g}")
+        _check_ascending("Matryoshka: widths", self.widths or ())
+        _check_weights("Matryoshka", self.weights)
+
+    def bounds(self, d_sae: int) -> tuple[int, ...]:
+        """The prefix sizes in a dictionary of ``d_sae`` latents, the last one ``d_sae``."""
+        if self.fractions is not None:
+            sums = [sum(self.fractions[: i + 1]) for i in range(len(self.fractions))]
+            bounds = tuple(max(1, round(total * d_sae)) for total in sums)
+        else:
+            bounds = self.widths or ()
+            bounds = bounds if bounds and bounds[-1] == d_sae else (*bounds, d_sae)
+        _check_ascending(f"Matryoshka: the prefixes of {d_sae} latents", bounds)
+        _require(bounds[-1] == d_sae, f"Matryoshka: prefix {bounds[-1]} exceeds the dictionary's {d_sae} latents")
+        return bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalTopK:
+    """One dictionary for many budgets: ``Σ_g w_g · mean ‖y - ŷ_g‖²``, ŷ_g from a token's j_g largest activations.
+
+    Source: Balagansky et al. 2025, arXiv 2505.24473.
+    """
+
+    is_variant: ClassVar[bool] = True
+    budgets: tuple[int, ...] = (8, 16, 32)
+    """j_g, ascending; the last level takes all active latents."""
+    weights: tuple[float, ...] | None = None
+    """w_g; 1/G each by default."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.budgets) > 0, "HierarchicalTopK: give at least one budget")
+        _check_ascending("HierarchicalTopK: budgets", self.budgets)
+        _check_weights("HierarchicalTopK", self.weights)
+        if self.weights is not None:
+            count = len(self.weights)
+            _require(count == len(self.budgets), f"HierarchicalTopK: {count} weights for {len(self.budgets)} budgets")
+
+
+LevelsConfig = Union[Matryoshka, HierarchicalTopK]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxK:
+    """Dead latents learn to predict the error: ``α · mean ‖e - ê‖²`` with ê from the ``k`` strongest dead latents.
+
+    Source: Gao et al. 2024, arXiv 2406.04093, appendix A.2.
+    """
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 1 / 32
+    """α, relative to the reconstruction loss."""
+    k: int | None = None
+    """Dead latents active per token; half the output width, at most 512, by default."""
+    dead_after_tokens: int | None = None
+    """A latent is dead after so many tokens without firing; a tenth of the run, at most 10 million, by default."""
+    normalised: bool = False
+    """Whether the term is divided by the error's variance over the batch, as in the paper's code."""
+
+    def __post_init__(self) -> None:
+        _check_revive(self)
+        _require(self.k is None or self.k >= 1, f"AuxK: k must be at least 1, got {self.k}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GhostGradients:
+    """Dead latents learn through ``exp(pre)``, scaled to half the error's norm and to the reconstruction loss.
+
+    Source: Jermyn and Templeton 2024, Anthropic, January update.
+    """
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 1.0
+    """Weight of the term, which has the size of the reconstruction loss."""
+    dead_after_tokens: int | None = None
+    """A latent is dead after so many tokens without firing; a tenth of the run, at most 10 million, by default."""
+
+    def __post_init__(self) -> None:
+        _check_revive(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreActivationLoss:
+    """``α · mean over tokens of Σ_i ReLU(θ_i - pre_i) ‖W_dec_i‖`` (Anthropic, January 2025 update)."""
+
+    is_variant: ClassVar[bool] = True
+    coefficient: float = 3e-6
+    """α."""
+    dead_only: bool = False
+    """Whether only dead latents count, as in SAELens."""
+    dead_after_tokens: int | None = None
+    """A latent is dead after so many tokens without firing; a tenth of the run, at most 10 million, by default."""
+
+    def __post_init__(self) -> None:
+        _check_revive(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resample:
+    """Dead latents are replaced by badly reconstructed inputs, drawn with probability ∝ their squared loss.
+
+    Encoder row ``scale · mean norm of the living ones`` along the input's direction, decoder row along the target's, bias
+    zero, optimiser moments zero; the learning rate then rises again. Source: Bricken et al. 2023, "Neuron Resampling".
+    """
+
+    is_variant: ClassVar[bool] = True
+    every_tokens: int | None = None
+    """Tokens between resamplings; an eighth of the run by default. None happens in the last quarter of the run."""
+    by: Literal["error", "model_loss"] = "error"
+    """The loss that is squared: the input's squared error, or the language model's increase in loss."""
+    dead_after_tokens: int | None = None
+    """Dead by silence: a latent is replaced after so many tokens without firing; half of ``every_tokens`` by default."""
+    dead_below_density: float | None = None
+    """Dead by rate, instead: a latent is replaced where it fires on a smaller share of the window's tokens."""
+    n_candidates: int = 16_384
+    """Inputs drawn from, of the current chunk."""
+    n_contexts: int = 64
+    """Contexts whose tokens are drawn from, for ``by="model_loss"``."""
+    scale: float = 0.2
+    """Norm of a new encoder row, relative to the mean of the living ones."""
+    rewarm_fraction: float = 0.02
+    """Share of the run over which the learning rate rises again."""
+    rewarm_floor: float = 0.0
+    """Share of the learning rate that it rises from."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_tokens", "dead_after_tokens", "n_candidates", "n_contexts"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"Resample: {name} must be at least 1, got {value}")
+        _require(self.scale > 0, f"Resample: scale must be positive, got {self.scale}")
+        for name in ("rewarm_fraction", "rewarm_floor"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"Resample: {name} must be between 0 and 1, got {value}")
+        _require(
+            self.dead_after_tokens is None or self.dead_below_density is None,
+            "Resample: give dead_after_tokens or dead_below_density, not both",
+        )
+
+
+Revive = Union[AuxK, GhostGradients, PreActivationLoss, Resample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseConnection:
+    """``λ · mean over i of Σ_j |⟨d_i, W_dec_j⟩|``: a transcoder that connects sparsely to a given SAE's latents."""
+
+    path: str
+    """Folder or repository of the SAE, which reads (or writes) where the transcoder writes."""
+    coefficient: float = 1e-3
+    """λ."""
+    directions: Literal["encoder", "decoder"] = "encoder"
+    """The SAE's directions d_i."""
+
+    def __post_init__(self) -> None:
+        _require(self.coefficient > 0, f"SparseConnection: coefficient must be positive, got {self.coefficient}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """A last phase of the run in which only some weights are trained, on the reconstruction alone."""
+
+    tokens: int
+    """Tokens of the phase, beyond ``TrainingConfig.tokens``."""
+    weights: Literal["scale", "decoder", "unrotated_decoder", "all"] = "decoder"
+    """Trained: a scale of each decoder row; decoder and its bias; row scales and bias; or everything, with the whole
+    objective."""
+    lr: float | None = None
+    """Learning rate at the start of the phase, from which it falls linearly to zero; a tenth of the run's by default."""
+
+    def __post_init__(self) -> None:
+        _require(self.tokens >= 1, f"FineTuning: tokens must be at least 1, got {self.tokens}")
+        _require(self.lr is None or self.lr > 0, f"FineTuning: lr must be positive, got {self.lr}")
+
+
+def _check_sparsity(config: Sparsity) -> None:
+    name = type(config).__name__
+    _require(config.coefficient > 0, f"{name}: coefficient must be positive, got {config.coefficient}")
+    target = getattr(config, "target_l0", None)
+    _require(target is None or target > 0, f"{name}: target_l0 must be positive, got {target}")
+    _require(0 <= config.warmup_fraction <= 1, f"{name}: warmup_fraction must be between 0 and 1")
+
+
+def _check_revive(config: AuxK | GhostGradients | PreActivationLoss) -> None:
+    name = type(config).__name__
+    _require(config.coefficient >= 0, f"{name}: coefficient must not be negative, got {config.coefficient}")
+    after = config.dead_after_tokens
+    _require(after is None or after >= 1, f"{name}: dead_after_tokens must be at least 1, got {after}")
+
+
+def _check_ascending(what: str, sizes: tuple[int, ...]) -> None:
+    rising = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    _require(rising and all(size >= 1 for size in sizes), f"{what} must be at least 1 and ascend, got {sizes}")
+
+
+def _check_weights(name: str, weights: tuple[float, ...] | None) -> None:
+    good = weights is None or (all(w >= 0 for w in weights) and any(w > 0 for w in weights))
+    _require(good, f"{name}: weights must not be negative, and not all zero, got {weights}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)

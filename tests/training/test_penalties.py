@@ -1,0 +1,90 @@
+"""Sparsity losses: values by hand, gradients against autograd on dense formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monosema.coders import SAE, Crosscoder, JumpReLU, ReLU
+from monosema.training.penalties import penalty
+from monosema.training.terms import L0, L1, Lp, QuadraticL0, RatioL0, Tanh
+
+
+def hand_coder(activation):
+    """Latents +x, +y, -x, -y; decoder norms 1, 2, 1, 3."""
+    coder = SAE(2, 4, activation=activation, b_dec="none", dtype="float64")
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    with torch.no_grad():
+        coder.W_enc_rows.copy_(rows)
+        coder.W_dec.copy_(rows * torch.tensor([1.0, 2.0, 1.0, 3.0]).unsqueeze(1))
+    return coder
+
+
+X = torch.tensor([[3.0, 4.0], [-1.0, -2.0]], dtype=torch.float64)
+"""Activations: token 0 has 3 and 4 on latents 0 and 1, token 1 has 1 and 2 on latents 2 and 3."""
+
+
+@pytest.mark.parametrize(
+    ("loss", "p", "expected"),
+    [
+        (L1(), 1.0, (3 + 8 + 1 + 6) / 2),
+        (L1(weighting="none"), 1.0, (3 + 4 + 1 + 2) / 2),
+        (Lp(), 0.5, (3**0.5 + 8**0.5 + 1 + 6**0.5) / 2),
+        (Lp(root=True), 0.5, ((3**0.5 + 8**0.5) ** 2 + (1 + 6**0.5) ** 2) / 2),
+        (Tanh(scale=0.1), 1.0, sum(torch.tensor([0.3, 0.8, 0.1, 0.6]).double().tanh().tolist()) / 2),
+        (L0(), 1.0, 2.0),
+        (QuadraticL0(target=4.0), 1.0, 2 / 4 * (2 - 4) ** 2),
+        (RatioL0(target=4.0), 1.0, (2 / 4 - 1) ** 2),
+    ],
+)
+def test_values_by_hand(loss, p, expected):
+    coder = hand_coder(ReLU())
+    found = penalty(coder, coder.encode_select(X, window=0.1), loss, 0.7, p)
+    assert float(found.value) == pytest.approx(expected)
+
+
+def test_losses_on_l0_by_hand():
+    coder = hand_coder(JumpReLU(init_threshold=2.5, bandwidth=2.0))
+    encoding = coder.encode_select(X)
+    # active: 3 and 4 of token 0; near 2.5 within 1: the 3, and the 2 of token 1
+    assert encoding.selection.near.indices.tolist() == [0, 3]
+    for loss, expected in (
+        (L0(), [0.5 / 2, 0.5 / 2]),
+        (QuadraticL0(target=4.0), [0.5 * (2 - 4) / 2, 0.5 * (0 - 4) / 2]),
+        (RatioL0(target=4.0), [0.5 * 2 * (1 / 4 - 1) / (4 * 2)] * 2),
+    ):
+        found = penalty(coder, encoding, loss, 0.5)
+        assert found.gradients.near_step.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "p"), [(L1(), 1.0), (Lp(), 0.6), (Lp(root=True), 0.6), (Tanh(), 1.0), (L1(weighting="none"), 1.0)]
+)
+@pytest.mark.parametrize("weighting", ["decoder_norm", "concatenated_norm"])
+def test_gradients_against_autograd(loss, p, weighting):
+    coder = Crosscoder((3, 4), 9, activation=ReLU(), dtype="float64", seed=2)
+    with torch.no_grad():
+        coder.W_dec.mul_(torch.linspace(0.5, 2, 9).unsqueeze(1))
+    if loss.weighting != "none":
+        loss = type(loss)(**{**vars(loss), "weighting": weighting})
+    x = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    encoding = coder.encode_select(x)
+    found = penalty(coder, encoding, loss, 0.3, p)
+    f = encoding.latents.to_dense().requires_grad_()
+    decoder = coder.W_dec.detach().clone().requires_grad_()
+    sites = decoder[:, :3].norm(dim=1) + decoder[:, 3:].norm(dim=1)
+    weights = {"decoder_norm": sites, "concatenated_norm": decoder.norm(dim=1), "none": torch.ones(9).double()}
+    v = (f * weights[loss.weighting])[f != 0]
+    if isinstance(loss, Tanh):
+        total = (4 * v).tanh().sum()
+    elif isinstance(loss, Lp) and loss.root:
+        powers = torch.zeros(5).double().index_add(0, (f != 0).nonzero()[:, 0], v**p)
+        total = (powers ** (1 / p)).sum()
+    else:
+        total = (v**p).sum()
+    expected = torch.autograd.grad(0.3 * total / 5, [f, decoder], allow_unused=True)
+    torch.testing.assert_close(found.gradients.latents, expected[0][f != 0])
+    if loss.weighting == "none":
+        assert found.gradients.W_dec is None
+    else:
+        torch.testing.assert_close(found.gradients.W_dec, expected[1])
