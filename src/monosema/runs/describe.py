@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from monosema import hub
 from monosema.core.files import read_json
+from monosema.data.rebuild import several_models
 
 
 def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     """Model, site, shapes and figures of the dictionary in ``folder``, a line each."""
     coder = hub.load(folder, name)
-    model, tokens = coder.metadata.get("model") or {}, coder.metadata.get("tokens") or {}
+    tokens = coder.metadata.get("tokens") or {}
     kind = (
         "SAE"
         if coder.hook_name == coder.hook_name_out
@@ -23,8 +26,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     lines = {
         "dictionary": f"{kind}, {coder.d_sae:,} latents, {coder.config.activation}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
-        "model": " ".join(str(part) for part in (model.get("name"), model.get("class"), model.get("dtype")) if part)
-        or "not recorded",
+        "model": _model(coder.metadata),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",
         "text": f"{tokens['source']}, contexts of {tokens['context_size']}" if "source" in tokens else "not recorded",
@@ -42,6 +44,18 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         lines["checkpoints"] = ", ".join(path.name for path in checkpoints)
     width = max(map(len, lines))
     return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+
+def _model(metadata: Mapping[str, Any]) -> str:
+    """Name, class and dtype of the model; of several, each behind its name."""
+
+    def words(record: Mapping[str, Any]) -> str:
+        return " ".join(str(part) for part in (record.get(key) for key in ("name", "class", "dtype")) if part)
+
+    models = several_models(metadata)
+    if models:
+        return ", ".join(f"{key}: {words(record)}" for key, record in models.items())
+    return words(metadata.get("model") or {}) or "not recorded"
 
 
 def _short(value: object) -> str:
