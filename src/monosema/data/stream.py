@@ -41,7 +41,7 @@ class Recorded(Protocol):
 class ActivationStream:
     """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
 
-    With several models by name, ``{"base": a, "chat": b}``, a site is written ``name:hook`` (``chat:blocks.2.hook_z``,
+    With several models by name, ``{"base": a, "chat": b}``, a site is written ``name:hook`` (``chat:hook_embed``,
     ``base:model.layers.5.mlp:in``) and every model reads the same token ids: rows for a crosscoder between models.
 
     Args:
