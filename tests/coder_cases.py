@@ -140,7 +140,8 @@ def _batch_top_k(pre: Tensor, k: float) -> Tensor:
 def _norms(leaves: Leaves) -> Tensor:
     """[F] decoder norms that weigh the selection: summed over sites."""
     return sum(
-        (site.norm(dim=1) for site in leaves["W_dec"].detach().split(leaves.widths, dim=1)), torch.zeros((), dtype=torch.float64)
+        (site.norm(dim=1) for site in leaves["W_dec"].detach().split(leaves.widths, dim=1)),
+        torch.zeros((), dtype=torch.float64),
     )
 
 
@@ -326,7 +327,9 @@ class DenseForward:
         found = torch.autograd.grad(loss, [self.leaves[name] for name in names], allow_unused=True, retain_graph=True)
         pairs = zip(names, found, strict=True)
         made = {name: torch.zeros_like(self.leaves[name]) if g is None else g for name, g in pairs}
-        if self.causal:  # two sites: the first half of the latents never reads the second, the other never writes the first
+        if (
+            self.causal
+        ):  # two sites: the first half of the latents never reads the second, the other never writes the first
             half, width = len(made["W_dec"]) // 2, D_IN // 2
             made["W_enc_rows"] = made["W_enc_rows"].clone()
             made["W_dec"] = made["W_dec"].clone()

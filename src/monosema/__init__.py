@@ -30,7 +30,22 @@ _HOMES = {
     "monosema.runs.config": ("EvaluationOptions", "RunConfig"),
     "monosema.training": ("Callback", "RunInterrupted", "Trainer", "geometric_median"),
     "monosema.training.config": ("TrainingConfig",),
-    "monosema.training.terms": ("L0", "L1", "AuxK", "FineTuning", "GhostGradients", "HierarchicalTopK", "Lp", "Matryoshka", "PreActivationLoss", "QuadraticL0", "RatioL0", "Resample", "SparseConnection", "Tanh"),
+    "monosema.training.terms": (
+        "L0",
+        "L1",
+        "AuxK",
+        "FineTuning",
+        "GhostGradients",
+        "HierarchicalTopK",
+        "Lp",
+        "Matryoshka",
+        "PreActivationLoss",
+        "QuadraticL0",
+        "RatioL0",
+        "Resample",
+        "SparseConnection",
+        "Tanh",
+    ),
 }
 _get, __all__ = lazy_exports(__name__, _HOMES)
 
@@ -47,7 +62,22 @@ if TYPE_CHECKING:
     from monosema.runs.config import EvaluationOptions, RunConfig
     from monosema.training import Callback, RunInterrupted, Trainer, geometric_median
     from monosema.training.config import TrainingConfig
-    from monosema.training.terms import L0, L1, AuxK, FineTuning, GhostGradients, HierarchicalTopK, Lp, Matryoshka, PreActivationLoss, QuadraticL0, RatioL0, Resample, SparseConnection, Tanh
+    from monosema.training.terms import (
+        L0,
+        L1,
+        AuxK,
+        FineTuning,
+        GhostGradients,
+        HierarchicalTopK,
+        Lp,
+        Matryoshka,
+        PreActivationLoss,
+        QuadraticL0,
+        RatioL0,
+        Resample,
+        SparseConnection,
+        Tanh,
+    )
 
 
 def __getattr__(name: str) -> object:

@@ -263,7 +263,8 @@ def _download(repo: str, name: str | None, *, token: str | None, revision: str |
         root = snapshot_download(
             repo,
             allow_patterns=[
-                f"{prefix}{file}" for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, native.WEIGHTS_FILE, saelens.SPARSITY_FILE)
+                f"{prefix}{file}"
+                for file in (saelens.CONFIG_FILE, saelens.WEIGHTS_FILE, native.WEIGHTS_FILE, saelens.SPARSITY_FILE)
             ],
             token=token,
             revision=revision,

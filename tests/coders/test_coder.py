@@ -40,7 +40,9 @@ class TestFoldingDecoderNorms:
         assert_state(made, before, rtol=1e-14, atol=1e-15)
         torch.testing.assert_close(made(x), y, rtol=1e-12, atol=1e-12)
 
-    @pytest.mark.parametrize("activation", [name for name, case in ACTIVATIONS.items() if not case.scale_free and name != "tanhrelu"])
+    @pytest.mark.parametrize(
+        "activation", [name for name, case in ACTIVATIONS.items() if not case.scale_free and name != "tanhrelu"]
+    )
     def test_unequal_norms_are_refused_where_they_decide_the_selection(self, activation: str) -> None:
         made = make(activation, "sae")
         before = state_of(made)
@@ -48,7 +50,9 @@ class TestFoldingDecoderNorms:
             made.fold_W_dec_norm()
         assert_state(made, before)
 
-    @pytest.mark.parametrize("activation", [name for name, case in ACTIVATIONS.items() if not case.scale_free and name != "tanhrelu"])
+    @pytest.mark.parametrize(
+        "activation", [name for name, case in ACTIVATIONS.items() if not case.scale_free and name != "tanhrelu"]
+    )
     def test_equal_norms_are_folded(self, activation: str) -> None:
         made = make(activation, "sae")
         with torch.no_grad():

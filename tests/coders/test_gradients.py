@@ -190,7 +190,9 @@ def test_a_loss_on_activations_must_reach_the_threshold_of_jumprelu() -> None:
     made = make("jumprelu", "sae")
     encoding = made.encode_select(randn(B, made.d_in, seed=1))
     with pytest.raises(AssertionError, match="near entries"):
-        made.backward(encoding, randn(B, made.d_out, seed=2), LatentGradients(latents=torch.ones(encoding.latents.nnz).double()))
+        made.backward(
+            encoding, randn(B, made.d_out, seed=2), LatentGradients(latents=torch.ones(encoding.latents.nnz).double())
+        )
 
 
 def test_backward_leaves_parameters_and_encoding_alone() -> None:

@@ -10,8 +10,7 @@ from training_tiny import ACTIVATIONS, make_trainer
 
 from monosema.coders import CLT, SAE, ActivationConfig, Crosscoder, Dictionary, Transcoder
 from monosema.core.errors import ConfigError
-from monosema.training import Trainer, TrainingConfig
-from monosema.training import terms
+from monosema.training import Trainer, TrainingConfig, terms
 from monosema.training.allowed import DEFAULTS, LEVELS, POLICIES, REFUSED, SPARSITIES, VARIANTS, combinations
 
 D, F, ROWS = 6, 12, 16

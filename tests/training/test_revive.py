@@ -98,7 +98,7 @@ def test_ghost_gradients_are_those_of_the_formula():
     ghost = (E_BO - ratio * out).square().sum(1).mean()
     encoding_loss = (X - coder.decode(encoding.latents)).square().sum(1).mean()
     expected = 2.0 * (encoding_loss / (ghost + 1e-6)).detach() * ghost
-    assert float(made.value) == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert float(made.value.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
     gradient = torch.autograd.grad(expected, coder.W_dec)[0]
     torch.testing.assert_close(got["W_dec"], gradient)
 
@@ -114,7 +114,7 @@ def test_pre_activation_loss_pushes_all_that_are_below_the_threshold(dead_only):
     pre = (x - coder.b_dec) @ coder.W_enc_rows.T + coder.b_enc
     below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1).detach()
     expected = 0.3 * (below * dead if dead_only else below).sum() / 7
-    assert float(made.value) == pytest.approx(float(expected.detach()))
+    assert float(made.value.detach()) == pytest.approx(float(expected.detach()))
     got = coder.backward(encoding, torch.zeros_like(x), everywhere=made.everywhere)
     names = ["W_enc_rows", "b_enc", "b_dec", "activation.threshold"]
     own = dict(coder.named_parameters())

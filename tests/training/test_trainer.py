@@ -16,7 +16,12 @@ from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.training import L0, L1, NonFiniteStepError, Trainer, TrainingConfig
 
 N_STEPS = 30
-BOTH = [(name, decoder) for name in ACTIVATIONS for decoder in ("unit_norm", "free") if (name, decoder) != ("TanhReLU", "unit_norm")]
+BOTH = [
+    (name, decoder)
+    for name in ACTIVATIONS
+    for decoder in ("unit_norm", "free")
+    if (name, decoder) != ("TanhReLU", "unit_norm")
+]
 """Activations and decoders; tanh-ReLU saturates and needs a free one."""
 
 
@@ -210,7 +215,9 @@ def test_transcoder_rows_are_input_then_target(bound, skip):
     x, y = rows[0][:, :6], rows[0][:, 6:]
     assert scale_of(trainer.input_scaling) == pytest.approx(math.sqrt(6) / float(x.norm(dim=1).mean()))
     assert scale_of(trainer.output_scaling) == pytest.approx(math.sqrt(5) / float(y.norm(dim=1).mean()))
-    expected = (coder(x * scale_of(trainer.input_scaling)) - y * scale_of(trainer.output_scaling)).square().sum() / BATCH
+    expected = (
+        coder(x * scale_of(trainer.input_scaling)) - y * scale_of(trainer.output_scaling)
+    ).square().sum() / BATCH
     trainer.step(rows[0])
     assert trainer.metrics()["loss/mse"] == pytest.approx(float(expected.detach()), rel=1e-10)
     for batch in rows[1:]:

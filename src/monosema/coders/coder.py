@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ChannelGradients, Selection
 from monosema.coders.config import CoderConfig
-from monosema.core.devices import dtype_name, parse_dtype
-from monosema.core.errors import ConfigError, ShapeError
 from monosema.coders.initial import initial_weights, zero_acausal_
 from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
+from monosema.core.devices import dtype_name, parse_dtype
+from monosema.core.errors import ConfigError, ShapeError
 from monosema.kernels import (
     Latents,
     Levels,
@@ -285,7 +285,9 @@ class SparseCoder(nn.Module):
                 g_active,
                 self._near_gradient(selection, g_out, levels, own),
                 own.near_step,
-                torch.zeros_like(selection.gate.values) if selection.gate is not None and own.gate is None else own.gate,
+                torch.zeros_like(selection.gate.values)
+                if selection.gate is not None and own.gate is None
+                else own.gate,
                 own.window,
             ),
         )

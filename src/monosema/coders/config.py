@@ -277,7 +277,9 @@ class StackConfig:
 def _check_fixed_count(config: FixedCount) -> None:
     name, rate = type(config).__name__, config.threshold_rate
     least = "positive" if isinstance(config, BatchTopK) else "at least 1"
-    _require(config.k > 0 and (isinstance(config, BatchTopK) or config.k >= 1), f"{name}: k must be {least}, got {config.k}")
+    _require(
+        config.k > 0 and (isinstance(config, BatchTopK) or config.k >= 1), f"{name}: k must be {least}, got {config.k}"
+    )
     _require(0 < rate <= 1, f"{name}: threshold_rate must be in (0, 1], got {rate}")
 
 

@@ -124,7 +124,9 @@ class CrossLayerTranscoder(nn.Module):
         widths = [part.coder.d_sae for part in self.parts]
         if not isinstance(latents, Latents) and latents.shape[-1] != self.d_sae:
             raise ShapeError(f"decode: expected [..., {self.d_sae}] activations, got {list(latents.shape)}")
-        groups = split(latents, widths) if isinstance(latents, Latents) else latents.reshape(-1, self.d_sae).split(widths, 1)
+        groups = (
+            split(latents, widths) if isinstance(latents, Latents) else latents.reshape(-1, self.d_sae).split(widths, 1)
+        )
         columns: list[Tensor | None] = [None] * len(self.config.write_widths)
         for number, (part, group) in enumerate(zip(self.parts, groups, strict=True)):
             weight = part.coder.W_dec
@@ -205,4 +207,3 @@ def add_offset(dictionary: Dictionary, out: Tensor, x_BI: Tensor) -> Tensor:
 def _slices(widths: tuple[int, ...]) -> tuple[slice, ...]:
     stops = [sum(widths[: i + 1]) for i in range(len(widths))]
     return tuple(slice(stop - width, stop) for stop, width in zip(stops, widths, strict=True))
-

@@ -48,19 +48,33 @@ STREAM_OPTIONS = (
 def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What ``load_model``, ``load_tokens`` and ``ActivationStream`` were given: ``model``, ``tokens``, ``stream``.
 
-    Raises ``FileError`` where the dictionary records no model or text.
+    A stream over several models has ``models``, the options of each by its name, in place of ``model``. Raises
+    ``FileError`` where the dictionary records no model or text.
     """
-    model, tokens = metadata.get("model"), metadata.get("tokens")
-    if not model or not tokens or "source" not in tokens:
+    model, models, tokens = metadata.get("model"), several_models(metadata), metadata.get("tokens")
+    if not (model or models) or not tokens or "source" not in tokens:
         raise FileError("the dictionary does not record the model and text it was trained with; load them yourself")
-    model = {**model, "dtype": model.get("requested_dtype")}
     dataset = tokens.get("options") or {}
     tokens = {**tokens, "split": dataset.get("split"), "config_name": dataset.get("name")}
     return {
-        "model": {name: model[name] for name in MODEL_OPTIONS if model.get(name) is not None},
+        **({"models": {key: _model_options(each) for key, each in models.items()}} if models else {}),
+        **({"model": _model_options(model)} if model and not models else {}),
         "tokens": {name: tokens[name] for name in TOKEN_OPTIONS if tokens.get(name) is not None},
         "stream": {name: metadata[name] for name in STREAM_OPTIONS if metadata.get(name) is not None},
     }
+
+
+def several_models(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The records, by name, of the models that the recorded sites belong to; empty where they are one model's."""
+    models = metadata.get("models") or {}
+    # A dictionary trained further on another stream may hold both records; its sites are those of the last one.
+    named = all(name.partition(":")[0] in models for name in metadata.get("hook_names") or ())
+    return dict(models) if named else {}
+
+
+def _model_options(record: Mapping[str, Any]) -> dict[str, Any]:
+    given = {**record, "dtype": record.get("requested_dtype")}
+    return {name: given[name] for name in MODEL_OPTIONS if given.get(name) is not None}
 
 
 def override(recorded: Mapping[str, Any], overrides: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -76,6 +90,13 @@ def model_again(options: Mapping[str, Any]) -> LanguageModel:
     if options.get("source") == "model in memory":
         raise ConfigError("it was trained with a model object in memory; hand one in, or name a model")
     return load_model(options["source"], **{name: value for name, value in options.items() if name != "source"})
+
+
+def models_again(recorded: Mapping[str, Any]) -> LanguageModel | dict[str, LanguageModel]:
+    """The model of ``recorded_options``, or its models by name."""
+    if "models" not in recorded:
+        return model_again(recorded["model"])
+    return {key: model_again(options) for key, options in recorded["models"].items()}
 
 
 def tokens_again(options: Mapping[str, Any], model: LanguageModel) -> Tokens:

@@ -9,7 +9,7 @@ is therefore a position and one chunk's token ids, whatever the run's length.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
-from monosema.data.rebuild import model_again, override, recorded_options, tokens_again
+from monosema.data.named_models import NamedModels
+from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
 from monosema.models import LanguageModel
@@ -40,8 +41,11 @@ class Recorded(Protocol):
 class ActivationStream:
     """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
 
+    With several models by name, ``{"base": a, "chat": b}``, a site is written ``name:hook`` (``chat:hook_embed``,
+    ``base:model.layers.5.mlp:in``) and every model reads the same token ids: rows for a crosscoder between models.
+
     Args:
-        model: the language model.
+        model: the language model, or several by name that share a vocabulary; widths may differ.
         tokens: a corpus (its training side is read) or one side of it.
         hook_names: the site read, or several.
         targets: the site written, where it is another one (a transcoder's MLP output); None for an SAE.
@@ -52,10 +56,13 @@ class ActivationStream:
             at least 64 batches.
         chunk_bytes: instead, how large a chunk of activations may be.
         model_batch_size: contexts in one forward pass.
-        dtype: type of the rows; the model's own by default.
-        buffer_device: where a chunk is kept; the model's device by default.
+        dtype: type of the rows; the model's own by default (of several models', the one that holds them all).
+        buffer_device: where a chunk is kept; the (first) model's device by default.
 
     Raises:
+        ConfigError: options that are out of range or contradict each other, models whose vocabularies differ (it says
+            in what), a site that names no model.
+        UnknownNameError: an unknown model or hook name; the nearest are offered.
         DataError: the corpus is too short for one batch, or activations are not finite (raised while iterating).
     """
 
@@ -63,7 +70,7 @@ class ActivationStream:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | Mapping[str, LanguageModel],
         tokens: Tokens | TokenSplit,
         hook_names: str | Sequence[str],
         batch_size: int = 2048,
@@ -83,16 +90,16 @@ class ActivationStream:
             raise ConfigError("give chunk_contexts or chunk_bytes, not both")
         if chunk_contexts is not None and chunk_contexts < 1:
             raise ConfigError(f"chunk_contexts must be at least 1, got {chunk_contexts}")
-        self.model = model
+        self._named_models = NamedModels(model)
         self.tokens = tokens if isinstance(tokens, Tokens) else None
         self.split = tokens.train if isinstance(tokens, Tokens) else tokens
         self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {"source": IN_MEMORY}
-        reads = _sites(model, hook_names)
-        self.layout = RowLayout(reads, reads if targets is None else _sites(model, targets))
+        reads = self._named_models.sites(hook_names)
+        self.layout = RowLayout(reads, reads if targets is None else self._named_models.sites(targets))
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
         self.model_batch_size = model_batch_size
-        self.dtype = model.dtype if dtype is None else parse_dtype(dtype)
-        self.buffer_device = torch.device(model.device if buffer_device is None else buffer_device)
+        self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
+        self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
         self._special = self.split.special_mask(self.split.contexts)
         self._rows_in_epoch = int((~self._special).sum())
@@ -114,7 +121,7 @@ class ActivationStream:
         cls,
         coder: Recorded,
         *,
-        model: LanguageModel | None = None,
+        model: LanguageModel | Mapping[str, LanguageModel] | None = None,
         tokens: Tokens | TokenSplit | None = None,
         **overrides: Any,
     ) -> ActivationStream:
@@ -124,11 +131,21 @@ class ActivationStream:
         logged. Raises ``FileError`` where the dictionary records no model or text.
         """
         recorded = recorded_options(coder.metadata)
-        model = model if model is not None else model_again(recorded["model"])
-        tokens = tokens if tokens is not None else tokens_again(recorded["tokens"], model)
+        model = model if model is not None else models_again(recorded)
+        tokens = tokens if tokens is not None else tokens_again(recorded["tokens"], NamedModels(model).first)
         return cls(model, tokens, **override(recorded["stream"], overrides, "stream"))
 
     # -- what it is
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model; the first of several."""
+        return self._named_models.first
+
+    @property
+    def models(self) -> dict[str, LanguageModel]:
+        """The language models by name; empty for a single model, which has none."""
+        return self._named_models.by_name
 
     @property
     def d_in(self) -> int:
@@ -190,7 +207,7 @@ class ActivationStream:
             "chunk_contexts": self._chunk_contexts,
             "model_batch_size": self.model_batch_size,
             "dtype": dtype_name(self.dtype),
-            "model": self.model.record(),
+            **self._named_models.record(),
             "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
         }
 
@@ -257,8 +274,10 @@ class ActivationStream:
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
+        names = {key: model.name for key, model in self.models.items()}
         return {
             "fingerprint": self.split.fingerprint,
+            **({"models": names} if names else {}),
             "special_token_ids": sorted(self.split.special_token_ids),
             "sites": list(self.layout.hook_names),
             "batch_size": self.batch_size,
@@ -321,7 +340,7 @@ class ActivationStream:
         for start in range(0, len(contexts), self.model_batch_size):
             part = contexts[start : start + self.model_batch_size]
             mask = kept[start : start + self.model_batch_size]
-            captured = self.model.capture(part.to(self.model.device).long(), self.layout.hook_names)
+            captured = self._named_models.capture(part, self.layout.hook_names)
             n = int(mask.sum())
             column = 0
             for name in self.layout.hook_names:
@@ -343,10 +362,3 @@ class ActivationStream:
     def _release_chunk(self) -> None:
         self._rows = self._order = self._chunk_ids = None
         self._offset = 0
-
-
-def _sites(model: LanguageModel, names: str | Sequence[str]) -> tuple[tuple[str, int], ...]:
-    listed = [names] if isinstance(names, str) else list(names)
-    if not listed:
-        raise ConfigError("name at least one site")
-    return tuple((name, model.site(name).width) for name in listed)

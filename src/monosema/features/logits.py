@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import UserError
 from monosema.models import LanguageModel
 
@@ -33,14 +33,14 @@ class ExtremeLogits:
 
 
 @torch.no_grad()
-def extreme_logits(coder: SparseCoder, model: LanguageModel, n: int) -> ExtremeLogits | str:
+def extreme_logits(coder: Dictionary, model: LanguageModel, n: int) -> ExtremeLogits | str:
     """``ExtremeLogits`` of every latent, or the reason why there are none.
 
     Decoder rows are logit-lens directions where the coder writes one site in the basis of the residual stream: the
     stream itself or what a branch adds to it.
     """
     site = coder.hook_name_out or ""
-    if site.rpartition(".")[2] not in _RESIDUAL_SITES or "+" in site:
+    if not isinstance(coder, SparseCoder) or site.rpartition(".")[2] not in _RESIDUAL_SITES or "+" in site:
         return f"no logits: {site!r} is not a site of the residual stream, which the unembedding reads"
     n = min(n, model.vocab_size)
     parts: list[tuple[Tensor, ...]] = []

@@ -23,7 +23,13 @@ CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors"
 SAELENS_VERSION = "6.54.12"
 """The version whose rules are followed; readers use the field to tell the layout."""
 
-_SAE_NAMES: dict[str, Rule] = {"standard": "relu", "topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu", "gated": "gated"}
+_SAE_NAMES: dict[str, Rule] = {
+    "standard": "relu",
+    "topk": "topk",
+    "abstopk": "abstopk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+}
 _TRANSCODER_NAMES: dict[str, tuple[Rule, bool]] = {
     "transcoder": ("relu", False),
     "skip_transcoder": ("relu", True),

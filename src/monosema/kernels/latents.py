@@ -109,7 +109,7 @@ def flat_tokens(x: Tensor, width: int, name: str) -> Tensor:
 
 
 def concatenate(groups: Sequence[Latents]) -> Latents:
-    """Several groups of latents of the same tokens side by side: group g's indices follow those of the groups before."""
+    """Several groups of latents of the same tokens side by side, numbered through."""
     if len(groups) == 1:
         return groups[0]
     offsets = [0, *itertools.accumulate(group.d_sae for group in groups)]

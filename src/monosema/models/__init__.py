@@ -18,7 +18,8 @@ attention only, not listed); ``blocks.{L}.mlp.hook_in`` (the module's input, aft
 (what the activation function reads; the gate of a gated MLP), ``hook_pre_linear`` (what a gated MLP multiplies it
 by), ``hook_post`` (what the last linear map reads); ``blocks.{L}.hook_mixer_in``, ``hook_mixer_out`` in state-space
 blocks. ``resid_post`` of the last block is before the final norm. Values are flat, [batch, token, width];
-``Site.shape`` unflattens heads.
+``Site.shape`` unflattens heads, and an index in brackets names one: ``blocks.{L}.attn.hook_z[3]`` is a site of width
+d_head, ``hook_q``, ``hook_k``, ``hook_v`` and ``hook_result`` likewise (key-value heads are counted by themselves).
 
 **Post-norm encoders (BERT)** norm the stream itself, and every name means what TransformerLens' ``BertBlock`` means
 by it. ``hook_resid_pre`` is the block's input, which is already normed. ``hook_attn_out`` is the attention's output

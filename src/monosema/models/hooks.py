@@ -3,7 +3,8 @@
 Every active tap, from any number of nested ``edits`` and ``capture`` calls, hangs on a shared ``Interceptor``. On one
 side of one module the taps run by rank, that is in the order of the computation; on one tap, edits run first (outer
 context first), each on what the one before returned, then observers see the result. So an edit sees every value as
-already edited upstream, and a capture inside an ``edits`` context sees edited values, whichever came first.
+already edited upstream, and a capture inside an ``edits`` context sees edited values, whichever came first. One head
+shares the tap of the whole site, so that this order holds between heads and the whole as well.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -39,6 +41,8 @@ class Action:
     """Where."""
     name: str
     """The site's name, for error messages."""
+    columns: slice | None = None
+    """The columns of the tap's value that the action sees; all of them by default, fewer for one head."""
     edit: EditFunction | None = None
     """Returns the new value, when the action edits."""
     observe: Callable[[Tensor], None] | None = None
@@ -130,13 +134,22 @@ class Interceptor:
             new = old
             for action in actions:
                 if action.edit is not None:
-                    # The edit gets a copy: one that works in place must not change what the delta is taken from.
-                    new = _checked(action.edit(new.clone()), new, action.name)
+                    new = _edited(new, action.edit, action.columns, action.name)
             if new is not old:
                 tap.write(call, old, new)
             for action in actions:
                 if action.observe is not None:
-                    action.observe(new)
+                    action.observe(new if action.columns is None else new[..., action.columns])
+
+
+def _edited(value: Tensor, edit: EditFunction, columns: slice | None, name: str) -> Tensor:
+    """``value`` after ``edit`` of some columns."""
+    seen = value if columns is None else value[..., columns]
+    # The edit gets a copy: one that works in place must not change what the delta is taken from.
+    new = _checked(edit(seen.clone()), seen, name)
+    if columns is None:
+        return new
+    return torch.cat([value[..., : columns.start], new, value[..., columns.stop :]], dim=-1)
 
 
 def _checked(new: Any, old: Tensor, name: str) -> Tensor:

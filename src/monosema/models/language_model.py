@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -15,15 +16,26 @@ from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
 from monosema.models.mapping import map_model
-from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, split_name
+from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
 from monosema.models.taps import LAST_RANK, FlatTap, Tap
 from monosema.models.trace import trace
 from monosema.models.verify import probe_tokens
 
 SiteName = str | nn.Module
-"""A hook name, a module path ending in ``:in`` or ``:out``, or a module (its output)."""
+"""A hook name, one head of it (``blocks.2.attn.hook_z[3]``), a module path ending in ``:in`` or ``:out``, or a module
+(its output)."""
 
 _UNEMBED_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A site and how to reach it."""
+
+    site: Site
+    tap: Tap
+    columns: slice | None = None
+    """The site's columns in the tap's value, where it is not the whole of it."""
 
 
 @final
@@ -82,7 +94,7 @@ class LanguageModel:
         self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
         self.n_layers: int = len(self._map.parts.blocks)
         self.is_encoder: bool = self._map.measured.is_bidirectional
-        self._module_sites: dict[str, tuple[Site, Tap]] = {}
+        self._module_sites: dict[str, _Place] = {}
 
     @property
     def device(self) -> torch.device:
@@ -105,11 +117,14 @@ class LanguageModel:
     def site(self, name: SiteName) -> Site:
         """The site of a hook name, a module path (``"model.layers.5.mlp:in"``) or a module (its output).
 
+        An index in brackets names one head of ``attn.hook_q``, ``hook_k``, ``hook_v``, ``hook_z`` or ``hook_result``:
+        ``"blocks.2.attn.hook_z[3]"`` is [B, T, d_head], the fourth head's slice of ``blocks.2.attn.hook_z``.
+
         Raises:
-            UnknownNameError: no such name; the nearest are offered.
-            UserError: a hook name that this architecture does not define; the message says why.
+            UnknownNameError: no such name (the nearest are offered), or no such head (their number is told).
+            UserError: a hook name that this architecture does not define (the message says why), or one without heads.
         """
-        return self._find(name)[0]
+        return self._find(name).site
 
     def __call__(
         self, tokens_BT: Tensor, *, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -148,7 +163,7 @@ class LanguageModel:
         """
         found = [self._find(name) for name in ([names] if isinstance(names, (str, nn.Module)) else names)]
         values: dict[str, Tensor] = {}
-        wanted = {site.name: tap for site, tap in found}
+        wanted = {place.site.name: place for place in found}
 
         def keep(name: str) -> Callable[[Tensor], None]:
             def observe(value: Tensor) -> None:
@@ -159,7 +174,10 @@ class LanguageModel:
 
             return observe
 
-        actions = [Action(tap=tap, name=name, observe=keep(name)) for name, tap in wanted.items()]
+        actions = [
+            Action(tap=place.tap, name=name, columns=place.columns, observe=keep(name))
+            for name, place in wanted.items()
+        ]
         tokens = self._checked(tokens_BT)
         if wanted:
             with torch.no_grad(), self._interceptor.active(actions), suppress(ForwardStopped):
@@ -173,9 +191,10 @@ class LanguageModel:
     def edits(self, functions: Mapping[SiteName, EditFunction]) -> Iterator[LanguageModel]:
         """Inside the context, every forward pass replaces the value v [B, T, width] of each site by fn(v).
 
-        Contexts nest; a site edited twice is edited by the outer function first. An edit sees every value as already
-        edited upstream, and gradients flow through it to whatever it depends on. The result is cast to the site's
-        dtype. Forward passes of ``hf`` itself, ``hf.generate`` included, are edited too.
+        An edit of one head leaves the other heads as they are. Contexts nest; a site edited twice is edited by the
+        outer function first. An edit sees every value as already edited upstream, and gradients flow through it to
+        whatever it depends on. The result is cast to the site's dtype. Forward passes of ``hf`` itself,
+        ``hf.generate`` included, are edited too.
 
         Raises:
             UserError: a site is capture-only (the message says why) or not defined.
@@ -183,10 +202,11 @@ class LanguageModel:
         """
         actions = []
         for name, function in functions.items():
-            site, tap = self._find(name)
+            place = self._find(name)
+            site = place.site
             if not site.writable:
                 raise UserError(f"{site.name!r} can be captured but not edited: {site.read_only_reason}")
-            actions.append(Action(tap=tap, name=site.name, edit=function))
+            actions.append(Action(tap=place.tap, name=site.name, columns=place.columns, edit=function))
         with self._interceptor.active(actions):
             yield self
 
@@ -276,7 +296,7 @@ class LanguageModel:
             )
         return tokens_BT.to(self.device, torch.long)
 
-    def _find(self, name: SiteName) -> tuple[Site, Tap]:
+    def _find(self, name: SiteName) -> _Place:
         if isinstance(name, nn.Module):
             path = next((path for path, module in self.hf.named_modules() if module is name), None)
             if path is None:
@@ -286,7 +306,12 @@ class LanguageModel:
         if name in sites.sites:
             if split_name(name)[1] in ON_REQUEST:
                 self._refuse_without_weights(name)
-            return sites.sites[name], sites.taps[name]
+            return _Place(sites.sites[name], sites.taps[name])
+        whole_name, index = split_head(name)
+        if index is not None:
+            whole = self._find(whole_name)
+            site, columns = one_head(whole.site, index)
+            return _Place(site, whole.tap, columns)
         path, colon, side = name.rpartition(":")
         if colon:
             if side not in ("in", "out"):
@@ -311,7 +336,7 @@ class LanguageModel:
                 "load it with load_model(..., model_kwargs={'attn_implementation': 'eager'})"
             )
 
-    def _find_module_site(self, path: str, side: Side) -> tuple[Site, Tap]:
+    def _find_module_site(self, path: str, side: Side) -> _Place:
         name = f"{path}:{side}"
         if name not in self._module_sites:
             modules = dict(self.hf.named_modules())
@@ -320,7 +345,7 @@ class LanguageModel:
             tap = FlatTap(modules[path], side, LAST_RANK)
             shape = self._measure_shape(name, tap)
             width = int(torch.Size(shape).numel())
-            self._module_sites[name] = (Site(name=name, width=width, shape=shape, writable=True), tap)
+            self._module_sites[name] = _Place(Site(name=name, width=width, shape=shape, writable=True), tap)
         return self._module_sites[name]
 
     def _measure_shape(self, name: str, tap: Tap) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """Sites: the names of activations, and what a name promises.
 
 Names are TransformerLens'. ``MODEL_NAMES`` and ``BLOCK_NAMES`` are the whole grammar, in the order of the computation;
-which of them a model defines depends on its architecture, and ``taps.py`` says where each is read and written.
+which of them a model defines depends on its architecture, and ``taps.py`` says where each is read and written. One head
+of a site that has heads is a site too, its index in brackets: ``blocks.2.attn.hook_z[3]``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from monosema.core.errors import UnknownNameError, UserError
 
 BLOCK_NAMES = (
     "hook_resid_pre",
@@ -45,7 +48,11 @@ MODEL_NAMES = ("hook_embed", "ln_final.hook_scale", "ln_final.hook_normalized")
 ON_REQUEST = ("attn.hook_pattern",)
 """Names that are not listed by ``hook_names`` because most attention implementations never compute them."""
 
+HEAD_NAMES = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_result")
+"""Names whose last dimension is [heads, width of one]; an index in brackets names one head of them."""
+
 _BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
+_HEAD_NAME = re.compile(r"(.+)\[([^\[\]]*)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +88,34 @@ def split_name(name: str) -> tuple[int | None, str]:
 def join_name(layer: int | None, name: str) -> str:
     """The inverse of ``split_name``."""
     return name if layer is None else f"blocks.{layer}.{name}"
+
+
+def split_head(name: str) -> tuple[str, str | None]:
+    """``"blocks.2.attn.hook_z[3]"`` as ``("blocks.2.attn.hook_z", "3")``, and a name without brackets with ``None``."""
+    match = _HEAD_NAME.fullmatch(name)
+    return (match[1], match[2]) if match else (name, None)
+
+
+def one_head(whole: Site, index: str) -> tuple[Site, slice]:
+    """Head ``index`` of ``whole``: its site, and its columns in the flat value of ``whole``.
+
+    Raises:
+        UserError: the site has no heads.
+        UnknownNameError: there is no such head; the message says how many there are.
+    """
+    inner = split_name(whole.name)[1]
+    if inner not in HEAD_NAMES:
+        raise UserError(
+            f"{whole.name!r} cannot be cut into heads; an index in brackets works on "
+            f"{', '.join(HEAD_NAMES[:-1])} and {HEAD_NAMES[-1]}"
+        )
+    n_heads, width = whole.shape
+    if not re.fullmatch("0|[1-9][0-9]*", index) or int(index) >= n_heads:
+        kind = "key-value heads" if inner in ("attn.hook_k", "attn.hook_v") else "heads"
+        raise UnknownNameError(
+            f"unknown head {index!r} of {whole.name!r}, which has {n_heads} {kind}: write an index from 0 to "
+            f"{n_heads - 1}, as in '{whole.name}[{n_heads - 1}]'"
+        )
+    head = int(index)
+    site = replace(whole, name=f"{whole.name}[{head}]", width=width, shape=(width,))
+    return site, slice(head * width, (head + 1) * width)

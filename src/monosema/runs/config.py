@@ -9,6 +9,9 @@ from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, Decode
 from monosema.core.errors import ConfigError
 from monosema.training.config import TrainingConfig
 
+MAIN_MODEL = "base"
+"""What ``model`` is called where ``other_models`` stand beside it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -61,7 +64,7 @@ class StreamOptions:
     """The activations; see ``ActivationStream``."""
 
     hook_names: tuple[str, ...] = ("blocks.2.hook_resid_post",)
-    """Sites read."""
+    """Sites read; with ``other_models``, each behind its model's name (``base:blocks.2.hook_resid_post``)."""
     targets: tuple[str, ...] | None = None
     """Sites written, where they are others (a transcoder)."""
     batch_size: int = 2048
@@ -93,8 +96,8 @@ class CoderOptions:
     b_dec: BDecMode | None = None
     """Where the decoder bias acts; on both sides for an SAE, on the output for a transcoder, by default."""
     variant: Literal["auto", "cross_layer_transcoder"] = "auto"
-    """``auto``: an SAE for one site, a crosscoder for several, a transcoder for one target, a cross-layer transcoder for
-    several sites read and as many targets."""
+    """``auto``: an SAE for one site, a crosscoder for several, a transcoder for one target, a cross-layer transcoder
+    for several sites read and as many targets."""
     skip: bool = False
     """Whether a transcoder has a linear skip connection."""
     causal: bool = False
@@ -135,6 +138,9 @@ class RunConfig:
 
     model: ModelOptions = ModelOptions()
     """The language model."""
+    other_models: dict[str, ModelOptions] = field(default_factory=dict)
+    """Further models by name that read the same tokens, for a crosscoder between models; ``model`` is then called
+    ``base``. Named in the config file or the environment; the command line can change those named there."""
     tokens: TokenOptions = TokenOptions()
     """The text."""
     stream: StreamOptions = StreamOptions()
@@ -145,6 +151,10 @@ class RunConfig:
     """The training run."""
     evaluation: EvaluationOptions = EvaluationOptions()
     """The evaluation at its end."""
+
+    def __post_init__(self) -> None:
+        if MAIN_MODEL in self.other_models:
+            raise ConfigError(f"other_models cannot have {MAIN_MODEL!r}: it is what model is called; use another name")
 
 
 HARMLESS = ("training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.eval_every")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from monosema import hub
 from monosema.core.files import read_json
+from monosema.data.rebuild import several_models
 from monosema.training.trainer import variant_of
-
 
 _KINDS = {
     "SAE": "SAE",
@@ -24,13 +25,12 @@ _KINDS = {
 def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     """Model, site, shapes and figures of the dictionary in ``folder``, a line each."""
     coder = hub.load(folder, name)
-    model, tokens = coder.metadata.get("model") or {}, coder.metadata.get("tokens") or {}
+    tokens = coder.metadata.get("tokens") or {}
     kind = _KINDS[variant_of(coder)]
     lines = {
         "dictionary": f"{kind}, {coder.d_sae:,} latents, {_brief(coder.config.activation)}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
-        "model": " ".join(str(part) for part in (model.get("name"), model.get("class"), model.get("dtype")) if part)
-        or "not recorded",
+        "model": _model(coder.metadata),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",
         "text": f"{tokens['source']}, contexts of {tokens['context_size']}" if "source" in tokens else "not recorded",
@@ -53,7 +53,21 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
 def _brief(config: Any) -> str:
     """A config as it would be written, defaults left out."""
     given = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
-    return f"{type(config).__name__}({', '.join(f'{name}={value!r}' for name, value, usual in given if value != usual)})"
+    return (
+        f"{type(config).__name__}({', '.join(f'{name}={value!r}' for name, value, usual in given if value != usual)})"
+    )
+
+
+def _model(metadata: Mapping[str, Any]) -> str:
+    """Name, class and dtype of the model; of several, each behind its name."""
+
+    def words(record: Mapping[str, Any]) -> str:
+        return " ".join(str(part) for part in (record.get(key) for key in ("name", "class", "dtype")) if part)
+
+    models = several_models(metadata)
+    if models:
+        return ", ".join(f"{key}: {words(record)}" for key, record in models.items())
+    return words(metadata.get("model") or {}) or "not recorded"
 
 
 def _short(value: object) -> str:

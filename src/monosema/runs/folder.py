@@ -111,7 +111,9 @@ class RunFolder:
         file = self.path / "failure.json"
         if not file.exists():
             return None
-        logger.warning("%s stopped in an earlier call and is left as it is; delete %s to try again", self.path, file.name)
+        logger.warning(
+            "%s stopped in an earlier call and is left as it is; delete %s to try again", self.path, file.name
+        )
         return str(read_json(file)["error"])
 
     def record_failure(self, error: str) -> None:

@@ -1,8 +1,9 @@
-"""How much worse the language model gets, token by token, with a dictionary in its place: what resampling draws from."""
+"""How much worse the language model gets, token by token, with a dictionary spliced in: resampling draws from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def model_loss_increase(stream: ActivationStream, seed: int) -> Callable[[Sparse
             x, y = values[name], values[written]
             replaced = torch.where(usable.unsqueeze(-1), coder(x.to(coder.dtype)).to(y.dtype), y)
             clean = _token_losses(model(ids), ids)
-            with model.edits({written: lambda value, new=replaced: new.to(value)}):
+            with model.edits({written: partial(_instead, replaced)}):
                 spliced = _token_losses(model(ids), ids)
             kept = usable[:, :-1]
             both = [values[site][:, :-1][kept] for site in sites]
@@ -47,6 +48,10 @@ def model_loss_increase(stream: ActivationStream, seed: int) -> Callable[[Sparse
         return torch.cat(rows), torch.cat(losses)
 
     return measure
+
+
+def _instead(new: Tensor, value: Tensor) -> Tensor:
+    return new.to(value)
 
 
 def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,20 +11,25 @@ from monosema import hub
 from monosema.coders import CLT, SAE, Crosscoder, Dictionary, Transcoder
 from monosema.core.errors import ConfigError
 from monosema.data import ActivationStream, Tokens
+from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.rebuild import (
     MODEL_OPTIONS,
     STREAM_OPTIONS,
     TOKEN_OPTIONS,
     model_again,
+    models_again,
     override,
     recorded_options,
     tokens_again,
 )
 from monosema.models import LanguageModel
-from monosema.runs.config import ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.config import MAIN_MODEL, ModelOptions, RunConfig, StreamOptions, TokenOptions
 
 DEFAULT_CONTEXT_SIZE = 256
 DEFAULT_EXPANSION = 16
+
+Models = LanguageModel | Mapping[str, LanguageModel]
+"""A language model, or several by name."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Session:
     coder: Dictionary
     """The dictionary."""
     model: LanguageModel
-    """The language model it reads."""
+    """The language model it reads; of several, the first (``stream.models`` has them all)."""
     tokens: Tokens
     """The text, with the same held-out side."""
     stream: ActivationStream
@@ -44,8 +50,9 @@ def open_session(folder: str | os.PathLike[str], name: str | None = None, **over
     """Rebuild model, tokens and stream from what the dictionary in ``folder`` recorded.
 
     ``overrides`` replace recorded options: ``model=`` and ``text=`` their sources, anything else by its name
-    (``device="cpu"``, ``batch_size=512``, …). Each one that changes something is logged with both values. Raises
-    ``FileError`` where the dictionary records no model or text.
+    (``device="cpu"``, ``batch_size=512``, …). Each one that changes something is logged with both values. Where the
+    dictionary reads several models, ``model=`` maps names to sources, and other options of models hold for all of them.
+    Raises ``FileError`` where the dictionary records no model or text, ``ConfigError`` on an unknown option.
     """
     coder = hub.load(folder, name)
     recorded = recorded_options(coder.metadata)
@@ -58,10 +65,30 @@ def open_session(folder: str | os.PathLike[str], name: str | None = None, **over
             raise ConfigError(f"unknown option {key!r}; recorded are {', '.join(sorted(homes))}")
         part, option = homes[key]
         chosen[part][option] = value
-    model = model_again(override(recorded["model"], chosen["model"], "model"))
-    tokens = tokens_again(override(recorded["tokens"], chosen["tokens"], "tokens"), model)
-    stream = ActivationStream(model, tokens, **override(recorded["stream"], chosen["stream"], "stream"))
-    return Session(coder, model, tokens, stream)
+    models = models_again(_override_models(recorded, chosen["model"]))
+    tokens = tokens_again(override(recorded["tokens"], chosen["tokens"], "tokens"), NamedModels(models).first)
+    stream = ActivationStream(models, tokens, **override(recorded["stream"], chosen["stream"], "stream"))
+    return Session(coder, stream.model, tokens, stream)
+
+
+def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    if "models" not in recorded:
+        return {"model": override(recorded["model"], chosen, "model")}
+    names = list(recorded["models"])
+    sources = chosen.get("source", {})
+    if not isinstance(sources, Mapping) or not set(sources) <= set(names):
+        raise ConfigError(
+            f"the dictionary reads several models ({', '.join(names)}); give their sources by name, as in "
+            f"model={{{names[-1]!r}: ...}}, got {sources!r}"
+        )
+    shared = {option: value for option, value in chosen.items() if option != "source"}
+    own = {key: {"source": sources[key]} if key in sources else {} for key in names}
+    return {
+        "models": {
+            key: override(options, {**shared, **own[key]}, f"models.{key}")
+            for key, options in recorded["models"].items()
+        }
+    }
 
 
 def build_model(options: ModelOptions) -> LanguageModel:
@@ -69,13 +96,25 @@ def build_model(options: ModelOptions) -> LanguageModel:
     return model_again(given(options))
 
 
-def build_tokens(options: TokenOptions, model: LanguageModel) -> Tokens:
-    """``load_tokens`` with these options and the model's tokenizer."""
-    size = min(DEFAULT_CONTEXT_SIZE, model.context_size or DEFAULT_CONTEXT_SIZE)
-    return tokens_again({"context_size": size, **given(options)}, model)
+def build_models(config: RunConfig) -> Models:
+    """The model of ``config``, or, with ``other_models``, all by name; site names are checked before any is loaded."""
+    if not config.other_models:
+        return build_model(config.model)
+    options = {MAIN_MODEL: config.model, **config.other_models}
+    for name in (*config.stream.hook_names, *(config.stream.targets or ())):
+        split_site_name(name, options)
+    return {key: build_model(each) for key, each in options.items()}
 
 
-def build_stream(options: StreamOptions, model: LanguageModel, tokens: Tokens) -> ActivationStream:
+def build_tokens(options: TokenOptions, model: Models) -> Tokens:
+    """``load_tokens`` with these options and the (first) model's tokenizer."""
+    named = NamedModels(model)
+    models = list(named.by_name.values()) or [named.first]
+    size = min(each.context_size or DEFAULT_CONTEXT_SIZE for each in models)
+    return tokens_again({"context_size": min(size, DEFAULT_CONTEXT_SIZE), **given(options)}, named.first)
+
+
+def build_stream(options: StreamOptions, model: Models, tokens: Tokens) -> ActivationStream:
     """An ``ActivationStream`` with these options."""
     return ActivationStream(model, tokens, **given(options))
 
@@ -110,7 +149,7 @@ def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
         return Crosscoder(reads, d_sae, causal=options.causal, **plain)
     if layout.is_autoencoder:
         b_dec = options.b_dec or "input_and_output"
-        own = {"decoder_init_norm": options.decoder_init_norm, "encoder_init": options.encoder_init}
+        own: dict[str, Any] = {"decoder_init_norm": options.decoder_init_norm, "encoder_init": options.encoder_init}
         return SAE(reads[0], d_sae, b_dec=b_dec, decoder_init=options.decoder_init, **own, **plain)
     if options.b_dec == "input_and_output":
         raise ConfigError("a transcoder's b_dec belongs to its output; use coder.b_dec=output or separate")

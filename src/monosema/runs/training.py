@@ -55,7 +55,9 @@ class TrainingResult:
 
 
 @overload
-def train(coder: Several, source: Any, config: TrainingConfig | None = None, **options: Any) -> dict[str, TrainingResult]: ...
+def train(
+    coder: Several, source: Any, config: TrainingConfig | None = None, **options: Any
+) -> dict[str, TrainingResult]: ...
 @overload
 def train(coder: Dictionary, source: Any, config: TrainingConfig | None = None, **options: Any) -> TrainingResult: ...
 
@@ -365,6 +367,9 @@ def _evaluate(
         validation = rows.validation if columns is None else columns.of(rows.validation)
         return evaluate(coder, activations=validation, n_tokens=options.n_tokens) if len(validation) > 0 else None
     assert isinstance(rows, ActivationStream)
+    if rows.models:
+        logger.warning("no report: the evaluation on held-out text puts a dictionary into one model, not several")
+        return None
     if rows.tokens is None or rows.tokens.heldout.n_contexts == 0:
         logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
         return None

@@ -40,7 +40,8 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     """Parts in which a batch is processed, one after the other, to save memory; BatchTopK selects in each part."""
     reconstruction: Literal["sum_of_squares", "mean_per_dimension", "by_norm", "by_batch_deviation"] = "sum_of_squares"
-    """Reconstruction loss of a token: ``‖e‖²``; ``‖e‖²/d``; ``‖e‖²/(d ‖y‖)``; ``‖e‖²/‖y - ȳ‖`` with the batch's mean ȳ."""
+    """Reconstruction loss of a token: ``‖e‖²``; ``‖e‖²/d``; ``‖e‖²/(d ‖y‖)``; ``‖e‖²/‖y - ȳ‖`` with
+    the batch's mean ȳ."""
     site_weights: tuple[float, ...] | None = None
     """Weight of each site written in the reconstruction loss; all one by default."""
     levels: LevelsConfig | None = None

@@ -44,8 +44,8 @@ QUEUE = 10
 class PAnnealer:
     """Lowers p in equal steps and re-scales the coefficient so that the penalty keeps its size.
 
-    Update j, at step ``start + j (n_steps - start) / n_updates``, takes p from ``p_j`` to ``p_(j+1)`` (evenly spaced from
-    ``p`` to ``p_end``) and multiplies ``factor`` by mean penalty(p_j) / mean penalty(p_(j+1)) over the last ten steps.
+    Update j, at step ``start + j (n_steps - start) / n_updates``, takes p from ``p_j`` to ``p_(j+1)`` (evenly spaced
+    from ``p`` to ``p_end``) and multiplies ``factor`` by mean penalty(p_j) / mean penalty(p_(j+1)) over the last ten steps.
     Source: Karvonen et al. 2024, arXiv 2408.00113, section 3.2.
     """
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from monosema.coders import Dictionary
 from monosema.training.config import TrainingConfig
-from monosema.training.terms import FineTuning
 from monosema.training.optimizer import CoderOptimizer
+from monosema.training.terms import FineTuning
 
 
 class FineTuner:

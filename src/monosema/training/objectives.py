@@ -17,8 +17,8 @@ from monosema.coders.stack import Dictionary, add_offset
 from monosema.core.errors import ConfigError
 from monosema.kernels import Levels, budget_levels, decode, decode_levels, prefix_levels, sampled_products
 from monosema.training.config import TrainingConfig
-from monosema.training.terms import HierarchicalTopK, LevelsConfig, Matryoshka, Sparsity
 from monosema.training.penalties import penalty
+from monosema.training.terms import HierarchicalTopK, LevelsConfig, Matryoshka, Sparsity
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,11 @@ def penalty(coder: SparseCoder, encoding: Encoding, sparsity: Sparsity, coeffici
         assert selection.near_activations is not None
         near_weights = weights_F[selection.near.indices.long()]
         at = selection.near_activations * near_weights
-        if isinstance(sparsity, Lp):  # its slope at zero may be infinite: taken where the entry would be, were it active
-            at = (selection.near.values + coder.activation.thresholds()[selection.near.indices.long()]) * near_weights
+        if isinstance(
+            sparsity, Lp
+        ):  # its slope at zero may be infinite: taken where the entry would be, were it active
+            threshold = torch.as_tensor(coder.activation.thresholds()).expand(coder.d_sae)
+            at = (selection.near.values + threshold[selection.near.indices.long()]) * near_weights
         g_near = share * _slope(sparsity, at, _token_factor(sparsity, v, entries, p)[selection.near.rows()], p)
         g_near = g_near * near_weights
     g_W_dec = None

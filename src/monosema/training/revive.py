@@ -14,8 +14,8 @@ from monosema.coders import Encoding, Everywhere, ExtraEntries, SparseCoder
 from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.parts import Part
 from monosema.kernels import decode, latents_from_mask, latents_from_pairs
-from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss, Resample, Revive
 from monosema.training.objectives import Loss
+from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss, Resample, Revive
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Revival:
     """Gradients of further parameters of the part, by name, to be added."""
 
 
+@torch.no_grad()
 def revival(part: Part, encoding: Encoding, loss: Loss, dead_F: Tensor, policy: Revive | None) -> Revival | None:
     """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
     dead = dead_F.nonzero().squeeze(1)

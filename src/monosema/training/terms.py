@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Union
 
@@ -131,7 +132,7 @@ class QuadraticL0:
 
 @dataclass(frozen=True, kw_only=True)
 class RatioL0:
-    """``λ · (L̄0/L* - 1)²`` with L̄0 the batch's mean L0, for a wanted L0 of L* (Rajamanoharan et al. 2024, 2407.14435)."""
+    """``λ · (L̄0/L* - 1)²`` with L̄0 the batch's mean L0, for a wanted L0 of L* (arXiv 2407.14435)."""
 
     is_variant: ClassVar[bool] = True
     target: float = 32.0
@@ -171,7 +172,9 @@ class Matryoshka:
     def __post_init__(self) -> None:
         _require((self.widths is None) != (self.fractions is None), "Matryoshka: give widths or fractions, one of them")
         if self.fractions is not None:
-            _require(all(f > 0 for f in self.fractions), f"Matryoshka: fractions must be positive, got {self.fractions}")
+            _require(
+                all(f > 0 for f in self.fractions), f"Matryoshka: fractions must be positive, got {self.fractions}"
+            )
             total = sum(self.fractions)
             _require(abs(total - 1) < 1e-6, f"Matryoshka: fractions must sum to 1, got {total:g}")
         _check_ascending("Matryoshka: widths", self.widths or ())
@@ -274,8 +277,8 @@ class PreActivationLoss:
 class Resample:
     """Dead latents are replaced by badly reconstructed inputs, drawn with probability ∝ their squared loss.
 
-    Encoder row ``scale · mean norm of the living ones`` along the input's direction, decoder row along the target's, bias
-    zero, optimiser moments zero; the learning rate then rises again. Source: Bricken et al. 2023, "Neuron Resampling".
+    Encoder row ``scale · mean norm of the living ones`` along the input's direction, decoder row along the target's,
+    bias zero, optimiser moments zero; the learning rate then rises again. Source: Bricken et al. 2023, "Neuron Resampling".
     """
 
     is_variant: ClassVar[bool] = True
@@ -284,7 +287,7 @@ class Resample:
     by: Literal["error", "model_loss"] = "error"
     """The loss that is squared: the input's squared error, or the language model's increase in loss."""
     dead_after_tokens: int | None = None
-    """Dead by silence: a latent is replaced after so many tokens without firing; half of ``every_tokens`` by default."""
+    """Dead by silence: replaced after so many tokens without firing; half of ``every_tokens`` by default."""
     dead_below_density: float | None = None
     """Dead by rate, instead: a latent is replaced where it fires on a smaller share of the window's tokens."""
     n_candidates: int = 16_384
@@ -340,7 +343,7 @@ class FineTuning:
     """Trained: a scale of each decoder row; decoder and its bias; row scales and bias; or everything, with the whole
     objective."""
     lr: float | None = None
-    """Learning rate at the start of the phase, from which it falls linearly to zero; a tenth of the run's by default."""
+    """Learning rate at the start of the phase, falling linearly to zero; a tenth of the run's by default."""
 
     def __post_init__(self) -> None:
         _require(self.tokens >= 1, f"FineTuning: tokens must be at least 1, got {self.tokens}")
@@ -363,7 +366,7 @@ def _check_revive(config: AuxK | GhostGradients | PreActivationLoss) -> None:
 
 
 def _check_ascending(what: str, sizes: tuple[int, ...]) -> None:
-    rising = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(sizes))
     _require(rising and all(size >= 1 for size in sizes), f"{what} must be at least 1 and ascend, got {sizes}")
 
 

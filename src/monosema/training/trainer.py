@@ -22,7 +22,6 @@ from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.seeds import random_stream
 from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
-from monosema.training.terms import Lp, Resample
 from monosema.training.controller import PAnnealer, TargetL0Controller
 from monosema.training.finetune import FineTuner
 from monosema.training.initial import geometric_median
@@ -33,6 +32,7 @@ from monosema.training.resample import Candidates, replace_latents_, squared_err
 from monosema.training.revive import dead_after, resample_every, revival
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
 from monosema.training.statistics import FiringStatistics
+from monosema.training.terms import Lp, Resample
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
@@ -255,7 +255,8 @@ class Trainer:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next step depends on: tensors, and plain values."""
-        scaling, plain_scaling = {}, {}
+        scaling: dict[str, Tensor] = {}
+        plain_scaling: dict[str, Any] = {}
         for name, each in (("input", self.input_scaling), ("output", self.output_scaling)):
             tensors, plain_scaling[name] = each.to_state()
             scaling |= {f"scaling.{name}.{key}": value for key, value in tensors.items()}
@@ -336,7 +337,10 @@ class Trainer:
         parts = coder.parts
         encodings = tuple(
             part.coder.encode_select(
-                x[:, part.read], self._workspace(i, part.coder, len(x)), window=window, noise_BF=self._noise(i, len(x), number)
+                x[:, part.read],
+                self._workspace(i, part.coder, len(x)),
+                window=window,
+                noise_BF=self._noise(i, len(x), number),
             )
             for i, part in enumerate(parts)
         )
@@ -612,5 +616,7 @@ def _reconstruction_figures(y: Tensor, e: Tensor, widths: tuple[int, ...]) -> di
     if len(widths) > 1:
         for site, (ys, es) in enumerate(zip(y.split(widths, 1), e.split(widths, 1), strict=True)):
             spread = (ys - ys.mean(0)).square().sum().double()
-            figures[f"fve/site_{site}"] = 1 - float(es.square().sum().double() / spread) if float(spread) > 0 else math.nan
+            figures[f"fve/site_{site}"] = (
+                1 - float(es.square().sum().double() / spread) if float(spread) > 0 else math.nan
+            )
     return figures

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monosema.coders import Gated, LatentGradients, SAE, SparseCoder
+from monosema.coders import SAE, Gated, LatentGradients, SparseCoder
 
 
 def hand_case() -> SparseCoder:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monosema.coders import JumpReLU, LatentGradients, SAE, SparseCoder
+from monosema.coders import SAE, JumpReLU, LatentGradients, SparseCoder
 from monosema.core.errors import ConfigError
 
 
@@ -40,7 +40,9 @@ def test_l0_gradient_counts_the_whole_window() -> None:
     assert near is not None
     assert near.nnz == 256
     assert encoding.latents.nnz == 512
-    gradients = coder.backward(encoding, torch.zeros_like(x), LatentGradients(near_step=torch.ones(256, dtype=torch.float64)))
+    gradients = coder.backward(
+        encoding, torch.zeros_like(x), LatentGradients(near_step=torch.ones(256, dtype=torch.float64))
+    )
     assert gradients["activation.threshold"].tolist() == [-1024.0]
     assert not gradients["W_enc_rows"].any()  # the step passes nothing to the pre-activations
 
