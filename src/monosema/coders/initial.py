@@ -19,6 +19,8 @@ def initial_weights(config: CoderConfig) -> tuple[Tensor, Tensor]:
     decoder = torch.zeros_like(directions) if config.decoder_init == "zeros" else directions * config.decoder_init_norm
     if config.causal:
         zero_acausal_(encoder, decoder, config)
+        encoder /= encoder.norm(dim=1, keepdim=True)
+        decoder *= config.decoder_init_norm / decoder.norm(dim=1, keepdim=True).clamp(min=1e-8)
     return encoder, decoder
 
 

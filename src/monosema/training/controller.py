@@ -45,8 +45,8 @@ class PAnnealer:
     """Lowers p in equal steps and re-scales the coefficient so that the penalty keeps its size.
 
     Update j, at step ``start + j (n_steps - start) / n_updates``, takes p from ``p_j`` to ``p_(j+1)`` (evenly spaced
-    from ``p`` to ``p_end``) and multiplies ``factor`` by mean penalty(p_j) / mean penalty(p_(j+1)) over the last ten steps.
-    Source: Karvonen et al. 2024, arXiv 2408.00113, section 3.2.
+    from ``p`` to ``p_end``) and multiplies ``factor`` by mean penalty(p_j) / mean penalty(p_(j+1)) over the last ten
+    steps. Source: Karvonen et al. 2024, arXiv 2408.00113, section 3.2.
     """
 
     def __init__(self, config: Lp, n_steps: int):

@@ -278,7 +278,7 @@ class Resample:
     """Dead latents are replaced by badly reconstructed inputs, drawn with probability ∝ their squared loss.
 
     Encoder row ``scale · mean norm of the living ones`` along the input's direction, decoder row along the target's,
-    bias zero, optimiser moments zero; the learning rate then rises again. Source: Bricken et al. 2023, "Neuron Resampling".
+    bias zero, optimiser moments zero; the learning rate then rises again. Source: Bricken et al. 2023.
     """
 
     is_variant: ClassVar[bool] = True

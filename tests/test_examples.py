@@ -1,0 +1,73 @@
+"""Every example resolves on the command line, and trains with the embedded model and text in place of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import monosema as ms
+from monosema.cli.main import main
+from monosema.core.config import from_plain, load_plain, merge, to_plain
+from monosema.runs.config import EvaluationOptions, RunConfig, TokenOptions
+from monosema.runs.launch import launch
+
+ROOT = Path(__file__).parents[1] / "examples"
+EXAMPLES = sorted(ROOT.glob("*/*.yaml"))
+FEW = 64 * 8
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def embedded(config: RunConfig) -> RunConfig:
+    """The same run, small, on the embedded model: its four blocks stand for any number."""
+
+    def nearer(names):
+        return None if names is None else tuple(re.sub(r"\d+", lambda m: str(int(m[0]) % 4), name) for name in names)
+
+    stream = replace(config.stream, hook_names=nearer(config.stream.hook_names), targets=nearer(config.stream.targets))
+    training = replace(config.training, tokens=FEW)
+    if training.k_start is not None:
+        training = replace(training, k_start=min(training.k_start, 64))
+    return replace(
+        config,
+        model=replace(config.model, source="builtin", dtype=None),
+        tokens=TokenOptions(context_size=64, max_documents=60),
+        stream=replace(stream, batch_size=128, model_batch_size=8),
+        coder=replace(config.coder, d_sae=128),
+        training=training,
+        evaluation=EvaluationOptions(n_tokens=512),
+    )
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 15
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_it_resolves(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--config", str(path), "--print-config"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    for line in ("hook_names:", "activation:", "tokens:"):
+        assert line in printed
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_it_trains_on_the_embedded_model(path: Path, tmp_path: Path) -> None:
+    config = embedded(from_plain(RunConfig, merge(to_plain(RunConfig()), load_plain(path))))
+    result = launch(config, tmp_path / "run", progress=False)
+    assert result.n_steps == FEW // 128
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == result.n_steps
+    assert lines[-1]["loss"] > 0
+    loaded = ms.load(tmp_path / "run" / "coder")
+    assert type(loaded.config.activation) is type(result.coder.config.activation)
+    assert loaded.hook_name == result.coder.hook_name
+    assert (result.report is None) == bool(config.other_models)
