@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -75,12 +76,22 @@ def test_public_names_are_these() -> None:
         ms.SEA  # noqa: B018
 
 
-def test_readme_tree_is_true() -> None:
-    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "scripts" / "readme_tree.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_what_goes_together_is_the_table() -> None:
+    page = (ROOT / "docs" / "allowed.md").read_text(encoding="utf-8")
+    assert script("allowed_table").table() == page, "run: python scripts/allowed_table.py --write"
+
+
+def test_readme_tree_is_true() -> None:
+    module = script("readme_tree")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert module.with_tree(readme) == readme, "run: python scripts/readme_tree.py --write"
     for line in module.tree().splitlines():

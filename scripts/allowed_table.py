@@ -1,0 +1,60 @@
+"""Write docs/allowed.md from the table in training/allowed.py: `python scripts/allowed_table.py --write`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from monosema.training.allowed import (
+    ACTIVATIONS,
+    DEFAULTS,
+    LEVELS,
+    POLICIES,
+    REFUSED,
+    SPARSITIES,
+    VARIANTS,
+    combinations,
+)
+
+FILE = Path(__file__).parents[1] / "docs" / "allowed.md"
+
+
+def table() -> str:
+    """The page."""
+    every = list(combinations())
+    refused = sum(each.refusal is not None for each in every)
+    lines = [
+        "# What goes with what",
+        "",
+        "Written by `python scripts/allowed_table.py --write` from `training/allowed.py`, which the tests run through.",
+        "",
+        f"{len(every):,} combinations of variant ({', '.join(VARIANTS)}), activation, sparsity loss, nested levels "
+        f"({', '.join(LEVELS)}) and policy for dead latents ({', '.join(POLICIES)}); {refused:,} are refused "
+        f"({refused / len(every):.0%}), each for one of the pairs marked below.",
+        "",
+        "| activation | default loss | " + " | ".join(SPARSITIES[1:]) + " |",
+        "|---|---|" + "---|" * (len(SPARSITIES) - 1),
+    ]
+    for activation in ACTIVATIONS:
+        default = DEFAULTS[activation]
+        name = "none" if default is None else f"{type(default).__name__}, L0 of {getattr(default, 'target_l0', 0):g}"
+        cells = ["refused" if (activation, sparsity) in REFUSED else "yes" for sparsity in SPARSITIES[1:]]
+        lines.append(f"| {activation} | {name} | " + " | ".join(cells) + " |")
+    reasons = {}
+    for pair, reason in REFUSED.items():
+        reasons.setdefault(reason, []).append(" with ".join(pair))
+    lines += ["", *(f"- {', '.join(pairs)}: {reason}." for reason, pairs in reasons.items()), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the file instead of printing it")
+    if parser.parse_args().write:
+        FILE.write_text(table(), encoding="utf-8")
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()
