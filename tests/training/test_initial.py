@@ -78,3 +78,34 @@ def test_outliers_move_the_mean_and_not_the_median():
 def test_what_has_no_median_is_refused(points, weights, message):
     with pytest.raises(DataError, match=message):
         geometric_median(points, weights)
+
+
+def test_lists_arrays_and_components():
+    x = torch.randn(60, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).exp()
+    whole = geometric_median(x).median
+    joint = geometric_median([x[:, :2], x[:, 2:]])
+    assert isinstance(joint.median, list)
+    torch.testing.assert_close(torch.cat(joint.median), whole)
+    apart = geometric_median([x[:, :2], x[:, 2:].numpy()], per_component=True)
+    torch.testing.assert_close(apart.median[0], geometric_median(x[:, :2]).median)
+    torch.testing.assert_close(apart.median[1], geometric_median(x[:, 2:]).median)
+    assert not torch.allclose(torch.cat(list(apart.median)), whole, atol=1e-4)
+    assert joint.termination == "converged"
+    assert geometric_median(x, max_iterations=2).termination == "max_iterations"
+    with pytest.raises(DataError, match="as many in each entry"):
+        geometric_median([x, x[:3]])
+    with pytest.raises(DataError, match="the list of points is empty"):
+        geometric_median([])
+
+
+def test_gradients_pass_where_asked():
+    x = torch.randn(9, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    options = {"max_iterations": 200, "tolerance": 1e-14}
+    assert not geometric_median(x, **options).median.requires_grad
+    median = geometric_median(x, differentiable=True, **options).median
+    (gradient,) = torch.autograd.grad(median[0], x)
+    moved = x.detach().clone()
+    moved[4, 0] += 1e-5
+    slope = (geometric_median(moved, **options).median[0] - median[0].detach()) / 1e-5
+    assert float(gradient[4, 0]) == pytest.approx(float(slope), rel=1e-3)
+    torch.testing.assert_close(gradient.sum(0), torch.tensor([1.0, 0.0], dtype=torch.float64), atol=1e-6, rtol=0)
