@@ -56,6 +56,7 @@ PUBLIC_NAMES = [
     "TrainingResult",
     "Transcoder",
     "UserError",
+    "calibrate_threshold",
     "collect_features",
     "evaluate",
     "geometric_median",
@@ -107,15 +108,16 @@ def test_readme_links_lead_somewhere() -> None:
 @pytest.mark.slow
 def test_readme_python_example_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 1
-    (tmp_path / "example.py").write_text(blocks[0])
+    assert len(blocks) == 2
+    (tmp_path / "example.py").write_text("\n".join(blocks))
     result = subprocess.run(
         [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert result.returncode == 0, result.stderr
     assert "ce_loss_score" in result.stdout
     assert (tmp_path / "runs" / "first" / "features.html").exists()
-    assert (tmp_path / "runs" / "first" / "coder" / "cfg.json").exists()
+    for run in ("first", "sweep/k16", "sweep/k64"):
+        assert (tmp_path / "runs" / run / "coder" / "cfg.json").exists()
 
 
 def test_every_docs_metric_is_logged_or_reported() -> None:

@@ -30,7 +30,8 @@ def test_precedence_command_line_environment_dotenv_file_defaults(
 
 def test_kinds_are_chosen_by_name_and_take_their_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed_config(["--coder.activation", "TopK", "--coder.activation.k", "16"], capsys)
-    assert config["coder"]["activation"] == {"kind": "TopK", "k": 16}
+    chosen = config["coder"]["activation"]
+    assert (chosen["kind"], chosen["k"], chosen["inference"]) == ("TopK", 16, "topk"), "not BatchTopK's rule"
     config = printed_config(["--coder.activation", "JumpReLU", "--training.revive", "none"], capsys)
     assert config["coder"]["activation"]["kind"] == "JumpReLU"
     assert config["training"]["revive"] is None

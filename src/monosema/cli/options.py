@@ -140,6 +140,10 @@ def _dotenv(file: Path) -> dict[str, str]:
     return values
 
 
+_CARRIED = ("k", "target_l0")
+"""Options that mean the same in every kind and stay when another kind is chosen."""
+
+
 def _choose(plain: dict[str, Any], path: str, name: str, kind: type | None) -> None:
     *parents, last = path.split(".")
     node = plain
@@ -152,8 +156,8 @@ def _choose(plain: dict[str, Any], path: str, name: str, kind: type | None) -> N
     if old.get("kind") == name:
         return
     names = {field.name for field in dataclasses.fields(kind)}
-    node[last] = {"kind": name, **{key: value for key, value in old.items() if key in names}}
+    node[last] = {"kind": name, **{key: value for key, value in old.items() if key in names and key in _CARRIED}}
     if "k" in names:
         node[last].setdefault("k", 32)
-        if name == "TopK":
+        if name in ("TopK", "AbsTopK"):
             node[last]["k"] = round(node[last]["k"])

@@ -189,14 +189,14 @@ class SparseCoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Activations ``[..., d_sae]`` of ``x [..., d_in]`` under the inference rule; autograd passes through."""
         flat = flat_tokens(x, self.d_in, "encode")
-        dense = self.activation.infer_dense(self._pre(flat)[1], self._selection_weights())
+        dense = self.activation.infer_dense(self._pre(flat)[1], self.selection_weights())
         return dense.reshape(*x.shape[:-1], self.d_sae)
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> Latents:
         """The same activations as ``Latents``, never built densely."""
         pre = self._pre(flat_tokens(x, self.d_in, "encode_sparse"))[1]
-        return replace(self.activation.infer(pre, self._selection_weights()), leading_shape=tuple(x.shape[:-1]))
+        return replace(self.activation.infer(pre, self.selection_weights()), leading_shape=tuple(x.shape[:-1]))
 
     def decode(self, latents: Latents | Tensor, x: Tensor | None = None) -> Tensor:
         """``f W_dec + b_dec [+ x W_skip]``: ``[..., d_out]``.
@@ -244,7 +244,7 @@ class SparseCoder(nn.Module):
         inner, pre = self._pre(flat, workspace)
         if noise_BF is not None:
             pre.add_(noise_BF)
-        return Encoding(inner, flat, pre, self.activation.select(pre, self._selection_weights(), window))
+        return Encoding(inner, flat, pre, self.activation.select(pre, self.selection_weights(), window))
 
     @torch.no_grad()
     def backward(
@@ -370,7 +370,13 @@ class SparseCoder(nn.Module):
             return inner, torch.mm(inner, self.W_enc_rows.T, out=out)
         return inner, torch.addmm(self.b_enc, inner, self.W_enc_rows.T, out=out)
 
-    def _selection_weights(self) -> Tensor | None:
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """``(x - b) W_enc + b_enc``: ``[..., d_sae]``."""
+        flat = flat_tokens(x, self.d_in, "pre_activations")
+        return self._pre(flat)[1].reshape(*x.shape[:-1], self.d_sae)
+
+    def selection_weights(self) -> Tensor | None:
+        """``[d_sae]`` decoder norms, summed over sites, where latents compete by them."""
         return self.site_norms().sum(1).detach() if self.activation.weights_by_decoder_norm else None
 
     def _add_offset(self, out: Tensor, x: Tensor | None) -> Tensor:

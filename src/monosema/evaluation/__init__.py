@@ -5,10 +5,11 @@ Its job: run a coder as it is, with or without its model, and fill one ``Report`
 
 May import: ``core``, ``metrics``, ``coders``, ``models``, ``data``. Start reading in ``evaluate.py``; ``contexts.py``
 chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over the batches and ``losses.py`` compares
-the clean, spliced and ablated runs of each.
+the clean, spliced and ablated runs of each. ``calibrate.py`` sets thresholds by the L0 they give.
 """
 
+from monosema.evaluation.calibrate import calibrate_threshold
 from monosema.evaluation.evaluate import evaluate
 from monosema.evaluation.report import Report
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Report", "calibrate_threshold", "evaluate"]

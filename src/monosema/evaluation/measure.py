@@ -76,9 +76,9 @@ def measure_activations(
     it came in.
     """
     total, left = RowSums.empty(coder), n_tokens
-    with _unmoved(activations):
-        for index, rows in enumerate(_row_batches(activations, batch_size or ROWS_PER_STEP)):
-            x, target = _split_row(coder, rows if left is None else rows[:left], index)
+    with unmoved(activations):
+        for index, rows in enumerate(row_batches(activations, batch_size or ROWS_PER_STEP)):
+            x, target = split_row(coder, rows if left is None else rows[:left], index)
             total = total + measure_rows(coder, x, target, f"{coder.hook_name or 'activations'}, batch {index}").sums
             if left is not None:
                 left -= len(x)
@@ -111,7 +111,7 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unmoved(source: Any) -> Iterator[None]:
+def unmoved(source: Any) -> Iterator[None]:
     """Reading a stream that has a state moves it on; put it back, so that training sees what it would have seen."""
     if not (hasattr(source, "state_dict") and hasattr(source, "load_state_dict")):
         yield
@@ -123,7 +123,7 @@ def _unmoved(source: Any) -> Iterator[None]:
         source.load_state_dict(state)
 
 
-def _row_batches(activations: Tensor | np.ndarray | Iterable[Any], batch_size: int) -> Iterator[Tensor]:
+def row_batches(activations: Tensor | np.ndarray | Iterable[Any], batch_size: int) -> Iterator[Tensor]:
     """Rows ``[at most batch_size, d]``; of a loader's tuples the first entry. Mapped files are read in parts."""
     if isinstance(activations, str):
         raise ConfigError("activations must be a tensor, an array or an iterable of those, got a string")
@@ -139,7 +139,7 @@ def _row_batches(activations: Tensor | np.ndarray | Iterable[Any], batch_size: i
             yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
-def _split_row(coder: Dictionary, rows: Tensor, index: int) -> tuple[Tensor, Tensor]:
+def split_row(coder: Dictionary, rows: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """What is read and what is to be reconstructed, from rows ``[n, d]``."""
     width, both = rows.shape[1], coder.d_in + coder.d_out
     if width == coder.d_in and coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out:

@@ -45,14 +45,14 @@ class FixedCountActivation(Activation):
         self.running.set(threshold)
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
-        latents, least = self._choose(self._score(pre_BF, weights_F))
+        latents, least = self._choose(self.scores(pre_BF, weights_F))
         return Selection(self._valued(latents, pre_BF), least=least)
 
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         threshold = self.running.value
         if self.config.inference == "topk" or threshold is None:
             return self.select(pre_BF, weights_F).latents
-        return self._valued(select_above(self._score(pre_BF, weights_F), threshold), pre_BF)
+        return self._valued(select_above(self.scores(pre_BF, weights_F), threshold), pre_BF)
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         return pre_BF * (self.infer(pre_BF.detach(), weights_F).to_dense() != 0)
@@ -71,7 +71,8 @@ class FixedCountActivation(Activation):
         assert selection.least is not None
         self.running.update_(selection.least, ok)
 
-    def _score(self, pre_BF: Tensor, weights_F: Tensor | None) -> Tensor:
+    def scores(self, pre_BF: Tensor, weights_F: Tensor | None) -> Tensor:
+        """What latents compete by: ``[B, F]``."""
         score = pre_BF.abs() if self.signed else pre_BF
         if not self.weights_by_decoder_norm:
             return score
