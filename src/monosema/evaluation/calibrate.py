@@ -26,7 +26,8 @@ def calibrate_threshold(
     """Set ``coder``'s threshold in place so that on ``activations`` it has ``target_l0`` active latents a token.
 
     The threshold is the ``round(target_l0 · n)``-th largest score of all n tokens, exactly, so the mean L0 on them is
-    ``target_l0`` less one entry. For TopK, AbsTopK and BatchTopK with ``inference="threshold"``.
+    ``target_l0`` less one entry. For TopK, AbsTopK and BatchTopK with
+    ``inference="threshold"``.
 
     Args:
         activations: ``[..., d]`` or an iterable of them, as for ``evaluate``; a stream over held-out tokens, say. A
