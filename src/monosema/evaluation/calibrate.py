@@ -35,8 +35,8 @@ def calibrate_threshold(
         target_l0: the coder's own k by default.
         n_tokens: tokens used at most.
 
-    Returns the threshold. Raises ``ConfigError`` for a coder without one, ``DataError`` where there are no tokens or too
-    few positive scores.
+    Returns the threshold. Raises ``ConfigError`` for a coder without one, ``DataError`` where there are no tokens or
+    too few positive scores.
     """
     own = coder.activation
     if not isinstance(own, FixedCountActivation) or own.config.inference != "threshold":
