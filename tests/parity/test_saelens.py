@@ -13,7 +13,7 @@ from peer import Peer, PeerError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from monosema.coders import SAE, BatchTopK, Gated, JumpReLU, ReLU, SparseCoder, TopK, Transcoder
+from monosema.coders import SAE, AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, SparseCoder, TopK, Transcoder
 from monosema.coders.activations.batchtopk import BatchTopKActivation
 from monosema.coders.config import ActivationConfig, BDecMode
 from monosema.core.errors import UserError
@@ -27,6 +27,7 @@ THRESHOLD = 0.4
 SAE_ACTIVATIONS = {
     "standard": ReLU(),
     "topk": TopK(k=5),
+    "abstopk": AbsTopK(k=5),
     "jumprelu": JumpReLU(),
     "jumprelu from BatchTopK": BatchTopK(k=5),
     "gated": Gated(),
@@ -179,7 +180,7 @@ def test_we_refuse_heads_side_by_side(saelens: Peer, tmp_path: Path):
         load(tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk", "abstopk", "matching_pursuit"])
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk", "matching_pursuit"])
 def test_we_refuse_architectures_we_do_not_have(saelens: Peer, tmp_path: Path, architecture: str):
     own = {} if architecture == "matching_pursuit" else {"k": 5}
     if architecture == "matryoshka_batchtopk":

@@ -300,11 +300,12 @@ class SparseCoder(nn.Module):
             gradients["W_dec"] = weight_gradient(to_columns(levels.latents), levels.latents.values, table)
         along = self.W_dec.new_zeros(self.d_sae)
         along.index_add_(0, latents.indices, latents.values * g_through)
-        encoder, b_enc = torch.zeros_like(self.W_enc_rows), self.W_dec.new_zeros(self.d_sae)
-        for number, entries in enumerate(activation.pre):
-            shared = columns if entries.indices is latents.indices else to_columns(entries)
-            part = weight_gradient(shared, entries.values, encoding.x_BI)
-            encoder = part if number == 0 else encoder.add_(part)
+        first, *others = activation.pre
+        shared = columns if first.indices is latents.indices else to_columns(first)
+        encoder, b_enc = weight_gradient(shared, first.values, encoding.x_BI), self.W_dec.new_zeros(self.d_sae)
+        b_enc.index_add_(0, first.indices, first.values)
+        for entries in others:
+            encoder.add_(weight_gradient(to_columns(entries), entries.values, encoding.x_BI))
             b_enc.index_add_(0, entries.indices, entries.values)
         if extra is not None:
             g_extra = sampled_products(extra.latents, extra.g_out_BO, self.W_dec)
