@@ -40,7 +40,7 @@ def table() -> str:
         name = "none" if default is None else f"{type(default).__name__}, L0 of {getattr(default, 'target_l0', 0):g}"
         cells = ["refused" if (activation, sparsity) in REFUSED else "yes" for sparsity in SPARSITIES[1:]]
         lines.append(f"| {activation} | {name} | " + " | ".join(cells) + " |")
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for pair, reason in REFUSED.items():
         reasons.setdefault(reason, []).append(" with ".join(pair))
     lines += ["", *(f"- {', '.join(pairs)}: {reason}." for reason, pairs in reasons.items()), ""]
