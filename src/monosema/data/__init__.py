@@ -1,13 +1,15 @@
 """From text to shuffled activations.
 
 Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts with a held-out split), then ``stream``
-(contexts to shuffled rows); ``rows`` serves activations that are already there.
+(contexts to shuffled rows); ``rows`` serves activations that are already there, and
+``synthetic`` makes some from a known dictionary.
 """
 
 from monosema.data.packing import PackingRule, pack
 from monosema.data.rows import ArrayRows, IterableRows, as_row_source
 from monosema.data.sites import RowLayout
 from monosema.data.stream import ActivationStream
+from monosema.data.synthetic import SyntheticFeatures
 from monosema.data.tokens import Tokens, TokenSplit, load_tokens
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "IterableRows",
     "PackingRule",
     "RowLayout",
+    "SyntheticFeatures",
     "TokenSplit",
     "Tokens",
     "as_row_source",

@@ -10,7 +10,8 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 (0/0) is NaN, and its docstring says when; an input that is not finite is a ``DataError``.
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
-``language.py`` compares next-token predictions.
+``language.py`` compares next-token predictions;
+``recovery.py`` compares a decoder with a known dictionary.
 """
 
 from monosema.metrics.checks import require_finite
@@ -23,6 +24,7 @@ from monosema.metrics.reconstruction import (
     norm_ratio,
     relative_reconstruction_bias,
 )
+from monosema.metrics.recovery import max_cosine, mean_max_cosine, recovered_fraction
 from monosema.metrics.sparsity import (
     RELIABLE_DEAD_TOKENS,
     SparseRows,
@@ -53,9 +55,12 @@ __all__ = [
     "l1",
     "log10_density",
     "log_probs",
+    "max_cosine",
+    "mean_max_cosine",
     "mse",
     "n_alive",
     "norm_ratio",
+    "recovered_fraction",
     "relative_reconstruction_bias",
     "require_finite",
     "token_cross_entropy",
