@@ -179,7 +179,8 @@ class Contest:
         if key in self.known:
             return self.known[key]
         searched = job.architecture in worker.system.searched
-        entry, low, high, nearest = {}, None, None, math.inf
+        entry: dict[str, Any] = {}
+        low, high, nearest = None, None, math.inf
         coefficient = job.coefficient
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(SEARCH if searched else 1):

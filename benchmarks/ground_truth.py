@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from report import command, markdown_table, refresh_block
 from monosema.data import SyntheticFeatures
 from monosema.metrics import mean_max_cosine, recovered_fraction
 
-KINDS = ("independent", "correlated", "hierarchical")
+KINDS: tuple[Literal["independent", "correlated", "hierarchical"], ...] = ("independent", "correlated", "hierarchical")
 BATCH_SIZE = 1024
 N_HELDOUT = 16_384
 
@@ -77,7 +79,7 @@ def main() -> None:
         refresh_block("ground-truth", text)
 
 
-def render(contests: dict[str, Contest], n_steps: int) -> str:
+def render(contests: Mapping[Literal["independent", "correlated", "hierarchical"], Contest], n_steps: int) -> str:
     """The table, an architecture of a system a row."""
     l0 = SyntheticFeatures().l0
     rows = []
@@ -95,8 +97,8 @@ def render(contests: dict[str, Contest], n_steps: int) -> str:
             markdown_table(header, rows),
             "",
             f"{n_steps:,} batches of {BATCH_SIZE:,}, learning rate the best of {', '.join(f'{r:g}' for r in RATES)} on "
-            "the first seed; mean ± standard deviation over seeds. Found: directions with a cosine above 0.9. L0 of the "
-            f"truth: {l0:g}. monosema {version('monosema')}, sae-lens 6.54.12, dictionary-learning 0.1.0.",
+            "the first seed; mean ± standard deviation over seeds. Found: directions with a cosine above 0.9. The "
+            f"truth's L0 is {l0:g}. monosema {version('monosema')}, sae-lens 6.54.12, dictionary-learning 0.1.0.",
             f"Printed by `{command()}`.",
         ]
     )

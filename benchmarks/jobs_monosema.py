@@ -6,12 +6,13 @@ from jobs import MATRYOSHKA, THRESHOLD_RATE, Job, Trained, serve
 from torch import Tensor
 
 import monosema as ms
+from monosema.coders import SparseCoder
 from monosema.data import IterableRows
 
 
 def train(job: Job, batches: list[Tensor]) -> Trained:
     k = job.l0
-    coders = {
+    coders: dict[str, ms.ReLU | ms.TanhReLU | ms.Gated | ms.JumpReLU | ms.TopK | ms.AbsTopK | ms.BatchTopK] = {
         "ReLU": ms.ReLU(),
         "ReLU, p-annealing": ms.ReLU(),
         "Tanh-ReLU": ms.TanhReLU(),
@@ -23,14 +24,14 @@ def train(job: Job, batches: list[Tensor]) -> Trained:
         "BatchTopK": ms.BatchTopK(k=k, threshold_rate=THRESHOLD_RATE),
         "Matryoshka BatchTopK": ms.BatchTopK(k=k, threshold_rate=THRESHOLD_RATE),
     }
-    losses = {
+    losses: dict[str, ms.L1 | ms.Lp | ms.L0] = {
         "ReLU": ms.L1(target_l0=k),
         "ReLU, p-annealing": ms.Lp(target_l0=k, p=1.0, p_end=0.2),
         "Tanh-ReLU": ms.L1(target_l0=k),
         "Gated": ms.L1(target_l0=k),
         "JumpReLU": ms.L0(target_l0=k),
     }
-    levels = {
+    levels: dict[str, ms.Matryoshka | ms.HierarchicalTopK] = {
         "Matryoshka BatchTopK": ms.Matryoshka(fractions=MATRYOSHKA),
         "Hierarchical TopK": ms.HierarchicalTopK(budgets=tuple(sorted({max(1, round(k) // 4), round(k)}))),
     }
@@ -42,7 +43,9 @@ def train(job: Job, batches: list[Tensor]) -> Trained:
         levels=levels.get(job.architecture),
     )
     coder = ms.SAE(batches[0].shape[1], job.d_sae, activation=coders[job.architecture], seed=job.seed)
-    trained = ms.train(coder, IterableRows(batches, job.batch_size), config, progress=False).coder
+    result = ms.train(coder, IterableRows(batches, job.batch_size), config, progress=False)
+    assert isinstance(result.coder, SparseCoder)
+    trained = result.coder
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
         latents = trained.encode(x)

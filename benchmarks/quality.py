@@ -50,7 +50,7 @@ class Heldout:
         return cls(model, site, contexts, special, torch.cat(rows).float())
 
     def score(self, out: Path) -> dict[str, float]:
-        """FVE, dead fraction, and CE of the model with the reconstruction in the site's place, against zero ablation."""
+        """FVE, dead fraction, and ce_loss_score with the reconstruction in the site's place."""
         result = np.load(out)
         reconstruction = torch.from_numpy(result["reconstruction"])
         losses, start = LossSums.empty(), 0

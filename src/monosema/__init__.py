@@ -2,7 +2,7 @@
 
 >>> import monosema as ms
 >>> ms.BatchTopK(k=32)
-BatchTopK(k=32, inference='threshold', weight_by_decoder_norm=False, threshold_rate=0.05)
+BatchTopK(k=32, inference='threshold', weight_by_decoder_norm=True, threshold_rate=0.05)
 
 Names are imported when first used, so that ``import monosema`` and the command line's help stay fast.
 """

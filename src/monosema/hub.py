@@ -226,11 +226,11 @@ def _activation(spec: CoderSpec) -> ActivationConfig:
         case "topk":
             if spec.k is None:
                 raise FileError("a topk dictionary must state k")
-            return trained if isinstance(trained, TopK) else TopK(k=spec.k)
+            return trained if isinstance(trained, TopK) else TopK(k=spec.k, weight_by_decoder_norm=False)
         case "abstopk":
             if spec.k is None:
                 raise FileError("an abstopk dictionary must state k")
-            return trained if isinstance(trained, AbsTopK) else AbsTopK(k=spec.k)
+            return trained if isinstance(trained, AbsTopK) else AbsTopK(k=spec.k, weight_by_decoder_norm=False)
         case "gated":
             return Gated()
         case "jumprelu":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ChannelGradients, Selection
-from monosema.coders.config import CoderConfig
+from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TopK
 from monosema.coders.initial import initial_weights, zero_acausal_
 from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
@@ -405,6 +405,16 @@ class SparseCoder(nn.Module):
     def unfold_W_dec_norm(self, norms_F: Tensor) -> None:
         """Undo ``fold_W_dec_norm`` given the norms it returned."""
         self._scale_latents(1 / norms_F)
+
+    @torch.no_grad()
+    def fold_selection_weights(self) -> None:
+        """Scale latents by the decoder norms that weight their selection, and weight it no more; for this coder's
+        decoder the function and the selection are unchanged."""
+        weights, activation = self.selection_weights(), self.config.activation
+        if weights is not None and isinstance(activation, TopK | AbsTopK | BatchTopK):
+            self._scale_latents(weights.clamp(min=1e-8))
+            self.activation.weights_by_decoder_norm = False
+            self.config = replace(self.config, activation=replace(activation, weight_by_decoder_norm=False))
 
     @torch.no_grad()
     def fold_input_scaling(self, input_scaling: Scaling | float, output_scaling: Scaling | float) -> None:

@@ -47,8 +47,9 @@ class TopK:
     """Active latents per token."""
     inference: Inference = "topk"
     """The rule at inference: the same k of each token, or all above the running threshold."""
-    weight_by_decoder_norm: bool = False
-    """Whether latents compete by ``pre_i · ‖W_dec_i‖`` rather than by ``pre_i``."""
+    weight_by_decoder_norm: bool = True
+    """Whether latents compete by ``pre_i · ‖W_dec_i‖``, what they would add, rather than by ``pre_i``; the same where
+    decoder rows are unit, as those of a trained dictionary are."""
     threshold_rate: float = 0.05
     """Share of the newest batch in the running mean of the selection threshold."""
 
@@ -70,7 +71,7 @@ class AbsTopK:
     """Active latents per token."""
     inference: Inference = "topk"
     """The rule at inference: the same k of each token, or all whose magnitude exceeds the running threshold."""
-    weight_by_decoder_norm: bool = False
+    weight_by_decoder_norm: bool = True
     """Whether latents compete by ``|pre_i| · ‖W_dec_i‖`` rather than by ``|pre_i|``."""
     threshold_rate: float = 0.05
     """Share of the newest batch in the running mean of the selection threshold."""
@@ -93,8 +94,9 @@ class BatchTopK:
     """Active latents per token, on average over the batch; may be fractional."""
     inference: Inference = "threshold"
     """The rule at inference: all above the running threshold, or the same choice in the batch at hand."""
-    weight_by_decoder_norm: bool = False
-    """Whether latents compete by ``pre_i · ‖W_dec_i‖`` rather than by ``pre_i``."""
+    weight_by_decoder_norm: bool = True
+    """Whether latents compete by ``pre_i · ‖W_dec_i‖``, what they would add, rather than by ``pre_i``; the same where
+    decoder rows are unit, as those of a trained dictionary are."""
     threshold_rate: float = 0.05
     """Share of the newest batch in the running mean of the selection threshold, which is the rule at inference."""
 
@@ -176,8 +178,9 @@ class CoderConfig:
     on (weakly causal crosscoder)."""
     decoder_init: DecoderInit = "random"
     """Starting directions of the decoder rows: random, orthogonal in blocks of ``d_out`` rows, or zero."""
-    decoder_init_norm: float = 1.0
-    """Starting norm of the decoder rows."""
+    decoder_init_norm: float | None = None
+    """Starting norm of the decoder rows: by default 0.1 for TopK, AbsTopK, BatchTopK and JumpReLU, whose decoders are
+    free while training, and 1 for the others."""
     encoder_init: Literal["auto", "transpose", "independent"] = "auto"
     """Encoder rows start as the decoder's, or drawn anew (norm one); the former where input and output are one site."""
     hook_name: str | None = None
@@ -192,13 +195,16 @@ class CoderConfig:
     def __post_init__(self) -> None:
         for name in ("d_in", "d_sae", "d_out"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.decoder_init_norm is None:
+            free = isinstance(self.activation, TopK | AbsTopK | BatchTopK | JumpReLU)
+            object.__setattr__(self, "decoder_init_norm", 0.1 if free else 1.0)
         k = getattr(self.activation, "k", None)
         _require(k is None or k <= self.d_sae, f"k={k} exceeds d_sae={self.d_sae}; lower k or widen the dictionary")
         _require(
             self.b_dec != "input_and_output" or self.d_in == self.d_out,
             f"b_dec='input_and_output' needs d_in == d_out, got {self.d_in} and {self.d_out}; use b_dec='output'",
         )
-        _require(self.decoder_init_norm > 0, f"decoder_init_norm must be positive, got {self.decoder_init_norm}")
+        _require(self.norm_at_start > 0, f"decoder_init_norm must be positive, got {self.decoder_init_norm}")
         _require(
             self.encoder_init != "transpose" or self.d_in == self.d_out,
             f"encoder_init='transpose' needs d_in == d_out, got {self.d_in} and {self.d_out}; use 'independent'",
@@ -216,6 +222,12 @@ class CoderConfig:
             not self.causal or (self.read_widths == self.write_widths and self.d_sae >= len(self.read_widths)),
             "causal=True needs the same sites read and written, and at least one latent for each",
         )
+
+    @property
+    def norm_at_start(self) -> float:
+        """``decoder_init_norm`` as it is, whether given or not."""
+        assert self.decoder_init_norm is not None
+        return self.decoder_init_norm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ def initial_weights(config: CoderConfig) -> tuple[Tensor, Tensor]:
         config.encoder_init == "auto" and config.d_in == config.d_out and config.decoder_init != "zeros"
     )
     encoder = directions.clone() if transpose else _rows(config.d_sae, config.d_in, config.seed, "W_enc", False)
-    decoder = torch.zeros_like(directions) if config.decoder_init == "zeros" else directions * config.decoder_init_norm
+    decoder = torch.zeros_like(directions) if config.decoder_init == "zeros" else directions * config.norm_at_start
     if config.causal:
         zero_acausal_(encoder, decoder, config)
         encoder /= encoder.norm(dim=1, keepdim=True)
-        decoder *= config.decoder_init_norm / decoder.norm(dim=1, keepdim=True).clamp(min=1e-8)
+        decoder *= config.norm_at_start / decoder.norm(dim=1, keepdim=True).clamp(min=1e-8)
     return encoder, decoder
 
 

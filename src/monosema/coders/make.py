@@ -19,7 +19,7 @@ def SAE(
     activation: ActivationConfig | None = None,
     b_dec: BDecMode = "input_and_output",
     decoder_init: DecoderInit = "random",
-    decoder_init_norm: float = 1.0,
+    decoder_init_norm: float | None = None,
     encoder_init: Literal["auto", "transpose", "independent"] = "auto",
     hook_name: str | None = None,
     dtype: str = "float32",

@@ -163,6 +163,14 @@ class CrossLayerTranscoder(nn.Module):
         self.b_dec.copy_(folded)
 
     @torch.no_grad()
+    def fold_selection_weights(self) -> None:
+        """``SparseCoder.fold_selection_weights`` of every layer."""
+        if any(coder.selection_weights() is not None for coder in self.members):
+            for coder in self.members:
+                coder.fold_selection_weights()
+            self.config = replace(self.config, activation=self.members[0].config.activation)
+
+    @torch.no_grad()
     def fold_W_dec_norm(self) -> Tensor:
         """Make every layer's decoder rows unit norm in place, the function unchanged; the norms ``[d_sae]``."""
         if self.config.tied == "per_target":

@@ -99,7 +99,7 @@ class SyntheticFeatures:
             raise ConfigError(f"n_rows must be at least 1, got {n_rows}")
         sizes = [CHUNK] * (n_rows // CHUNK) + ([n_rows % CHUNK] if n_rows % CHUNK else [])
         generator = random_stream(self.seed, "synthetic", "rows", seed)
-        return map(lambda n: self._draw(n, generator), sizes)
+        return (self._draw(n, generator) for n in sizes)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         shape = (n, self.n_features)

@@ -106,8 +106,8 @@ class CoderOptions:
     """Which decoders of a cross-layer transcoder are one."""
     decoder_init: DecoderInit = "random"
     """Starting directions of the decoder rows."""
-    decoder_init_norm: float = 1.0
-    """Starting norm of the decoder rows, where the decoder is free."""
+    decoder_init_norm: float | None = None
+    """Starting norm of the decoder rows; by default as the coder's activation wants it."""
     encoder_init: Literal["auto", "transpose", "independent"] = "auto"
     """Whether encoder rows start as the decoder's."""
     dtype: Literal["float32", "float64"] = "float32"

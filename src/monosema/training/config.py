@@ -31,8 +31,9 @@ class TrainingConfig:
     """Cycles of ``cosine_restarts``."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
-    beta2: float = 0.999
-    """Adam's decay of the second moment."""
+    beta2: float | Literal["auto"] = "auto"
+    """Adam's decay of the second moment; ``"auto"``: a memory of a twentieth of the run, at least 20 and at most 1,000
+    steps (``schedules.automatic_beta2``)."""
     epsilon: float = 1e-8
     """Adam's ε."""
     grad_clip: float | None = None
@@ -61,8 +62,8 @@ class TrainingConfig:
     finetuning: FineTuning | None = None
     """A last phase that trains only some weights."""
     decoder: Literal["auto", "unit_norm", "free"] = "auto"
-    """Decoder rows of norm one, their gradient projected; or unconstrained. ``auto``: unit norm, but for tanh-ReLU and
-    for decoders that start at zero."""
+    """Decoder rows of norm one, their gradient projected; or unconstrained. ``auto``: unit norm where the sparsity loss
+    could be lowered by long decoder rows (its ``weighting`` is ``none``)."""
     b_dec_init: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     """Initial decoder bias (and input bias, of its own site), from rows of the first chunk."""
     input_scaling: Literal["expected_norm", "expected_norm_one", "whitening", "none"] = "expected_norm"
@@ -86,8 +87,8 @@ class TrainingConfig:
             self.warmup_fraction + self.decay_fraction <= 1,
             "warmup_fraction and decay_fraction together exceed the run; lower one of them",
         )
-        for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
+            _require(beta == "auto" or 0 <= beta < 1, f"{name} must be at least 0 and below 1, got {beta}")
         _require(0 <= self.lr_end_fraction <= 1, f"lr_end_fraction must be between 0 and 1, got {self.lr_end_fraction}")
         _require(self.lr_cycles >= 1, f"lr_cycles must be at least 1, got {self.lr_cycles}")
         parts = self.gradient_accumulation

@@ -20,7 +20,7 @@ class FineTuner:
     ``∂loss/∂s_i = ⟨∂loss/∂W_dec_i, D_i⟩``. Folded by construction: no scale is saved.
     """
 
-    def __init__(self, dictionary: Dictionary, phase: FineTuning, config: TrainingConfig):
+    def __init__(self, dictionary: Dictionary, phase: FineTuning, config: TrainingConfig, n_steps: int):
         self._dictionary = dictionary
         self._scaled = phase.weights in ("scale", "unrotated_decoder")
         own = dict(dictionary.named_parameters())
@@ -36,7 +36,7 @@ class FineTuner:
         if phase.weights != "scale":
             trained |= {name: value for name, value in own.items() if name == "b_dec"}
         self._trained = trained
-        self._optimizer = CoderOptimizer(trained, config, dictionary.device)
+        self._optimizer = CoderOptimizer(trained, config, n_steps, dictionary.device)
 
     @torch.no_grad()
     def step_(self, gradients: Mapping[str, Tensor], loss: Tensor, lr: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.training.config import TrainingConfig
+from monosema.training.schedules import automatic_beta2
 
 
 class CoderOptimizer:
@@ -17,13 +18,14 @@ class CoderOptimizer:
     A step whose gradients or loss are not finite changes nothing: the check stays on the device.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], config: TrainingConfig, device: torch.device):
+    def __init__(self, parameters: Mapping[str, Tensor], config: TrainingConfig, n_steps: int, device: torch.device):
         self._config = config
+        beta2 = automatic_beta2(n_steps) if config.beta2 == "auto" else config.beta2
         self._parameters = dict(parameters)
         self.adam = torch.optim.Adam(
             list(self._parameters.values()),
             lr=0.0,
-            betas=(config.beta1, config.beta2),
+            betas=(config.beta1, beta2),
             eps=config.epsilon,
             fused=device.type in ("cpu", "cuda", "mps"),
         )

@@ -46,6 +46,15 @@ def warmup_factor(step: int, n_steps: int, warmup_fraction: float) -> float:
     return 1.0 if steps <= 0 else min(1.0, step / steps)
 
 
+def automatic_beta2(n_steps: int) -> float:
+    """Adam's β₂ for a run of ``n_steps``: ``1 − 1/m`` with ``m = n_steps / 20``, at least 20 and at most 1,000.
+
+    Gradients of a dictionary shrink by orders of magnitude within a few hundred steps. A memory as long as the run
+    keeps dividing by the first ones, and the steps become too small.
+    """
+    return 1 - 1 / min(1000.0, max(20.0, n_steps / 20))
+
+
 def automatic_lr(d_sae: int, batch_size: int, n_steps: int) -> float:
     """Adam's peak learning rate for a run of ``n_steps`` batches.
 

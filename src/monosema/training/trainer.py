@@ -119,13 +119,13 @@ class Trainer:
         self._directions = directions
         if config.sparse_connection is not None and directions is None:
             raise ConfigError("sparse_connection: the SAE's directions are missing; ms.train loads them")
-        self._optimizer = CoderOptimizer(dict(coder.named_parameters()), config, coder.device)
+        self._optimizer = CoderOptimizer(dict(coder.named_parameters()), config, self.n_main_steps, coder.device)
         self._finetuner: FineTuner | None = None
         self._workspaces: list[Tensor] = []
         self._record: StepRecord | None = None
         coder.requires_grad_(True)
         if self.unit_norm:
-            coder.fold_W_dec_norm()
+            _make_unit_norm(coder)
 
     @property
     def tokens_seen(self) -> int:
@@ -156,7 +156,7 @@ class Trainer:
         if self.coder.is_trained:  # its weights are those of raw activations, its bias is already where it belongs
             self.coder.fold_input_scaling(self.input_scaling.inverted(), self.output_scaling.inverted())
             if self.unit_norm:
-                self.coder.fold_W_dec_norm()
+                _make_unit_norm(self.coder)
         elif self.config.b_dec_init != "zeros":
             if self.coder.b_dec is not None:
                 self.coder.b_dec.copy_(self._center(self.output_scaling.apply(y)))
@@ -245,6 +245,8 @@ class Trainer:
         for part in coder.parts:
             if isinstance(part.coder.activation, FixedCountActivation):
                 part.coder.activation.k = part.coder.activation.config.k
+        if not self.output_scaling.is_uniform:
+            coder.fold_selection_weights()
         if not (self.input_scaling.is_identity and self.output_scaling.is_identity):
             coder.fold_input_scaling(self.input_scaling, self.output_scaling)
         if can_fold_norms(coder, self.output_scaling.is_uniform and self.unit_norm):
@@ -509,7 +511,7 @@ class Trainer:
         assert phase is not None
         if phase.weights != "all":
             self.unit_norm = False  # the rows' norms are what is trained
-            self._finetuner = FineTuner(self.coder, phase, self.config)
+            self._finetuner = FineTuner(self.coder, phase, self.config, self.n_steps - self.n_main_steps)
 
     def _center(self, rows: Tensor) -> Tensor:
         if self.config.b_dec_init == "mean":
@@ -575,7 +577,19 @@ def _unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
         for met, what in ((zeros, "decoder_init='zeros'"), (tanh, "TanhReLU"), (per_target, "tied='per_target'")):
             if met:
                 raise ConfigError(f"decoder='unit_norm' cannot be used with {what}; use decoder='free'")
-    return config.decoder != "free" and not (zeros or tanh or per_target)
+    if config.decoder != "auto":
+        return config.decoder == "unit_norm"
+    weighting = getattr(resolve_sparsity(coder.config.activation, config.sparsity), "weighting", None)
+    return weighting == "none" and not (zeros or tanh or per_target)
+
+
+@torch.no_grad()
+def _make_unit_norm(coder: Dictionary) -> None:
+    """Decoder rows of norm one in place: what is trained keeps its function, what is not its encoder."""
+    if coder.is_trained:
+        coder.fold_W_dec_norm()
+    else:
+        renormalise_(coder, torch.ones((), dtype=torch.bool, device=coder.device))
 
 
 def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
