@@ -106,17 +106,30 @@ def test_ghost_gradients_are_those_of_the_formula():
 @pytest.mark.parametrize("dead_only", [False, True])
 def test_pre_activation_loss_pushes_all_that_are_below_the_threshold(dead_only):
     coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), dtype="float64", seed=3)
+    with torch.no_grad():
+        coder.W_dec.mul_(torch.linspace(0.5, 2, 5).unsqueeze(1))
     coder.requires_grad_(True)
     x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     dead = torch.tensor([True, False, True, True, False])
     encoding = coder.encode_select(x)
     made = run(coder, encoding, x, dead, PreActivationLoss(coefficient=0.3, dead_only=dead_only))
     pre = (x - coder.b_dec) @ coder.W_enc_rows.T + coder.b_enc
-    below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1).detach()
+    below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1)
     expected = 0.3 * (below * dead if dead_only else below).sum() / 7
     assert float(made.value.detach()) == pytest.approx(float(expected.detach()))
     got = coder.backward(encoding, torch.zeros_like(x), everywhere=made.everywhere)
-    names = ["W_enc_rows", "b_enc", "b_dec", "activation.threshold"]
+    names = ["W_enc_rows", "b_enc", "W_dec", "b_dec", "activation.threshold"]
     own = dict(coder.named_parameters())
     for name, gradient in zip(names, torch.autograd.grad(expected, [own[name] for name in names]), strict=True):
         torch.testing.assert_close(got[name] + made.parameters.get(name, 0), gradient)
+
+
+def test_pre_activation_loss_leaves_decoder_rows_of_norm_one_alone():
+    coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), dtype="float64", seed=3)
+    x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    encoding = coder.encode_select(x)
+    made = run(coder, encoding, x, torch.ones(5, dtype=torch.bool), PreActivationLoss(coefficient=0.3))
+    nothing = torch.zeros_like(x)
+    assert coder.backward(encoding, nothing, everywhere=made.everywhere)["W_dec"].abs().max() > 0.01
+    held = coder.backward(encoding, nothing, everywhere=made.everywhere, unit_norm=True)["W_dec"]
+    torch.testing.assert_close(held, torch.zeros_like(held))

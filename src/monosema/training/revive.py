@@ -101,17 +101,21 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     """
     n_tokens = max(1, len(encoding.pre_BF))
     chosen = dead_F if config.dead_only else torch.ones_like(dead_F)
-    share = config.coefficient / n_tokens * chosen.to(coder.dtype) * coder.W_dec.norm(dim=1)
+    unweighted = config.coefficient / n_tokens * chosen.to(coder.dtype)
+    norms = coder.W_dec.norm(dim=1)
+    share = unweighted * norms
     distance = coder.activation.thresholds() - encoding.pre_BF
     above = latents_from_mask(distance, (distance <= 0) & chosen)
     n_below = len(encoding.pre_BF) - above.counts()
-    value = (share * distance.clamp(min=0).sum(0)).sum()
+    below = distance.clamp(min=0).sum(0)
+    value = (share * below).sum()
+    decoder = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1) * coder.W_dec
     own = {}
     if isinstance(coder.activation, JumpReLUActivation):
         own["activation.threshold"] = share * n_below
     elif coder.b_enc is None:
         own["activation.b_gate"] = -share * n_below
-    return Revival("pre_activation", value, everywhere=Everywhere(-share, above), parameters=own)
+    return Revival("pre_activation", value, everywhere=Everywhere(-share, above, decoder), parameters=own)
 
 
 def default_k(coder: SparseCoder) -> int:
