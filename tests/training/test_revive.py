@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monosema.coders import SAE, JumpReLU, ReLU
+from monosema.coders import SAE, JumpReLU, ReLU, TopK
 from monosema.training import AuxK, TrainingConfig
 from monosema.training.objectives import Objective
 from monosema.training.revive import dead_after, default_k, revival
@@ -45,6 +45,20 @@ def test_the_strongest_positive_dead_latents_decode_to_the_error():
     assert float(aux.value) == pytest.approx(0.5 * (1 + 4 + 0.25 + 1) / 2)
     assert aux.extra.latents.to_dense().tolist() == [[0, 4, 0, 0], [0, 0, 0, 0]]
     assert aux.extra.g_out_BO.tolist() == [[-0.5, 1.0], [-0.25, 0.5]]
+
+
+@pytest.mark.parametrize(("by_norm", "chosen"), [(False, 1), (True, 0)])
+def test_dead_latents_compete_as_the_living_do(by_norm, chosen):
+    """Token (3, 4) has 3 on latent 0, whose decoder row has norm 2, and 4 on latent 1."""
+    coder = SAE(2, 4, activation=TopK(k=1, weight_by_decoder_norm=by_norm), dtype="float64")
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    with torch.no_grad():
+        coder.W_enc_rows.copy_(rows)
+        coder.W_dec.copy_(rows * torch.tensor([2.0, 1, 1, 1]).unsqueeze(1))
+    dead = torch.tensor([True, True, False, False])
+    aux = run(coder, coder.encode_select(X[:1]), E_BO[:1], dead, AuxK(k=1, coefficient=0.5))
+    assert aux.extra.latents.indices.tolist() == [chosen]
+    assert aux.extra.latents.values.tolist() == [[3.0, 4.0][chosen]]
 
 
 def test_fewer_dead_latents_than_k_are_all_used():
