@@ -38,7 +38,10 @@ def train(
         made = trainer.step(batch)
         trainer.n_training_steps += 1
         losses.append({"loss": float(made.loss), **{name: float(value) for name, value in made.losses.items()}})
-    state = {"state.since_fired": trainer.n_forward_passes_since_fired.clone()}
+    state = {
+        "state.since_fired": trainer.n_forward_passes_since_fired.clone(),
+        "state.n_active": made.feature_acts.count_nonzero(),
+    }
     if hasattr(sae, "topk_threshold"):
         state["state.threshold"] = sae.topk_threshold.clone()
     save_file({**gradients, **_named("weights.", dict(sae.named_parameters())), **state}, out)

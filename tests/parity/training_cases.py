@@ -112,11 +112,18 @@ def train_ours(
 
 
 def train_theirs(
-    peer: Peer, folder: Path, weights: Mapping[str, Tensor], batches: Tensor, command: str = "train", **arguments: Any
+    peer: Peer,
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    batches: Tensor,
+    command: str = "train",
+    *,
+    dead: Tensor = DEAD,
+    **arguments: Any,
 ) -> Run:
-    """The peer's own trainer on the same, ``command`` of its script."""
+    """The peer's own trainer on the same, ``command`` of its script; ``dead`` marks latents for its arguments."""
     tensors, out = folder / "in.safetensors", folder / "out.safetensors"
-    save_file({**{f"weights.{k}": v for k, v in weights.items()}, "batches": batches, "dead": DEAD}, tensors)
+    save_file({**{f"weights.{k}": v for k, v in weights.items()}, "batches": batches, "dead": dead}, tensors)
     answer = peer.call(command, tensors=str(tensors), out=str(out), **arguments)
     found = load_file(out)
 
