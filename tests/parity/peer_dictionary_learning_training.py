@@ -108,7 +108,7 @@ def _train(
 
 
 def _copied(trainer: Any) -> Any:
-    """A copy, as ``loss`` changes state. Trainers keep parts of the graph of the newest loss, which cannot be copied."""
+    """A copy, as ``loss`` changes state. Trainers keep parts of the newest loss's graph, which cannot be copied."""
     for name, value in vars(trainer).items():
         if isinstance(value, Tensor) and not value.is_leaf:
             setattr(trainer, name, value.detach())
