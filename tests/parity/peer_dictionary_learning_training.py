@@ -86,11 +86,12 @@ def _train(
     probe = _copied(trainer)
     probe.loss(given["batches"][0], step=first_step).backward()
     gradients = {key: parameter.grad.clone() for key, parameter in probe.ae.named_parameters()}
-    losses = []
+    losses, drawn_from = [], []
     for step, batch in enumerate(given["batches"], start=first_step):
         terms = _copied(trainer).loss(batch, step=step, logging=True)[3]
         terms["loss"] = float(_copied(trainer).loss(batch, step=step))
-        trainer.update(step, batch)
+        with _recorded_draws(drawn_from):
+            trainer.update(step, batch)
         losses.append({**terms, **{f"after/{name}": float(getattr(trainer, name)) for name in record}})
     saved = {f"gradients.{_common(trainer, key)}": _turned(key, value) for key, value in gradients.items()}
     for key, parameter in trainer.ae.named_parameters():
@@ -98,9 +99,10 @@ def _train(
         for moment, value in trainer.optimizer.state.get(parameter, {}).items():
             if moment != "step":
                 saved[f"state.{_common(trainer, key)}.{moment}"] = _turned(key, value).clone()
-    for buffer in ("threshold",):
-        if buffer not in weights and hasattr(trainer.ae, buffer):
-            saved[f"state.{buffer}"] = torch.as_tensor(getattr(trainer.ae, buffer)).clone()
+    if "threshold" not in weights and hasattr(trainer.ae, "threshold"):
+        saved["state.threshold"] = trainer.ae.threshold.clone()
+    if drawn_from:
+        saved["state.drawn_from"] = drawn_from[-1]
     if hasattr(trainer, "num_tokens_since_fired"):
         saved["state.since_fired"] = trainer.num_tokens_since_fired.clone()
     save_file({key: value.contiguous() for key, value in saved.items()}, out)
@@ -131,6 +133,22 @@ def _dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def _recorded_draws(drawn_from: list[Tensor]) -> Iterator[None]:
+    """Append what ``torch.multinomial`` draws from."""
+    multinomial = torch.multinomial
+
+    def record(weights: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        drawn_from.append(weights.detach().clone())
+        return multinomial(weights, *arguments, **options)
+
+    torch.multinomial = record
+    try:
+        yield
+    finally:
+        torch.multinomial = multinomial
 
 
 @contextlib.contextmanager

@@ -89,9 +89,9 @@ def put(coder: SparseCoder, weights: Mapping[str, Tensor]) -> SparseCoder:
 def train_ours(
     coder: SparseCoder, config: dict[str, Any], batches: Tensor, dead: Tensor | None = None
 ) -> tuple[Run, Trainer]:
-    """As many steps of ``Trainer`` as there are batches, the schedules spanning just these."""
+    """As many steps of ``Trainer`` as there are batches; the schedules span just these unless ``config`` has tokens."""
     n_steps, n_tokens = batches.shape[:2]
-    trainer = Trainer(coder, TrainingConfig(tokens=n_steps * n_tokens, **config), n_tokens)
+    trainer = Trainer(coder, TrainingConfig(**{"tokens": n_steps * n_tokens, **config}), n_tokens)
     if dead is not None:
         trainer.statistics.tokens_since_fired[dead] = LONG_AGO * n_tokens
     update, handed = trainer._optimizer.step_, []
