@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from dictionary_learning.trainers import batch_top_k, jumprelu, matryoshka_batch_top_k, p_anneal, standard, top_k
+from dictionary_learning.trainers.gated_anneal import GatedAnnealTrainer
 from dictionary_learning.trainers.gdm import GatedSAETrainer
+from dictionary_learning.trainers.trainer import get_lr_schedule, get_sparsity_warmup_fn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +23,7 @@ TRAINERS = {
     "standard_april": standard.StandardTrainerAprilUpdate,
     "p_anneal": p_anneal.PAnnealTrainer,
     "gdm": GatedSAETrainer,
+    "gated_anneal": GatedAnnealTrainer,
     "jumprelu": jumprelu.JumpReluTrainer,
     "top_k": top_k.TopKTrainer,
     "batch_top_k": batch_top_k.BatchTopKTrainer,
@@ -62,6 +65,12 @@ def train(
     """
     with _dtype(load_file(tensors)["batches"].dtype), _exact_projection(exact), _step_of_pre_activations(pre_jump):
         return _train(load_file(tensors), out, trainer, options, first_step, dead_tokens, record)
+
+
+def schedules(n_steps: int, lr: dict[str, Any], sparsity_warmup_steps: int) -> Mapping[str, Any]:
+    """The factors of learning rate and penalty at every step."""
+    rate, penalty = get_lr_schedule(n_steps, **lr), get_sparsity_warmup_fn(n_steps, sparsity_warmup_steps)
+    return {"lr": [rate(n) for n in range(n_steps)], "penalty": [penalty(n) for n in range(n_steps)]}
 
 
 def _train(

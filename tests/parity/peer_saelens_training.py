@@ -10,6 +10,7 @@ import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_class, get_sae_training_class
 from sae_lens.saes.sae import TrainStepInput
+from sae_lens.training.optim import get_lr_scheduler
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,11 +42,52 @@ def train(
     state = {
         "state.since_fired": trainer.n_forward_passes_since_fired.clone(),
         "state.n_active": made.feature_acts.count_nonzero(),
+        "state.log_sparsity": trainer.log_feature_sparsity.clone(),
     }
     if hasattr(sae, "topk_threshold"):
         state["state.threshold"] = sae.topk_threshold.clone()
     save_file({**gradients, **_named("weights.", dict(sae.named_parameters())), **state}, out)
     return {"losses": losses}
+
+
+def fit(
+    tensors: str,
+    out: str,
+    architecture: str,
+    options: dict[str, Any],
+    run: dict[str, Any],
+    n_estimate: int,
+) -> Mapping[str, Any]:
+    """A whole run: the scaling from the first ``n_estimate`` batches, training on the others, the scaling folded in."""
+    given = load_file(tensors)
+    batches = given["batches"]
+    sae = _with_weights(*get_sae_training_class(architecture), _part(given, "weights."), options)
+    n_tokens = batches.shape[1]
+    config = SAETrainerConfig(
+        total_training_samples=(len(batches) - n_estimate) * n_tokens,
+        train_batch_size_samples=n_tokens,
+        n_batches_for_norm_estimate=n_estimate,
+        lr_end=run["lr"] / 10,
+        **run,
+    )
+    folded = SAETrainer(config, sae, iter(batches)).fit()
+    last = batches[-1]
+    with torch.no_grad():
+        kept = {"state.output": folded(last).clone(), "state.b_dec": folded.b_dec.clone()}
+    save_file(kept, out)
+    return {"losses": []}
+
+
+def lr_schedule(name: str, n_steps: int, warm_up_steps: int, decay_steps: int, n_cycles: int) -> Mapping[str, Any]:
+    """The learning rate at every step, of 1 at its peak and 0.1 at the main part's end."""
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_lr_scheduler(name, optimizer, n_steps, 1.0, warm_up_steps, decay_steps, 0.1, n_cycles)
+    rates = []
+    for _ in range(n_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return {"lr": rates}
 
 
 def transcode(tensors: str, out: str, architecture: str, options: dict[str, Any]) -> Mapping[str, Any]:

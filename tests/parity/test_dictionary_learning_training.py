@@ -1,4 +1,4 @@
-"""Training against dictionary-learning 0.1.0: standard, April update, p-annealing, gated and JumpReLU.
+"""Training against dictionary-learning 0.1.0: standard, April update, p-annealing, gated, JumpReLU.
 
 On equal weights and inputs: loss terms and gradients of one step in float32, and twelve updates by its own trainers in
 float64, with the same decay of the learning rate, warm-up of the penalty and clipping.
@@ -113,6 +113,18 @@ CASES = {
         {"beta1": 0.0},
         ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
     ),
+    **{
+        f"gated_anneal, {function}": Case(
+            "gated_anneal",
+            {"sparsity_function": function, "p_start": 0.5, "initial_sparsity_penalty": 0.02, "anneal_start": 1000},
+            Gated(),
+            Lp(coefficient=0.02, p=0.5, root=function == "Lp", weighting="none"),
+            {"loss": "loss", "mse_loss": "mse", "aux_loss": "gate_mse", "lp_loss": "penalty"},
+            {"beta1": 0.0},
+            ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"),
+        )
+        for function in ("Lp", "Lp^p")
+    },
     **{
         f"p_anneal, {function}, p={p}": Case(
             "p_anneal",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peer import Peer
+from torch import Tensor
 from training_cases import (
     D_IN,
     D_SAE,
@@ -62,7 +63,8 @@ class Case:
     config: dict[str, Any]
     terms: dict[str, str]
     names: tuple[str, ...] = SHARED
-    dead: bool = False
+    dead: Tensor | None = None
+    """Latents that both sides take for dead; those of ``DEAD`` then do not fire."""
 
 
 STANDARD = {"loss": "loss", "mse_loss": "mse"}
@@ -117,7 +119,7 @@ CASES = {
         },
         {**STANDARD, "l0_loss": "l0", "pre_act_loss": "pre_activation"},
         JUMP_NAMES,
-        dead=True,
+        dead=DEAD,
     ),
 }
 
@@ -126,10 +128,8 @@ def both(
     saelens: Peer, folder: Path, case: Case, dtype: torch.dtype, n_steps: int, b_dec_to_input: bool = True
 ) -> tuple[Run, Run]:
     """Their run and ours."""
-    weights, batches = (
-        random_weights(dtype, names=case.names, dead="silent" if case.dead else "none"),
-        random_batches(dtype, n_steps),
-    )
+    weights = random_weights(dtype, names=case.names, dead="none" if case.dead is None else "silent")
+    batches = random_batches(dtype, n_steps)
     options = {"d_in": D_IN, "d_sae": D_SAE, "apply_b_dec_to_input": b_dec_to_input, **case.options}
     sparsity = case.config["sparsity"]
     if n_steps == 1:  # nothing is to be seen of a loss in the first step of its warm-up
@@ -143,12 +143,13 @@ def both(
         architecture=case.architecture,
         options=options,
         run=THERE if n_steps > 1 else {"lr": 1e-3, "dead_feature_window": DEAD_STEPS},
-        dead_steps=LONG_AGO if case.dead else None,
+        dead_steps=None if case.dead is None else LONG_AGO,
+        **({} if case.dead is None else {"dead": case.dead}),
     )
     b_dec = "input_and_output" if b_dec_to_input else "output"
     coder = SAE(D_IN, D_SAE, activation=case.activation, b_dec=b_dec, dtype=str(dtype).removeprefix("torch."))
     config = {**HERE, "revive": None, **case.config, "sparsity": sparsity}
-    ours, _ = train_ours(put(coder, weights), config, batches, DEAD if case.dead else None)
+    ours, _ = train_ours(put(coder, weights), config, batches, case.dead)
     return theirs, ours
 
 
@@ -167,6 +168,16 @@ def test_twelve_steps_in_float64(saelens: Peer, tmp_path: Path, name: str):
     if "threshold" in theirs.weights:  # both keep θ ≥ 0: we after a step, they before the next
         theirs.weights["threshold"].clamp_(min=0)
     assert_same_tensors(theirs.weights, ours.weights, FLOAT64)
+
+
+def test_their_pre_activation_loss_is_ours_of_all_latents_where_all_are_dead(saelens: Peer, tmp_path: Path):
+    """sae-lens 6.54.12 takes it of dead latents alone; ours, as Anthropic's, of all unless ``dead_only``."""
+    case = CASES["jumprelu, pre-activation loss"]
+    of_all = {**case.config, "revive": PreActivationLoss(coefficient=0.4)}
+    case = replace(case, dead=torch.ones(D_SAE, dtype=torch.bool), config=of_all)
+    theirs, ours = both(saelens, tmp_path, case, torch.float32, 1)
+    assert_same_losses(theirs.losses, ours.losses, case.terms, FLOAT32)
+    assert_same_tensors(theirs.gradients, ours.gradients, FLOAT32)
 
 
 @pytest.mark.parametrize("b_dec_to_input", [True, False])

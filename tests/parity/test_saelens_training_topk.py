@@ -1,4 +1,4 @@
-"""Training against sae-lens 6.54.12: TopK, BatchTopK and Matryoshka BatchTopK SAEs, AuxK and running thresholds."""
+"""Training against sae-lens 6.54.12: TopK, AbsTopK, BatchTopK, Matryoshka; AuxK and running thresholds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from training_cases import (
     N_STEPS,
     N_TOKENS,
     Run,
+    assert_close,
     assert_same_losses,
     assert_same_tensors,
     put,
@@ -30,7 +31,7 @@ from training_cases import (
     train_theirs,
 )
 
-from monosema.coders import SAE, BatchTopK, TopK
+from monosema.coders import SAE, AbsTopK, BatchTopK, TopK
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.training import AuxK, Matryoshka, Trainer
 
@@ -53,7 +54,7 @@ class Case:
     """One architecture of sae-lens, and ours."""
 
     architecture: str
-    batch: bool
+    activation: type[TopK] | type[AbsTopK] | type[BatchTopK]
     matryoshka: bool = False
 
     def both(
@@ -86,11 +87,7 @@ class Case:
         )
         for losses in theirs.losses:
             losses["mse_loss"] += sum(losses.pop(f"inner_mse_loss_{m}") for m in WIDTHS[:-1]) if self.matryoshka else 0
-        activation = (
-            BatchTopK(k=k, weight_by_decoder_norm=rescale, threshold_rate=RATE)
-            if self.batch
-            else TopK(k=int(k), weight_by_decoder_norm=rescale)
-        )
+        activation = self.activation(k=k, weight_by_decoder_norm=rescale, threshold_rate=RATE)
         coder = SAE(D_IN, D_SAE, activation=activation, dtype=str(batches.dtype).removeprefix("torch."))
         levels = Matryoshka(widths=WIDTHS) if self.matryoshka else None
         ours, trainer = train_ours(put(coder, weights), {**HERE, "levels": levels, **(run or {})}, batches, dead)
@@ -98,17 +95,26 @@ class Case:
 
 
 CASES = {
-    "topk": Case("topk", batch=False),
-    "batchtopk": Case("batchtopk", batch=True),
-    "matryoshka_batchtopk": Case("matryoshka_batchtopk", batch=True, matryoshka=True),
+    "topk": Case("topk", TopK),
+    "abstopk": Case("abstopk", AbsTopK),
+    "batchtopk": Case("batchtopk", BatchTopK),
+    "matryoshka_batchtopk": Case("matryoshka_batchtopk", BatchTopK, matryoshka=True),
 }
+
+
+def given(name: str, dtype: torch.dtype, n_steps: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Weights with dead latents, and batches; half of the pre-activations are negative where signs do not matter."""
+    weights = random_weights(dtype, dead="positive")
+    if name == "abstopk":
+        weights["W_enc"][:, ::2] *= -1
+        weights["b_enc"][::2] *= -1
+    return weights, random_batches(dtype, n_steps)
 
 
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_one_step_in_float32(saelens: Peer, tmp_path: Path, name: str, rescale: bool):
-    weights, batches = random_weights(torch.float32, dead="positive"), random_batches(torch.float32, 1)
-    theirs, ours, _ = CASES[name].both(saelens, tmp_path, weights, batches, rescale=rescale)
+    theirs, ours, _ = CASES[name].both(saelens, tmp_path, *given(name, torch.float32, 1), rescale=rescale)
     assert_same_losses(theirs.losses, ours.losses, TERMS, FLOAT32)
     assert_same_tensors(theirs.gradients, ours.gradients, FLOAT32)
 
@@ -116,13 +122,13 @@ def test_one_step_in_float32(saelens: Peer, tmp_path: Path, name: str, rescale: 
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_twelve_steps_in_float64(saelens: Peer, tmp_path: Path, name: str, rescale: bool):
-    weights, batches = random_weights(torch.float64, dead="positive"), random_batches(torch.float64, N_STEPS)
-    theirs, ours, trainer = CASES[name].both(saelens, tmp_path, weights, batches, rescale=rescale)
+    theirs, ours, trainer = CASES[name].both(saelens, tmp_path, *given(name, torch.float64, N_STEPS), rescale=rescale)
     assert_same_losses(theirs.losses, ours.losses, TERMS, FLOAT64)
     assert_same_tensors(theirs.weights, ours.weights, FLOAT64)
     since = theirs.state["since_fired"] * N_TOKENS  # they count steps, we count tokens
     assert trainer.statistics.tokens_since_fired.tolist() == since.long().tolist()
-    if CASES[name].batch:
+    assert_close(theirs.state["log_sparsity"], trainer.statistics.log10_density(), FLOAT32)
+    if CASES[name].activation is BatchTopK:
         activation = trainer.coder.parts[0].coder.activation
         assert isinstance(activation, FixedCountActivation)
         assert float(activation.running.total) == pytest.approx(float(theirs.state["threshold"]), rel=FLOAT64)
