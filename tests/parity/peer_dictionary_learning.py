@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from dictionary_learning.trainers.jumprelu import JumpReluTrainer
+from peer_dictionary_learning_training import schedules, train
 from peer_serve import serve
 from safetensors.torch import load_file, save_file
 
@@ -49,4 +50,4 @@ def jumprelu_l0_gradient(tensors: str, out: str, bandwidth: float) -> Mapping[st
 
 
 if __name__ == "__main__":
-    serve({f.__name__: f for f in (version, jumprelu_l0_gradient)})
+    serve({f.__name__: f for f in (version, jumprelu_l0_gradient, schedules, train)})

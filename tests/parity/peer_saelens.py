@@ -10,6 +10,7 @@ from typing import Any
 
 import sae_lens
 import torch
+from peer_saelens_training import fit, lr_schedule, train, transcode
 from peer_serve import serve
 from sae_lens import SAE, TrainingSAE
 from sae_lens.loading import pretrained_sae_loaders
@@ -98,4 +99,9 @@ def _run(sae: Any, rows: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    serve({f.__name__: f for f in (version, read, read_sparsity, make, export, checkpoint)})
+    serve(
+        {
+            f.__name__: f
+            for f in (version, read, read_sparsity, make, export, checkpoint, train, transcode, fit, lr_schedule)
+        }
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monosema.coders import SAE, JumpReLU, ReLU
+from monosema.coders import SAE, JumpReLU, ReLU, TopK
 from monosema.training import AuxK, TrainingConfig
 from monosema.training.objectives import Objective
 from monosema.training.revive import dead_after, default_k, revival
@@ -45,6 +45,20 @@ def test_the_strongest_positive_dead_latents_decode_to_the_error():
     assert float(aux.value) == pytest.approx(0.5 * (1 + 4 + 0.25 + 1) / 2)
     assert aux.extra.latents.to_dense().tolist() == [[0, 4, 0, 0], [0, 0, 0, 0]]
     assert aux.extra.g_out_BO.tolist() == [[-0.5, 1.0], [-0.25, 0.5]]
+
+
+@pytest.mark.parametrize(("by_norm", "chosen"), [(False, 1), (True, 0)])
+def test_dead_latents_compete_as_the_living_do(by_norm, chosen):
+    """Token (3, 4) has 3 on latent 0, whose decoder row has norm 2, and 4 on latent 1."""
+    coder = SAE(2, 4, activation=TopK(k=1, weight_by_decoder_norm=by_norm), dtype="float64")
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    with torch.no_grad():
+        coder.W_enc_rows.copy_(rows)
+        coder.W_dec.copy_(rows * torch.tensor([2.0, 1, 1, 1]).unsqueeze(1))
+    dead = torch.tensor([True, True, False, False])
+    aux = run(coder, coder.encode_select(X[:1]), E_BO[:1], dead, AuxK(k=1, coefficient=0.5))
+    assert aux.extra.latents.indices.tolist() == [chosen]
+    assert aux.extra.latents.values.tolist() == [[3.0, 4.0][chosen]]
 
 
 def test_fewer_dead_latents_than_k_are_all_used():
@@ -106,17 +120,30 @@ def test_ghost_gradients_are_those_of_the_formula():
 @pytest.mark.parametrize("dead_only", [False, True])
 def test_pre_activation_loss_pushes_all_that_are_below_the_threshold(dead_only):
     coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), dtype="float64", seed=3)
+    with torch.no_grad():
+        coder.W_dec.mul_(torch.linspace(0.5, 2, 5).unsqueeze(1))
     coder.requires_grad_(True)
     x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     dead = torch.tensor([True, False, True, True, False])
     encoding = coder.encode_select(x)
     made = run(coder, encoding, x, dead, PreActivationLoss(coefficient=0.3, dead_only=dead_only))
     pre = (x - coder.b_dec) @ coder.W_enc_rows.T + coder.b_enc
-    below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1).detach()
+    below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1)
     expected = 0.3 * (below * dead if dead_only else below).sum() / 7
     assert float(made.value.detach()) == pytest.approx(float(expected.detach()))
     got = coder.backward(encoding, torch.zeros_like(x), everywhere=made.everywhere)
-    names = ["W_enc_rows", "b_enc", "b_dec", "activation.threshold"]
+    names = ["W_enc_rows", "b_enc", "W_dec", "b_dec", "activation.threshold"]
     own = dict(coder.named_parameters())
     for name, gradient in zip(names, torch.autograd.grad(expected, [own[name] for name in names]), strict=True):
         torch.testing.assert_close(got[name] + made.parameters.get(name, 0), gradient)
+
+
+def test_pre_activation_loss_leaves_decoder_rows_of_norm_one_alone():
+    coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), dtype="float64", seed=3)
+    x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    encoding = coder.encode_select(x)
+    made = run(coder, encoding, x, torch.ones(5, dtype=torch.bool), PreActivationLoss(coefficient=0.3))
+    nothing = torch.zeros_like(x)
+    assert coder.backward(encoding, nothing, everywhere=made.everywhere)["W_dec"].abs().max() > 0.01
+    held = coder.backward(encoding, nothing, everywhere=made.everywhere, unit_norm=True)["W_dec"]
+    torch.testing.assert_close(held, torch.zeros_like(held))

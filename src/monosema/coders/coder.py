@@ -72,6 +72,8 @@ class Everywhere:
     """[F] ∂loss/∂pre of every entry of a latent."""
     but: Latents
     """The entries that it does not reach."""
+    W_dec: Tensor | None = None
+    """[F, O] what the same loss gives the decoder (by whose norms it is weighted)."""
 
 
 @dataclass(frozen=True)
@@ -320,10 +322,11 @@ class SparseCoder(nn.Module):
             encoder.addr_(everywhere.g_F, encoding.x_BI.sum(0))
             encoder.sub_(weight_gradient(to_columns(everywhere.but), g_but, encoding.x_BI))
             b_enc.add_(everywhere.g_F, alpha=len(encoding.x_BI)).index_add_(0, everywhere.but.indices, g_but, alpha=-1)
-        if own.W_dec is not None:
-            gradients["W_dec"].add_(own.W_dec)
-            if unit_norm:
-                along.add_((own.W_dec * self.W_dec).sum(1))
+        for g_W_dec in (own.W_dec, None if everywhere is None else everywhere.W_dec):
+            if g_W_dec is not None:
+                gradients["W_dec"].add_(g_W_dec)
+                if unit_norm:
+                    along.add_((g_W_dec * self.W_dec).sum(1))
         if unit_norm:
             gradients["W_dec"].addcmul_(along.unsqueeze(1), self.W_dec, value=-1)
         gradients["W_enc_rows"] = encoder

@@ -52,15 +52,16 @@ def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK)
     """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
     ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, the ``min(k, number dead)`` largest positive
-    pre-activations of dead latents of each token (largest in magnitude for AbsTopK). ``normalised`` divides by
-    ``Σ w ‖e - mean e‖²``.
+    pre-activations of dead latents of each token (largest in magnitude for AbsTopK; times ``‖W_dec_i‖`` where latents
+    compete so). ``normalised`` divides by ``Σ w ‖e - mean e‖²``.
     """
     coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
     n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
     pre = encoding.pre_BF[:, dead]
     signed = bool(getattr(coder.activation, "signed", False))
-    size, places = (pre.abs() if signed else pre).topk(k, dim=1)
+    weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
+    size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
     kept = size > 0
     tokens = torch.arange(n_tokens, device=dead.device).unsqueeze(1).expand_as(places)
     values = pre.gather(1, places)
@@ -101,17 +102,21 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     """
     n_tokens = max(1, len(encoding.pre_BF))
     chosen = dead_F if config.dead_only else torch.ones_like(dead_F)
-    share = config.coefficient / n_tokens * chosen.to(coder.dtype) * coder.W_dec.norm(dim=1)
+    unweighted = config.coefficient / n_tokens * chosen.to(coder.dtype)
+    norms = coder.W_dec.norm(dim=1)
+    share = unweighted * norms
     distance = coder.activation.thresholds() - encoding.pre_BF
     above = latents_from_mask(distance, (distance <= 0) & chosen)
     n_below = len(encoding.pre_BF) - above.counts()
-    value = (share * distance.clamp(min=0).sum(0)).sum()
+    below = distance.clamp(min=0).sum(0)
+    value = (share * below).sum()
+    decoder = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1) * coder.W_dec
     own = {}
     if isinstance(coder.activation, JumpReLUActivation):
         own["activation.threshold"] = share * n_below
     elif coder.b_enc is None:
         own["activation.b_gate"] = -share * n_below
-    return Revival("pre_activation", value, everywhere=Everywhere(-share, above), parameters=own)
+    return Revival("pre_activation", value, everywhere=Everywhere(-share, above, decoder), parameters=own)
 
 
 def default_k(coder: SparseCoder) -> int:

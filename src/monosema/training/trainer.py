@@ -65,6 +65,8 @@ class _Gradients:
     loss: Loss
     encodings: tuple[Encoding, ...]
     terms: dict[str, Tensor]
+    next_penalty: Tensor | None
+    """The penalty under the coming power of p-annealing, shortly before it comes."""
 
 
 class NonFiniteStepError(DataError):
@@ -330,7 +332,9 @@ class Trainer:
             last.loss.g_out,
             last.loss.parts,
         )
-        return _Gradients(gradients, loss, tuple(e for d in done for e in d.encodings), terms)
+        coming = [d.next_penalty * s for d, s in zip(done, shares, strict=True) if d.next_penalty is not None]
+        next_penalty = torch.stack(coming).sum() if coming else None
+        return _Gradients(gradients, loss, tuple(e for d in done for e in d.encodings), terms, next_penalty)
 
     def _gradients(self, x: Tensor, y: Tensor, coefficient: float, number: int) -> _Gradients:
         coder, config = self.coder, self.config
@@ -374,7 +378,15 @@ class Trainer:
             coder.tie_gradients_(gradients)
         if config.sparse_connection is not None and not only_reconstruction:
             terms["sparse_connection"] = self._connect_(gradients)
-        return _Gradients(gradients, loss, encodings, terms)
+        return _Gradients(gradients, loss, encodings, terms, self._next_penalty(encodings))
+
+    def _next_penalty(self, encodings: tuple[Encoding, ...]) -> Tensor | None:
+        coming = None if self.annealer is None or self.is_finetuning else self.annealer.next_p(self.step_number)
+        if coming is None or self.sparsity is None:
+            return None
+        pairs = zip(self.coder.parts, encodings, strict=True)
+        values = [penalty(part.coder, encoding, self.sparsity, 0.0, coming).value for part, encoding in pairs]
+        return torch.stack(values).sum()
 
     def _connect_(self, gradients: dict[str, Tensor]) -> Tensor:
         """Add the sparse-connection loss's gradient in place; returns its value."""
@@ -410,15 +422,8 @@ class Trainer:
             return
         if self.controller is not None:
             self.controller.update_(l0)
-        if self.annealer is not None and self.sparsity is not None:
-            coming = self.annealer.next_p(self.step_number)
-            if coming is not None and done.loss.penalty is not None:
-                parts = self.coder.parts
-                values = [
-                    float(penalty(part.coder, encoding, self.sparsity, 0.0, coming).value)
-                    for part, encoding in zip(parts, done.encodings, strict=False)
-                ]
-                self.annealer.update_(self.step_number, float(done.loss.penalty), sum(values))
+        if self.annealer is not None and done.next_penalty is not None and done.loss.penalty is not None:
+            self.annealer.update_(self.step_number, float(done.loss.penalty), float(done.next_penalty))
 
     def _resample_if_due(self, x: Tensor, y: Tensor) -> None:
         policy = self.config.revive
