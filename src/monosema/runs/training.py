@@ -30,6 +30,12 @@ from monosema.training.terms import Resample
 
 logger = logging.getLogger("monosema.runs")
 
+HELDOUT_FIGURES = (
+    *("fve", "l0", "dead_fraction"),
+    *("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score"),
+)
+"""What of a report is logged while training."""
+
 RowSource = ActivationStream | ArrayRows | IterableRows
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 
@@ -242,10 +248,7 @@ class _Keeper(Callback):
         if every > 0 and trainer.step_number % every == 0 and isinstance(self._rows, ActivationStream):
             report = _evaluate(trainer.inference_coder(), self._rows, None, self._options, progress=False)
             if report is not None:
-                figures = {
-                    name: getattr(report, name) for name in ("fve", "l0", "ce_loss_score", "kl", "dead_fraction")
-                }
-                line = {f"heldout/{name}": value for name, value in figures.items()}
+                line = {f"heldout/{name}": getattr(report, name) for name in HELDOUT_FIGURES}
                 self._folder.append_metrics({"step": trainer.step_number, **line})
 
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:

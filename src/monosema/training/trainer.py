@@ -6,7 +6,6 @@ Shape letters: B tokens, I input width, O output width, F latents.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from monosema.core.seeds import random_stream
 from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
 from monosema.training.controller import PAnnealer, TargetL0Controller
+from monosema.training.figures import StepRecord, step_figures, term_coefficients, threshold_figures
 from monosema.training.finetune import FineTuner
 from monosema.training.initial import geometric_median
 from monosema.training.objectives import Loss, Objective
@@ -41,20 +41,6 @@ CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error."""
 ModelLosses = Callable[[SparseCoder, int], tuple[Tensor, Tensor]]
 """Given a coder of raw activations and a number of contexts, their rows and the model's loss increase at each."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What the newest step left for the log; nothing is computed from it until asked."""
-
-    target_BO: Tensor
-    error_BO: Tensor
-    terms: dict[str, Tensor]
-    penalty: Tensor | None
-    n_tokens: int
-    nnz: int
-    lr: float
-    coefficient: float
 
 
 @dataclass(frozen=True)
@@ -187,9 +173,8 @@ class Trainer:
         bad = ~ok & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, self.step_number, self.first_bad_step))
         self._steer(done, nnz / len(batch))
-        self._record = StepRecord(
-            y, done.loss.error_BO, done.terms, done.loss.penalty, len(batch), nnz, lr, coefficient
-        )
+        error, penalty_ = done.loss.error_BO, done.loss.penalty
+        self._record = StepRecord(x, y, error, done.terms, penalty_, len(batch), nnz, lr, coefficient)
         self.step_number += 1
         self._resample_if_due(x, y)
 
@@ -205,36 +190,21 @@ class Trainer:
     @torch.no_grad()
     def metrics(self) -> dict[str, Any]:
         """Figures of the newest step; see ``docs/metrics.md`` for each name. Changes no state."""
-        record = self._record
-        if record is None:
+        if self._record is None:
             return {}
-        y, e = record.target_BO, record.error_BO
         values: dict[str, Any] = {
             "tokens": float(self.tokens_seen),
-            "loss": float(torch.stack(list(record.terms.values())).sum()),
-            **{f"loss/{name}": float(value) for name, value in record.terms.items()},
-            **_reconstruction_figures(y, e, self.coder.config.write_widths),
-            "l0": record.nnz / record.n_tokens,
+            **step_figures(self._record, self.coder.config.write_widths),
             **self.statistics.figures(self.dead_after),
-            "lr": record.lr,
+            **term_coefficients(self.config),
         }
-        if record.penalty is not None:
-            values["penalty"] = float(record.penalty)
-            values["sparsity_coefficient"] = record.coefficient
         if self.annealer is not None:
             values["p"] = self.annealer.p
         if isinstance(self.config.revive, Resample):
             values["n_resampled"] = self.n_resampled
         if self.config.k_start is not None:
             values["k"] = self._k_now()
-        for part in self.coder.parts:
-            suffix = f"/{part.prefix.strip('.')}" if part.prefix else ""
-            threshold = getattr(part.coder.activation, "threshold", None)
-            if isinstance(threshold, Tensor):
-                values[f"threshold_mean{suffix}"] = float(threshold.mean())
-            elif threshold is not None:
-                values[f"threshold{suffix}"] = float(threshold)
-        return values
+        return values | threshold_figures(self.coder)
 
     @torch.no_grad()
     def inference_coder(self) -> Dictionary:
@@ -600,23 +570,3 @@ def _estimate(kind: str, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
         case "whitening":
             return estimate_scaling("whitening", rows, widths)
     return estimate_scaling("expected_norm", rows, widths)
-
-
-def _reconstruction_figures(y: Tensor, e: Tensor, widths: tuple[int, ...]) -> dict[str, float]:
-    variance = (y - y.mean(0)).square().sum().double()
-    figures = {"fve": 1 - float(e.square().sum().double() / variance) if float(variance) > 0 else math.nan}
-    norm, norm_hat = y.norm(dim=1), (y - e).norm(dim=1)
-    figures |= {
-        "norm": float(norm.mean()),
-        "norm_reconstruction": float(norm_hat.mean()),
-        "norm_ratio": float((norm_hat / norm.clamp(min=1e-12)).mean()),
-    }
-    per_token = 1 - e.square().sum(1) / (y - y.mean(0)).square().sum(1).clamp(min=1e-12)
-    figures["fve_per_token_std"] = float(per_token.std()) if len(y) > 1 else 0.0
-    if len(widths) > 1:
-        for site, (ys, es) in enumerate(zip(y.split(widths, 1), e.split(widths, 1), strict=True)):
-            spread = (ys - ys.mean(0)).square().sum().double()
-            figures[f"fve/site_{site}"] = (
-                1 - float(es.square().sum().double() / spread) if float(spread) > 0 else math.nan
-            )
-    return figures
