@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import TanhReLU
+from monosema.coders.encoder_product import compiled_encoder_product
 from monosema.coders.scaling import estimate_scaling
+from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.seeds import random_stream
 from monosema.training.allowed import check_combination, resolve_sparsity
@@ -105,6 +108,7 @@ class Trainer:
         self._directions = directions
         if config.sparse_connection is not None and directions is None:
             raise ConfigError("sparse_connection: the SAE's directions are missing; ms.train loads them")
+        self._product = None if config.compile is None else compiled_encoder_product(config.compile)
         self._optimizer = CoderOptimizer(dict(coder.named_parameters()), config, coder.device)
         self._finetuner: FineTuner | None = None
         self._workspaces: list[Tensor] = []
@@ -159,7 +163,8 @@ class Trainer:
         x, y = self._scaled(batch)
         self._set_k()
         lr, coefficient = self._lr(), self.coefficient
-        done = self._accumulated(x, y, coefficient)
+        with self._autocast():
+            done = self._accumulated(x, y, coefficient)
         total = torch.stack(list(done.terms.values())).sum()
         if self._finetuner is None:
             ok = self._optimizer.step_(done.gradients, total, lr)
@@ -311,6 +316,7 @@ class Trainer:
                 self._workspace(i, part.coder, len(x)),
                 window=window,
                 noise_BF=self._noise(i, len(x), number),
+                product=self._product,
             )
             for i, part in enumerate(parts)
         )
@@ -341,7 +347,8 @@ class Trainer:
             gradients["b_dec"] = loss.g_out.reshape(-1, coder.d_out).sum(0)
             coder.tie_gradients_(gradients)
         if config.sparse_connection is not None and not only_reconstruction:
-            terms["sparse_connection"] = self._connect_(gradients)
+            with torch.autocast(coder.device.type, enabled=False):
+                terms["sparse_connection"] = self._connect_(gradients)
         return _Gradients(gradients, loss, encodings, terms)
 
     def _connect_(self, gradients: dict[str, Tensor]) -> Tensor:
@@ -466,6 +473,10 @@ class Trainer:
             assert isinstance(part.coder.activation, FixedCountActivation)
             part.coder.activation.k = self._k_now()
 
+    def _autocast(self) -> torch.autocast:
+        dtype = None if self.config.autocast is None else parse_dtype(self.config.autocast)
+        return torch.autocast(self.coder.device.type, dtype=dtype, enabled=dtype is not None)
+
     def _noise(self, part: int, n_tokens: int, number: int) -> Tensor | None:
         if self.config.pre_noise == 0 or self.is_finetuning:
             return None
@@ -557,6 +568,13 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
             raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
     if config.gradient_accumulation > batch_size:
         raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
+    if config.autocast is not None and coder.dtype != torch.float32:
+        raise ConfigError(
+            f"autocast={config.autocast!r} lowers the precision of float32 products; this coder's weights are "
+            f"{dtype_name(coder.dtype)}: make it with dtype='float32', or leave autocast out"
+        )
+    if config.autocast is not None and not is_autocast_available(coder.device.type):
+        raise ConfigError(f"torch has no autocast for the device {coder.device.type!r}; leave autocast out")
     if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
         raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")
 
