@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monosema.coders.activations.base import Activation
+from monosema.core.compiling import compiled
 from monosema.kernels import sampled_products
 from monosema.kernels.precision import product_in
 
@@ -36,9 +37,7 @@ def compiled_encoder_product(mode: str) -> EncoderProduct:
     The rest of a coder's step has nothing to compile: what is selected decides its shapes. For the same reason, and
     because a stack reads one result after the next was made, no mode uses CUDA graphs.
     """
-    return torch.compile(
-        encoder_product, mode="max-autotune-no-cudagraphs" if mode == "max-autotune" else mode, dynamic=False
-    )
+    return compiled(encoder_product, mode, dynamic=False)
 
 
 def rescore_(

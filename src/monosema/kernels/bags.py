@@ -83,8 +83,7 @@ def sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Te
             left_BD.contiguous(), weight_FD, latents.indices, latents.crow[:-1], latents.rows().int(), 0
         )
     rows = latents.rows()
-    exact = torch.promote_types(weight_FD.dtype, torch.float32)
-    return (left_BD[rows] * weight_FD[latents.indices]).sum(1, dtype=exact)
+    return (left_BD[rows] * weight_FD[latents.indices]).sum(1)
 
 
 def weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tensor:
