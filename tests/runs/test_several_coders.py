@@ -42,7 +42,7 @@ def same(a, b) -> bool:
 
 def test_each_gets_the_bits_it_would_get_alone(tmp_path):
     together = ms.train(coders(), ArrayRows(rows(), BATCH), out=tmp_path / "sweep", progress=False)
-    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["k2", "k4", "short"]
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["k2", "k4", "short", "summary.txt"]
     for name, (coder, config) in coders().items():
         alone = ms.train(coder, ArrayRows(rows(), BATCH), config, progress=False)
         assert alone.n_steps == together[name].n_steps == (8 if name == "short" else 20)

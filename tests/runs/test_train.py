@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import monosema as ms
 from monosema.core.errors import ConfigError, DataError, FileError, ShapeError
 from monosema.data import ArrayRows
+from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
 from monosema.training import Callback, RunInterrupted, Trainer
 
@@ -50,7 +52,8 @@ def weights(folder: Path) -> bytes:
 def test_the_run_folder_holds_what_the_design_says(run: ms.TrainingResult) -> None:
     assert run.folder is not None
     names = {path.name for path in run.folder.iterdir()} - {".lock"}
-    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "coder", "report.json"}
+    summary = {"summary.json", "summary.txt"}
+    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "coder", "report.json"} | summary
     report = json.loads((run.folder / "report.json").read_text())
     assert {"fve", "ce_loss_score", "l0", "dead_fraction"} <= set(report)
     assert run.report is not None
@@ -331,3 +334,24 @@ def test_evaluation_while_training_is_logged_and_changes_nothing(
     assert torch.equal(result.coder.W_dec, run.coder.W_dec)
     steps = [line["step"] for line in logged(tmp_path / "evaluated") if "heldout/fve" in line]
     assert steps == [20, 40]
+
+
+def test_every_name_a_run_logs_is_documented_and_the_report_is_logged_while_training(
+    model: ms.LanguageModel, tokens: ms.Tokens, tmp_path: Path
+) -> None:
+    config = ms.TrainingConfig(tokens=1000, log_every=5, eval_every=5)
+    options = EvaluationOptions(n_tokens=500)
+    result = ms.train(make_coder(), make_stream(model, tokens), config, out=tmp_path / "run", evaluation=options)
+    assert result.folder is not None
+    assert result.report is not None
+    lines = logged(result.folder)
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = text.split("## The training log")[1]
+    names = set().union(*lines)
+    assert {name for name in names if f"`{name}`" not in table} == set()
+    heldout = [line for line in lines if "heldout/fve" in line]
+    assert [line["step"] for line in heldout] == [5, 10]
+    documented = set(re.findall(r"`(heldout/\w+)`", table))
+    assert set(heldout[-1]) == {"step"} | documented
+    for name in documented:  # after the last step, this is the report itself
+        assert heldout[-1][name] == getattr(result.report, name.removeprefix("heldout/"))

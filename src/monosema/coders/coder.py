@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ChannelGradients, Selection
 from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TopK
+from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
 from monosema.coders.initial import initial_weights, zero_acausal_
 from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
@@ -32,6 +33,7 @@ from monosema.kernels import (
     weight_gradient,
 )
 from monosema.kernels.latents import flat_tokens
+from monosema.kernels.precision import autocast_dtype, product
 
 
 @dataclass(frozen=True)
@@ -234,19 +236,31 @@ class SparseCoder(nn.Module):
         *,
         window: float | None = None,
         noise_BF: Tensor | None = None,
+        product: EncoderProduct | None = None,
     ) -> Encoding:
         """Encode ``x [B, d_in]`` under the training rule.
+
+        Under ``torch.autocast`` the product runs in low precision and finds candidates; those are rescored in float32.
 
         Args:
             workspace: ``[≥ B, d_sae]`` for the pre-activations, reused from batch to batch.
             window: also collect the entries this near their threshold (a loss on L0 needs them).
             noise_BF: added to the pre-activations.
+            product: computes the pre-activations in place of ``encoder_product``, compiled for example.
         """
-        flat = flat_tokens(x_BI, self.d_in, "encode_select")
-        inner, pre = self._pre(flat, workspace)
+        flat, weights = flat_tokens(x_BI, self.d_in, "encode_select"), self.selection_weights()
+        dtype = autocast_dtype(self.W_enc_rows)
+        if product is None and dtype is None:
+            inner, pre = self._pre(flat, workspace)
+        else:
+            product = encoder_product if product is None else product
+            inner, pre = product(flat, self.input_bias, self.W_enc_rows, self.b_enc, dtype)
         if noise_BF is not None:
             pre.add_(noise_BF)
-        return Encoding(inner, flat, pre, self.activation.select(pre, self.selection_weights(), window))
+        if dtype is not None:
+            parameters = (self.activation, inner, self.W_enc_rows, self.b_enc)
+            rescore_(pre, *parameters, weights_F=weights, window=window, noise_BF=noise_BF)
+        return Encoding(inner, flat, pre, self.activation.select(pre, weights, window))
 
     @torch.no_grad()
     def backward(
@@ -335,13 +349,13 @@ class SparseCoder(nn.Module):
         if self.b_dec is not None:
             gradients["b_dec"] = g_total.sum(0)
         if self.input_bias is not None:  # through the input: sum over tokens first, then one product
-            through_input = -(b_enc @ self.W_enc_rows)
+            through_input = -product(b_enc, self.W_enc_rows)
             if self.b_dec_in is not None:
                 gradients["b_dec_in"] = through_input
             else:
                 gradients["b_dec"] += through_input
         if self.W_skip is not None:
-            gradients["W_skip"] = encoding.raw_BI.to(self.dtype).T @ g_total
+            gradients["W_skip"] = product(encoding.raw_BI.to(self.dtype).T, g_total)
         if self.config.causal:
             zero_acausal_(gradients["W_enc_rows"], gradients["W_dec"], self.config)
         return gradients
@@ -389,7 +403,7 @@ class SparseCoder(nn.Module):
         if self.W_skip is not None:
             if x is None:
                 raise ShapeError("decode: this coder has a skip connection; pass its input as decode(latents, x)")
-            out = out + x.to(self.dtype) @ self.W_skip
+            out = out + product(x.to(self.dtype), self.W_skip)
         return out
 
     # -- equivalent forms

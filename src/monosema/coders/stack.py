@@ -20,6 +20,7 @@ from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.kernels import Latents, decode
 from monosema.kernels.latents import concatenate, flat_tokens, split
+from monosema.kernels.precision import product
 
 
 @final
@@ -208,7 +209,7 @@ def add_offset(dictionary: Dictionary, out: Tensor, x_BI: Tensor) -> Tensor:
     if dictionary.b_dec is not None:
         offset = offset + dictionary.b_dec
     if isinstance(dictionary, SparseCoder) and dictionary.W_skip is not None:
-        offset = offset + x_BI.to(dictionary.dtype) @ dictionary.W_skip
+        offset = offset + product(x_BI.to(dictionary.dtype), dictionary.W_skip)
     return out + (offset if out.ndim == 2 else offset.unsqueeze(1))
 
 

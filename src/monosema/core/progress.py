@@ -43,7 +43,7 @@ class Progress:
             self._bar.update(n)
         elif self._lines and time.monotonic() - self._last_line >= self.interval:
             self._last_line = time.monotonic()
-            _say(self.line())
+            say(self.line())
 
     def figures(self, values: Mapping[str, float]) -> None:
         """The newest figures (loss, L0, …) to show beside the rate."""
@@ -74,7 +74,7 @@ class Progress:
             self._bar.close()
             self._bar = None
         elif self._lines and self.done > self._start_done:
-            _say(self.line())
+            say(self.line())
 
     def __enter__(self) -> Progress:
         return self
@@ -93,7 +93,8 @@ def short_number(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Show a line where progress is shown: by the logger where INFO is wanted, else on standard error."""
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", line)
     else:

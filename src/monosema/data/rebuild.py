@@ -42,6 +42,8 @@ STREAM_OPTIONS = (
     "chunk_contexts",
     "model_batch_size",
     "dtype",
+    "autocast",
+    "compile",
 )
 
 

@@ -15,9 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from monosema.core.compiling import CompileMode
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
+from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
@@ -57,6 +59,8 @@ class ActivationStream:
         chunk_bytes: instead, how large a chunk of activations may be.
         model_batch_size: contexts in one forward pass.
         dtype: type of the rows; the model's own by default (of several models', the one that holds them all).
+        autocast: type of a float32 model's products while rows are made (``bfloat16``, ``float16``).
+        compile: mode of ``torch.compile`` for its blocks meanwhile (``default``, ``max-autotune``).
         buffer_device: where a chunk is kept; the (first) model's device by default.
 
     Raises:
@@ -82,6 +86,8 @@ class ActivationStream:
         chunk_bytes: int | None = None,
         model_batch_size: int = 32,
         dtype: str | torch.dtype | None = None,
+        autocast: Autocast | None = None,
+        compile: CompileMode | None = None,
         buffer_device: str | torch.device | None = None,
     ):
         if batch_size < 1 or model_batch_size < 1 or epochs < 1:
@@ -96,6 +102,8 @@ class ActivationStream:
         self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {"source": IN_MEMORY}
         reads = self._named_models.sites(hook_names)
         self.layout = RowLayout(reads, reads if targets is None else self._named_models.sites(targets))
+        self.autocast, self.compile = autocast, compile
+        self._harvester = Harvester(self._named_models, self.layout.hook_names, autocast, compile)
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
         self.model_batch_size = model_batch_size
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
@@ -207,6 +215,8 @@ class ActivationStream:
             "chunk_contexts": self._chunk_contexts,
             "model_batch_size": self.model_batch_size,
             "dtype": dtype_name(self.dtype),
+            "autocast": self.autocast,
+            "compile": self.compile,
             **self._named_models.record(),
             "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
         }
@@ -284,6 +294,8 @@ class ActivationStream:
             "seed": self.seed,
             "model_batch_size": self.model_batch_size,
             "dtype": dtype_name(self.dtype),
+            "autocast": self.autocast,
+            "compile": self.compile,
         }
 
     # -- chunks
@@ -340,7 +352,7 @@ class ActivationStream:
         for start in range(0, len(contexts), self.model_batch_size):
             part = contexts[start : start + self.model_batch_size]
             mask = kept[start : start + self.model_batch_size]
-            captured = self._named_models.capture(part, self.layout.hook_names)
+            captured = self._harvester.capture(part)
             n = int(mask.sum())
             column = 0
             for name in self.layout.hook_names:

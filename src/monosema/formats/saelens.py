@@ -1,11 +1,13 @@
 """SAELens' folder format (6.54.12): ``cfg.json``, ``sae_weights.safetensors``, ``sparsity.safetensors``.
 
 What SAELens has a class for is written exactly as SAELens would, plus a ``monosema`` block in ``cfg.json`` that it
-ignores. What it has no class for gets an ``architecture`` it refuses, never one it misreads.
+ignores. What it has no class for gets an ``architecture`` it refuses, never one it misreads. One head of a site,
+``blocks.2.attn.hook_z[3]`` here, is the site and a ``hook_head_index`` there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,10 @@ _OLD_KEYS = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+_SCALE_NAMES = ("finetuning_scaling_factor", "scaling_factor")
+"""A scale of each latent's activation before the decoder, trained in a last phase by SAELens before 6; newer and older
+name."""
+_HEAD = re.compile(r"(.+)\[([0-9]+)\]")
 _RULE_TENSORS: dict[Rule, tuple[str, ...]] = {
     "relu": ("b_enc",),
     "topk": ("b_enc",),
@@ -82,16 +88,19 @@ def read(folder: Path) -> CoderSpec:
     else:
         raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
     tensors = _read_tensors(folder / WEIGHTS_FILE)
-    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
-        del tensors["scaling_factor"]  # old files carry it unused
+    scales = {name: tensors.pop(name) for name in _SCALE_NAMES if name in tensors}
     _check_shapes(folder, config, tensors, rule, skip)
+    scale = _fine_tuned_scale(folder, config, scales, len(tensors["W_dec"]))
     if skip:
         tensors["W_skip"] = tensors["W_skip"].T.contiguous()
     if rule in ("topk", "abstopk") and config.get("rescale_acts_by_decoder_norm"):
         tensors = _fold_decoder_norms(tensors)
+    if scale is not None:
+        tensors["W_dec"] = tensors["W_dec"] * scale.to(tensors["W_dec"]).unsqueeze(1)
     metadata = config.get("metadata") or {}
     own = config.get("monosema") or {}
-    hook_name = metadata.get("hook_name")
+    hook_name = _with_head(metadata.get("hook_name"), metadata.get("hook_head_index"))
+    hook_name_out = _with_head(metadata.get("hook_name_out"), metadata.get("hook_head_index_out"))
     sparsity_file = folder / SPARSITY_FILE
     return CoderSpec(
         rule=rule,
@@ -101,7 +110,7 @@ def read(folder: Path) -> CoderSpec:
         dtype=str(config.get("dtype", "float32")).removeprefix("torch."),
         k=config.get("k"),
         hook_name=hook_name,
-        hook_name_out=metadata.get("hook_name_out") or hook_name,
+        hook_name_out=hook_name_out or hook_name,
         training_activation=own.get("activation"),
         metadata=own.get("metadata") or {"saelens": metadata},
         log10_density=_read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
@@ -115,7 +124,8 @@ def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
     if version.split(".")[0] not in {"0", "1", "2", "3", "4", "5"}:
         return config
     new = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
-    new.setdefault("reshape_activations", "hook_z" if "hook_z" in (new.get("hook_name") or "") else "none")
+    heads_side_by_side = "hook_z" in (new.get("hook_name") or "") and new.get("hook_head_index") is None
+    new.setdefault("reshape_activations", "hook_z" if heads_side_by_side else "none")
     function = new.get("activation_fn") or "relu"
     if function == "topk":
         new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
@@ -145,6 +155,45 @@ def _refuse_unreadable(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _fine_tuned_scale(
+    folder: Path, config: Mapping[str, Any], scales: Mapping[str, Tensor], d_sae: int
+) -> Tensor | None:
+    """The scale ``s [d_sae]`` in ``x̂ = (f · s) W_dec + b_dec``; None where it is one.
+
+    Folding it into the decoder keeps the activations f as SAELens shows them.
+    """
+    is_on = config.get("finetuning_scaling_factor")
+    if not scales:
+        if is_on:
+            raise FileError(
+                f"{folder / CONFIG_FILE} says finetuning_scaling_factor, but {WEIGHTS_FILE} has no such tensor; set it "
+                "to false where the decoder needs no scale"
+            )
+        return None
+    (name, scale), *others = scales.items()
+    if others or tuple(scale.shape) != (d_sae,) or not bool(torch.isfinite(scale).all()):
+        shapes = ", ".join(f"{each} {list(value.shape)}" for each, value in scales.items())
+        raise FileError(f"{folder / WEIGHTS_FILE}: expected one finite scale [{d_sae}], found {shapes}")
+    if bool((scale == 1).all()):
+        return None  # many old files carry it unused
+    if is_on is False:
+        raise FileError(
+            f"{folder / WEIGHTS_FILE} holds a {name} other than one, but {CONFIG_FILE} says "
+            "finetuning_scaling_factor=false; set it to true to have it applied, or delete the tensor"
+        )
+    return scale
+
+
+def _with_head(hook_name: str | None, index: int | None) -> str | None:
+    return hook_name if hook_name is None or index is None else f"{hook_name}[{index}]"
+
+
+def _without_head(hook_name: str | None) -> tuple[str | None, int | None]:
+    """Site and head of a name."""
+    match = _HEAD.fullmatch(hook_name or "")
+    return (match[1], int(match[2])) if match else (hook_name, None)
+
+
 def _fold_decoder_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A TopK SAE that selects by ``pre_i · ‖W_dec_i‖`` as the same one with unit decoder rows."""
     norms = tensors["W_dec"].norm(dim=1)
@@ -169,22 +218,38 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "normalize_activations": "none",
         "reshape_activations": "none",
     }
-    model, tokens = spec.metadata.get("model") or {}, spec.metadata.get("tokens") or {}
+    tokens, models = spec.metadata.get("tokens") or {}, _model_names(spec)
+    (hook_name, head), (hook_name_out, head_out) = _without_head(spec.hook_name), _without_head(spec.hook_name_out)
     config["metadata"] = {
         "sae_lens_version": SAELENS_VERSION,
-        "hook_name": spec.hook_name,
-        **({"hook_name_out": spec.hook_name_out} if spec.is_transcoder else {}),
-        "model_name": model.get("name"),
+        "hook_name": hook_name,
+        **({"hook_name_out": hook_name_out} if spec.is_transcoder else {}),
+        "model_name": "+".join(dict.fromkeys(models.values())) or None,
         "model_class_name": "AutoModelForCausalLM",
         "dataset_path": tokens.get("source"),
         "context_size": tokens.get("context_size"),
         "prepend_bos": tokens.get("begin_context") is not None,
         "exclude_special_tokens": tokens.get("exclude_special_tokens", True),
-        "hook_head_index": None,
+        "hook_head_index": head,
+        **({"hook_head_index_out": head_out} if spec.is_transcoder else {}),
         "seqpos_slice": [None],
     }
-    config["monosema"] = {"activation": spec.training_activation, "metadata": dict(spec.metadata)}
+    config["monosema"] = {
+        "activation": spec.training_activation,
+        **({"model_names": models} if len(models) > 1 else {}),
+        "metadata": dict(spec.metadata),
+    }
     return config
+
+
+def _model_names(spec: CoderSpec) -> dict[str, str]:
+    """The models that the sites belong to, by what the sites call them; one is called ``""``."""
+    models = spec.metadata.get("models") or {}
+    keys = [name.partition(":")[0] for name in (spec.hook_name, spec.hook_name_out) if name is not None]
+    if models and keys and all(key in models for key in keys):
+        return {key: str(models[key].get("name") or key) for key in dict.fromkeys(keys)}
+    name = (spec.metadata.get("model") or {}).get("name")
+    return {} if name is None else {"": str(name)}
 
 
 def _architecture(spec: CoderSpec) -> str:

@@ -19,6 +19,7 @@ from torch.nn.functional import embedding_bag
 
 from monosema.kernels import reference
 from monosema.kernels.latents import Latents
+from monosema.kernels.precision import autocast_dtype, lowered
 
 DENSE_DENSITY = 0.08
 """Above this share of active entries the dense product is used (measured: ``benchmarks/density.py``)."""
@@ -55,6 +56,9 @@ def to_columns(latents: Latents) -> Columns:
 
 def decode(latents: Latents, weight_FD: Tensor) -> Tensor:
     """``x̂[t] = Σ_e f_e · weight[i_e]`` over the entries of token t: ``[B, D]``."""
+    if (dtype := autocast_dtype(weight_FD)) is not None:
+        (values, of_values), (weight, of_weight) = lowered(latents.values, dtype), lowered(weight_FD, dtype)
+        return decode(latents.with_values(values), weight).float() * (of_values * of_weight)
     if is_dense(latents):
         return reference.decode_dense(latents, weight_FD)
     return embedding_bag(
@@ -69,6 +73,9 @@ def decode(latents: Latents, weight_FD: Tensor) -> Tensor:
 
 def sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Tensor:
     """``⟨left[t_e], weight[i_e]⟩`` for each entry: ``[E]``. The gradient with respect to the activations."""
+    if (dtype := autocast_dtype(weight_FD)) is not None:
+        (left, of_left), (weight, of_weight) = lowered(left_BD, dtype), lowered(weight_FD, dtype)
+        return sampled_products(latents, left, weight).float() * (of_left * of_weight)
     if is_dense(latents):
         return reference.sampled_products_dense(latents, left_BD, weight_FD)
     if weight_FD.device.type == "cpu" and weight_FD.dtype in (torch.float32, torch.float64):
@@ -85,6 +92,9 @@ def weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tenso
     ``values [E]`` are in row order. With activations and the output gradient this is the decoder's gradient;
     with pre-activation gradients and the input, the encoder's.
     """
+    if (dtype := autocast_dtype(table_BD)) is not None:
+        (low, of_low), (table, of_table) = lowered(values, dtype), lowered(table_BD, dtype)
+        return weight_gradient(columns, low, table).float() * (of_low * of_table)
     if is_dense(columns.latents):
         return reference.weight_gradient_dense(columns.latents.with_values(values), table_BD)
     return embedding_bag(

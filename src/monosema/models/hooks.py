@@ -58,6 +58,11 @@ class Interceptor:
         self._memory: dict[Tap, Tensor] = {}
         self._paused = False
 
+    @property
+    def modules(self) -> frozenset[nn.Module]:
+        """The modules that have a hook now."""
+        return frozenset(module for module, _ in self._actions)
+
     @contextmanager
     def active(self, actions: Sequence[Action]) -> Iterator[None]:
         """Run ``actions`` in every forward pass inside the context; hooks are removed however it ends."""

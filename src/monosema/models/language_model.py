@@ -126,6 +126,16 @@ class LanguageModel:
         """
         return self._find(name).site
 
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The model's blocks, first to last."""
+        return tuple(block.block for block in self._map.parts.blocks)
+
+    def hooked_modules(self, names: Iterable[SiteName]) -> frozenset[nn.Module]:
+        """The modules that capturing ``names`` hangs hooks on, and those of edits that are active now."""
+        taps = [self._find(name).tap for name in names]
+        return frozenset(tap.module for each in taps for tap in (each, *each.needs)) | self._interceptor.modules
+
     def __call__(
         self, tokens_BT: Tensor, *, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:

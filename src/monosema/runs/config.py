@@ -81,6 +81,10 @@ class StreamOptions:
     """Contexts in one forward pass."""
     dtype: str | None = None
     """Type of the activations; the model's own by default."""
+    autocast: Literal["bfloat16", "float16"] | None = None
+    """Type of a float32 model's products while activations are made."""
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    """Mode of ``torch.compile`` for the model's blocks meanwhile; ``reduce-overhead`` is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

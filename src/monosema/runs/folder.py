@@ -1,7 +1,8 @@
 """A run's folder: config, metrics, checkpoints, the finished dictionary and its report.
 
 ``config.yaml`` (what is computed; re-runnable), ``run.json`` (what it ran on), ``metrics.jsonl``, ``checkpoints/``,
-``coder/`` (the deliverable), ``report.json``. One process at a time: ``.lock`` is held while it writes.
+``coder/`` (the deliverable), ``report.json``, ``summary.json`` and ``summary.txt``. One process at a time: ``.lock`` is
+held while it writes.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class RunFolder:
     @property
     def report_path(self) -> Path:
         return self.path / "report.json"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
 
     def __enter__(self) -> RunFolder:
         """Lock the folder and hold its config against ours; nothing is written where they differ.

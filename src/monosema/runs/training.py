@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
-from monosema.core.files import read_json, write_json
-from monosema.core.progress import Progress
+from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.progress import Progress, say
 from monosema.data import ActivationStream, ArrayRows, IterableRows, as_row_source
 from monosema.evaluation import Report, evaluate
 from monosema.runs.columns import Columns, columns_of
@@ -24,11 +24,18 @@ from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
+from monosema.runs.summary import RunSummary, Stopwatch, summarise, summary_table
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all
 from monosema.training.terms import Resample
 
 logger = logging.getLogger("monosema.runs")
+
+HELDOUT_FIGURES = (
+    *("fve", "l0", "dead_fraction"),
+    *("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score"),
+)
+"""What of a report is logged while training."""
 
 RowSource = ActivationStream | ArrayRows | IterableRows
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
@@ -50,6 +57,8 @@ class TrainingResult:
     """Steps of the run."""
     resumed_from: int
     """Step this call went on from; 0 for a fresh run."""
+    summary: RunSummary
+    """Figures, latents, tokens and time in one row: what ``summary.json`` holds."""
     error: str | None = None
     """Why the run stopped early, where it is one of several; the coder then has the weights before."""
 
@@ -120,6 +129,11 @@ def train(
             raise runs[0].fit.error
         wants_report = evaluation is not False and not isinstance(rows, IterableRows)
         results = {run.name: run.finish(progress, wants_report) for run in runs}
+        table = summary_table([result.summary for result in results.values()])
+        if out is not None:
+            write_atomically(Path(out) / "summary.txt", table + "\n")
+    if progress is not False and logger.isEnabledFor(logging.WARNING):
+        say(table)
     return results if isinstance(coder, Mapping) else results[""]
 
 
@@ -151,12 +165,14 @@ class _Run:
         self.last = _Last()
         self.folder: RunFolder | None = None
         self.checkpoint: Checkpoint | None = None
-        own: list[Callback] = [self.last]
         if path is not None:
             plain = run_config(coder, rows, config, options)
             self.folder = folders.enter_context(RunFolder(path, plain, config.keep_checkpoints))
             self.checkpoint = self.folder.checkpoints.newest()
-            own.append(_Keeper(self.folder, rows, options))
+        self.watch = Stopwatch(0.0 if self.checkpoint is None else self.checkpoint.plain.get("seconds"))
+        own: list[Callback] = [self.last, self.watch]
+        if self.folder is not None:
+            own.append(_Keeper(self.folder, rows, options, self.watch))
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
         self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, name)
         self.failure = None if self.folder is None else self.folder.failure()
@@ -170,33 +186,43 @@ class _Run:
         return self.failure is None and self.trainer.step_number < self.trainer.n_steps
 
     def finish(self, progress: bool | float, wants_report: bool) -> TrainingResult:
-        """Save, read back, evaluate."""
+        """Save, read back, evaluate, sum up."""
         trainer, folder = self.trainer, self.folder
         error = self.failure if self.fit.error is None else str(self.fit.error)
         if error is not None:
             if folder is not None:
                 folder.record_failure(error)
-            finished = _finish(trainer)
-            path = None if folder is None else folder.path
-            return TrainingResult(finished, self.last.metrics, None, path, trainer.n_steps, self.start, error)
+            return self._result(_finish(trainer), None, error)
         if folder is None:
             finished = _finish(trainer)
             report = _evaluate(finished, self.rows, self.columns, self.options, progress) if wants_report else None
-            return TrainingResult(finished, self.last.metrics, report, None, trainer.n_steps, 0)
+            return self._result(finished, report)
         if self.checkpoint is None or self.start < trainer.n_steps or not folder.coder_path.exists():
             _save_coder(trainer, folder.coder_path)
             folder.report_path.unlink(missing_ok=True)
         _finish(trainer)
         saved = hub.load(folder.coder_path, device=trainer.coder.device)
-        report = None
-        if wants_report and folder.report_path.exists():
-            report = Report.from_dict(read_json(folder.report_path))
-        elif wants_report:
+        if wants_report and not folder.report_path.exists():
             report = _evaluate(saved, self.rows, self.columns, self.options, progress)
             if report is not None:
                 write_json(folder.report_path, report.to_dict())
-        lines = folder.metrics()
-        return TrainingResult(saved, lines[-1] if lines else {}, report, folder.path, trainer.n_steps, self.start)
+        elif folder.report_path.exists():
+            report = Report.from_dict(read_json(folder.report_path))
+        else:
+            report = None
+        result = self._result(saved, report)
+        return result if wants_report else replace(result, report=None)
+
+    def _result(self, coder: Dictionary, report: Report | None, error: str | None = None) -> TrainingResult:
+        trainer, folder = self.trainer, self.folder
+        path = None if folder is None else folder.path
+        metrics = self.last.metrics
+        if folder is not None:
+            metrics = next((line for line in reversed(folder.metrics()) if "loss" in line), {})
+        summary = summarise(self.name, trainer, metrics, report, self.watch.seconds, path, error)
+        if folder is not None:
+            write_json(folder.summary_path, summary.to_dict())
+        return TrainingResult(coder, metrics, report, path, trainer.n_steps, self.start, summary, error)
 
 
 class _OnStep(Callback):
@@ -234,18 +260,15 @@ class _Last(Callback):
 class _Keeper(Callback):
     """Writes metrics and checkpoints into the run folder."""
 
-    def __init__(self, folder: RunFolder, rows: RowSource, options: EvaluationOptions):
-        self._folder, self._rows, self._options = folder, rows, options
+    def __init__(self, folder: RunFolder, rows: RowSource, options: EvaluationOptions, watch: Stopwatch):
+        self._folder, self._rows, self._options, self._watch = folder, rows, options, watch
 
     def on_step(self, trainer: Trainer) -> None:
         every = trainer.config.eval_every
         if every > 0 and trainer.step_number % every == 0 and isinstance(self._rows, ActivationStream):
             report = _evaluate(trainer.inference_coder(), self._rows, None, self._options, progress=False)
             if report is not None:
-                figures = {
-                    name: getattr(report, name) for name in ("fve", "l0", "ce_loss_score", "kl", "dead_fraction")
-                }
-                line = {f"heldout/{name}": value for name, value in figures.items()}
+                line = {f"heldout/{name}": getattr(report, name) for name in HELDOUT_FIGURES}
                 self._folder.append_metrics({"step": trainer.step_number, **line})
 
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
@@ -253,7 +276,7 @@ class _Keeper(Callback):
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         tensors, plain = trainer.state_dict()
-        state: dict[str, Any] = {"trainer": plain}
+        state: dict[str, Any] = {"trainer": plain, "seconds": self._watch.seconds}
         if not isinstance(self._rows, IterableRows):
             stream = self._rows.state_dict()
             tensors |= {f"rows.{name}": value for name, value in stream.items() if isinstance(value, Tensor)}
@@ -339,6 +362,9 @@ def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
     total, done = slowest.trainer.n_steps * rows.batch_size, slowest.trainer.tokens_seen
     interval = 30.0 if isinstance(progress, bool) else progress
     with Progress("train", total, done=done, interval=interval, enabled=progress is not False) as bar:
+        for run in unfinished:
+            if run.start == min(each.start for each in unfinished):  # the others wait until the rows reach them
+                run.watch.start()
         slowest.fit.callbacks = [_Shown(bar, rows.batch_size), *slowest.fit.callbacks]
         fit_all([run.fit for run in unfinished], rows)
 

@@ -69,6 +69,12 @@ class TrainingConfig:
     input_scaling: Literal["expected_norm", "expected_norm_one", "whitening", "none"] = "expected_norm"
     """Scale each site's inputs and targets while training, by constants so that their mean norm is √d or 1, or by a
     linear map that whitens them; folded on save."""
+    autocast: Literal["bfloat16", "float16"] | None = None
+    """Type of the products of a step, forward and backward, in place of float32; weights, moments, losses and the
+    values of chosen latents stay float32."""
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    """Mode of ``torch.compile`` for the encoder's product, the part of a step whose shapes are fixed; eager by
+    default. ``reduce-overhead`` is refused: CUDA graphs need fixed shapes throughout."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; a tenth of the run by default, 0 for none but the last."""
     keep_checkpoints: int = 2
@@ -105,6 +111,11 @@ class TrainingConfig:
         _require(
             self.checkpoint_every is None or self.checkpoint_every >= 0,
             f"checkpoint_every must not be negative, got {self.checkpoint_every}",
+        )
+        _require(
+            self.compile != "reduce-overhead",
+            "compile='reduce-overhead' cannot be used for a coder: CUDA graphs need shapes that do not depend on what "
+            "is selected; use compile='default' or 'max-autotune'",
         )
         _require(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip}")
 

@@ -58,6 +58,7 @@ class FiringStatistics(nn.Module):
         since, density, log10 = self.tokens_since_fired, self.density(), self.log10_density().double()
         histogram = torch.histc(log10.float().cpu(), bins=20, min=-10, max=0)
         return {
+            "n_dead": int((since >= dead_after).sum()),
             "dead_fraction": float((since >= dead_after).double().mean()),
             "never_fired_fraction": float((~self.fired).double().mean()),
             "mean_tokens_since_fired": float(since.double().mean()),

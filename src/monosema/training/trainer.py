@@ -6,23 +6,26 @@ Shape letters: B tokens, I input width, O output width, F latents.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import TanhReLU
+from monosema.coders.encoder_product import compiled_encoder_product
 from monosema.coders.scaling import estimate_scaling
+from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.seeds import random_stream
 from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
 from monosema.training.controller import PAnnealer, TargetL0Controller
+from monosema.training.figures import StepRecord, step_figures, term_coefficients, threshold_figures
 from monosema.training.finetune import FineTuner
 from monosema.training.initial import geometric_median
 from monosema.training.objectives import Loss, Objective
@@ -41,20 +44,6 @@ CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error."""
 ModelLosses = Callable[[SparseCoder, int], tuple[Tensor, Tensor]]
 """Given a coder of raw activations and a number of contexts, their rows and the model's loss increase at each."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What the newest step left for the log; nothing is computed from it until asked."""
-
-    target_BO: Tensor
-    error_BO: Tensor
-    terms: dict[str, Tensor]
-    penalty: Tensor | None
-    n_tokens: int
-    nnz: int
-    lr: float
-    coefficient: float
 
 
 @dataclass(frozen=True)
@@ -121,6 +110,7 @@ class Trainer:
         self._directions = directions
         if config.sparse_connection is not None and directions is None:
             raise ConfigError("sparse_connection: the SAE's directions are missing; ms.train loads them")
+        self._product = None if config.compile is None else compiled_encoder_product(config.compile)
         self._optimizer = CoderOptimizer(dict(coder.named_parameters()), config, self.n_main_steps, coder.device)
         self._finetuner: FineTuner | None = None
         self._workspaces: list[Tensor] = []
@@ -175,7 +165,8 @@ class Trainer:
         x, y = self._scaled(batch)
         self._set_k()
         lr, coefficient = self._lr(), self.coefficient
-        done = self._accumulated(x, y, coefficient)
+        with self._autocast():
+            done = self._accumulated(x, y, coefficient)
         total = torch.stack(list(done.terms.values())).sum()
         if self._finetuner is None:
             ok = self._optimizer.step_(done.gradients, total, lr)
@@ -189,9 +180,8 @@ class Trainer:
         bad = ~ok & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, self.step_number, self.first_bad_step))
         self._steer(done, nnz / len(batch))
-        self._record = StepRecord(
-            y, done.loss.error_BO, done.terms, done.loss.penalty, len(batch), nnz, lr, coefficient
-        )
+        error, penalty_ = done.loss.error_BO, done.loss.penalty
+        self._record = StepRecord(x, y, error, done.terms, penalty_, len(batch), nnz, lr, coefficient)
         self.step_number += 1
         self._resample_if_due(x, y)
 
@@ -207,36 +197,21 @@ class Trainer:
     @torch.no_grad()
     def metrics(self) -> dict[str, Any]:
         """Figures of the newest step; see ``docs/metrics.md`` for each name. Changes no state."""
-        record = self._record
-        if record is None:
+        if self._record is None:
             return {}
-        y, e = record.target_BO, record.error_BO
         values: dict[str, Any] = {
             "tokens": float(self.tokens_seen),
-            "loss": float(torch.stack(list(record.terms.values())).sum()),
-            **{f"loss/{name}": float(value) for name, value in record.terms.items()},
-            **_reconstruction_figures(y, e, self.coder.config.write_widths),
-            "l0": record.nnz / record.n_tokens,
+            **step_figures(self._record, self.coder.config.write_widths),
             **self.statistics.figures(self.dead_after),
-            "lr": record.lr,
+            **term_coefficients(self.config),
         }
-        if record.penalty is not None:
-            values["penalty"] = float(record.penalty)
-            values["sparsity_coefficient"] = record.coefficient
         if self.annealer is not None:
             values["p"] = self.annealer.p
         if isinstance(self.config.revive, Resample):
             values["n_resampled"] = self.n_resampled
         if self.config.k_start is not None:
             values["k"] = self._k_now()
-        for part in self.coder.parts:
-            suffix = f"/{part.prefix.strip('.')}" if part.prefix else ""
-            threshold = getattr(part.coder.activation, "threshold", None)
-            if isinstance(threshold, Tensor):
-                values[f"threshold_mean{suffix}"] = float(threshold.mean())
-            elif threshold is not None:
-                values[f"threshold{suffix}"] = float(threshold)
-        return values
+        return values | threshold_figures(self.coder)
 
     @torch.no_grad()
     def inference_coder(self) -> Dictionary:
@@ -347,6 +322,7 @@ class Trainer:
                 self._workspace(i, part.coder, len(x)),
                 window=window,
                 noise_BF=self._noise(i, len(x), number),
+                product=self._product,
             )
             for i, part in enumerate(parts)
         )
@@ -377,7 +353,8 @@ class Trainer:
             gradients["b_dec"] = loss.g_out.reshape(-1, coder.d_out).sum(0)
             coder.tie_gradients_(gradients)
         if config.sparse_connection is not None and not only_reconstruction:
-            terms["sparse_connection"] = self._connect_(gradients)
+            with torch.autocast(coder.device.type, enabled=False):
+                terms["sparse_connection"] = self._connect_(gradients)
         return _Gradients(gradients, loss, encodings, terms, self._next_penalty(encodings))
 
     def _next_penalty(self, encodings: tuple[Encoding, ...]) -> Tensor | None:
@@ -503,6 +480,10 @@ class Trainer:
             assert isinstance(part.coder.activation, FixedCountActivation)
             part.coder.activation.k = self._k_now()
 
+    def _autocast(self) -> torch.autocast:
+        dtype = None if self.config.autocast is None else parse_dtype(self.config.autocast)
+        return torch.autocast(self.coder.device.type, dtype=dtype, enabled=dtype is not None)
+
     def _noise(self, part: int, n_tokens: int, number: int) -> Tensor | None:
         if self.config.pre_noise == 0 or self.is_finetuning:
             return None
@@ -606,6 +587,13 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
             raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
     if config.gradient_accumulation > batch_size:
         raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
+    if config.autocast is not None and coder.dtype != torch.float32:
+        raise ConfigError(
+            f"autocast={config.autocast!r} lowers the precision of float32 products; this coder's weights are "
+            f"{dtype_name(coder.dtype)}: make it with dtype='float32', or leave autocast out"
+        )
+    if config.autocast is not None and not is_autocast_available(coder.device.type):
+        raise ConfigError(f"torch has no autocast for the device {coder.device.type!r}; leave autocast out")
     if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
         raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")
 
@@ -619,23 +607,3 @@ def _estimate(kind: str, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
         case "whitening":
             return estimate_scaling("whitening", rows, widths)
     return estimate_scaling("expected_norm", rows, widths)
-
-
-def _reconstruction_figures(y: Tensor, e: Tensor, widths: tuple[int, ...]) -> dict[str, float]:
-    variance = (y - y.mean(0)).square().sum().double()
-    figures = {"fve": 1 - float(e.square().sum().double() / variance) if float(variance) > 0 else math.nan}
-    norm, norm_hat = y.norm(dim=1), (y - e).norm(dim=1)
-    figures |= {
-        "norm": float(norm.mean()),
-        "norm_reconstruction": float(norm_hat.mean()),
-        "norm_ratio": float((norm_hat / norm.clamp(min=1e-12)).mean()),
-    }
-    per_token = 1 - e.square().sum(1) / (y - y.mean(0)).square().sum(1).clamp(min=1e-12)
-    figures["fve_per_token_std"] = float(per_token.std()) if len(y) > 1 else 0.0
-    if len(widths) > 1:
-        for site, (ys, es) in enumerate(zip(y.split(widths, 1), e.split(widths, 1), strict=True)):
-            spread = (ys - ys.mean(0)).square().sum().double()
-            figures[f"fve/site_{site}"] = (
-                1 - float(es.square().sum().double() / spread) if float(spread) > 0 else math.nan
-            )
-    return figures

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from monosema.kernels import Latents
 
+ROUNDING = 2**-7
+"""How far, relative to the largest, a pre-activation in bfloat16 may lie from its exact value."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -78,6 +81,19 @@ class Activation(nn.Module, ABC):
         ``weights_F [F]`` multiply the pre-activations in the comparison only. ``window`` is the width of the window
         around the threshold whose entries a loss on the number of active latents needs.
         """
+
+    def candidates(
+        self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None
+    ) -> tuple[Latents, ...]:
+        """Entries that ``select`` may look at once pre-activations are exact, given ones of low precision.
+
+        Those of pre-activations raised and lowered by what rounding may have done to them.
+        """
+        margin = ROUNDING * pre_BF.abs().amax() if pre_BF.numel() > 0 else 0.0
+        both = (self.select(pre_BF + sign * margin, weights_F, window) for sign in (1, -1))
+        return tuple(
+            entries for chosen in both for entries in (chosen.latents, chosen.near, chosen.gate) if entries is not None
+        )
 
     @abstractmethod
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:

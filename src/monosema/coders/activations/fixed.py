@@ -48,6 +48,17 @@ class FixedCountActivation(Activation):
         latents, least = self._choose(self.scores(pre_BF, weights_F))
         return Selection(self._valued(latents, pre_BF), least=least)
 
+    def candidates(
+        self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None
+    ) -> tuple[Latents, ...]:
+        """A quarter more than k, and eight: rounding reorders only neighbours."""
+        k = self.k
+        try:
+            self.k = 1.25 * k + 8
+            return (self.select(pre_BF, weights_F).latents,)
+        finally:
+            self.k = k
+
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         threshold = self.running.value
         if self.config.inference == "topk" or threshold is None:

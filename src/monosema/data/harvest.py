@@ -1,0 +1,63 @@
+"""How a stream runs its models: in which precision, and compiled or not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
+
+from monosema.core.compiling import CompileMode
+from monosema.core.devices import dtype_name, parse_dtype
+from monosema.core.errors import ConfigError
+from monosema.data.named_models import NamedModels, split_site_name
+from monosema.models.compiled import CompiledBlocks
+
+Autocast = Literal["bfloat16", "float16"]
+
+
+@final
+class Harvester:
+    """Captures ``names`` from one model or several; training rows only, evaluation runs the models as they are.
+
+    Args:
+        autocast: type of a float32 model's products, by ``torch.autocast``.
+        compile: mode of ``torch.compile`` for its blocks, see ``CompiledBlocks``.
+
+    Raises ``ConfigError`` where a model's weights are not float32, or torch has no autocast for its device.
+    """
+
+    def __init__(
+        self, models: NamedModels, names: Sequence[str], autocast: Autocast | None, compile: CompileMode | None
+    ):
+        self._models, self._names = models, tuple(names)
+        self._autocast = None if autocast is None else parse_dtype(autocast)
+        by_name = models.by_name or {"": models.first}
+        for model in by_name.values():
+            if autocast is not None and model.dtype != torch.float32:
+                raise ConfigError(
+                    f"autocast={autocast!r} lowers the precision of float32 products; {model.name!r} has "
+                    f"{dtype_name(model.dtype)} weights: load it with dtype='float32', or leave autocast out"
+                )
+            if autocast is not None and not is_autocast_available(model.device.type):
+                raise ConfigError(f"torch has no autocast for the device {model.device.type!r}; leave autocast out")
+        self._devices = sorted({model.device.type for model in by_name.values()})
+        self._compiled: list[tuple[CompiledBlocks, list[str]]] = []
+        if compile is not None:
+            places = [split_site_name(name, by_name) if models.is_mapping else ("", name) for name in names]
+            for key, model in by_name.items():
+                own = [hook for owner, hook in places if owner == key]
+                self._compiled.append((CompiledBlocks(model, compile), own))
+
+    def capture(self, tokens_BT: Tensor) -> dict[str, Tensor]:
+        """The values of the sites on token ids [B, T], as {name: [B, T, width]}."""
+        with contextlib.ExitStack() as stack:
+            for blocks, names in self._compiled:
+                stack.enter_context(blocks.active(names))
+            if self._autocast is not None:
+                for device in self._devices:
+                    stack.enter_context(torch.autocast(device, dtype=self._autocast))
+            return self._models.capture(tokens_BT, self._names)

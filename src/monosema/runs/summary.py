@@ -1,0 +1,140 @@
+"""What a run came to, in one row: written into its folder and shown when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monosema.core.progress import short_number
+from monosema.evaluation import Report
+from monosema.training import Callback, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """The figures of one finished run; None where something was not measured."""
+
+    name: str
+    """The coder's name among several, else the run folder's."""
+    tokens: int
+    """Tokens trained on."""
+    seconds: float | None
+    """Wall time from the first step to the last over all calls, evaluations and checkpoints on the way included."""
+    tokens_per_second: float | None
+    """``tokens / seconds``; several coders on one pass share the time of the pass."""
+    d_sae: int
+    """Latents."""
+    n_alive: int
+    """Latents that have fired within the newest ``dead_after_tokens`` of training."""
+    n_dead: int
+    """The others."""
+    training: dict[str, Any]
+    """The last logged figures of training; see ``docs/metrics.md``."""
+    report: dict[str, Any] | None
+    """The report on held-out text or rows."""
+    folder: str | None
+    """The run folder."""
+    error: str | None
+    """Why the run stopped early."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: what ``summary.json`` holds."""
+        return asdict(self)
+
+
+class Stopwatch(Callback):
+    """Wall time of one run's steps, beginning with the ``seconds`` of earlier calls; None stays None."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds = seconds
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """The first step begins; without it, time runs from the end of the first step."""
+        self._since = time.monotonic()
+
+    def on_step(self, trainer: Trainer) -> None:
+        now = time.monotonic()
+        if self.seconds is not None and self._since is not None:
+            self.seconds += now - self._since
+        self._since = now
+
+
+def summarise(
+    name: str,
+    trainer: Trainer,
+    metrics: dict[str, Any],
+    report: Report | None,
+    seconds: float | None,
+    folder: Path | None,
+    error: str | None = None,
+) -> RunSummary:
+    """The summary of ``trainer`` where it stands."""
+    n_dead = int((trainer.statistics.tokens_since_fired >= trainer.dead_after).sum())
+    return RunSummary(
+        name=name or ("run" if folder is None else folder.name),
+        tokens=trainer.tokens_seen,
+        seconds=seconds,
+        tokens_per_second=trainer.tokens_seen / seconds if seconds else None,
+        d_sae=trainer.coder.d_sae,
+        n_alive=trainer.coder.d_sae - n_dead,
+        n_dead=n_dead,
+        training=metrics,
+        report=None if report is None else report.to_dict(),
+        folder=None if folder is None else str(folder),
+        error=error,
+    )
+
+
+def summary_table(summaries: Sequence[RunSummary]) -> str:
+    """One plain table, a row for each run; what stopped one early stands below it."""
+    cells = [_cells(summary) for summary in summaries]
+    table = [[head for head, _ in cells[0]], *([text for _, text in row] for row in cells)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    last = len(widths) - 1
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in (0, last) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    lines += [f"{summary.name} stopped early: {summary.error}" for summary in summaries if summary.error is not None]
+    return "\n".join(lines)
+
+
+def _cells(summary: RunSummary) -> list[tuple[str, str]]:
+    """Heads and texts."""
+    training, report, rate = summary.training, summary.report or {}, summary.tokens_per_second
+    return [
+        ("run", summary.name),
+        ("tokens", f"{summary.tokens:,}"),
+        ("time", _duration(summary.seconds)),
+        ("tok/s", "-" if rate is None else short_number(rate)),
+        ("loss", _number(training.get("loss"))),
+        ("FVE", _number(training.get("fve"))),
+        ("L0", _number(training.get("l0"))),
+        ("alive", f"{summary.n_alive:,}"),
+        ("dead", f"{summary.n_dead:,}"),
+        ("held-out FVE", _number(report.get("fve"))),
+        ("held-out L0", _number(report.get("l0"))),
+        ("CE score", _number(report.get("ce_loss_score"))),
+        ("KL", _number(report.get("kl"))),
+        ("folder", summary.folder or "-"),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

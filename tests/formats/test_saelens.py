@@ -1,0 +1,137 @@
+"""SAELens' folders: fine-tuned scales, heads, names of several models, held against plain formulas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import monosema as ms
+from monosema.core.errors import FileError
+
+D_IN, D_SAE = 4, 6
+OLD = {"d_in": D_IN, "d_sae": D_SAE, "hook_point": "blocks.1.hook_resid_pre", "activation_fn_str": "relu"}
+
+
+def weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (D_IN, D_SAE), "W_dec": (D_SAE, D_IN), "b_enc": (D_SAE,), "b_dec": (D_IN,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+SCALE = torch.tensor([1.0, 0.5, 2.0, -1.0, 0.0, 3.0])
+
+
+def folder_with(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    path.mkdir()
+    (path / "cfg.json").write_text(json.dumps(config))
+    save_file(tensors, path / "sae_weights.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("name", ["finetuning_scaling_factor", "scaling_factor"])
+def test_a_fine_tuned_scale_multiplies_activations_before_the_decoder(name: str, tmp_path: Path) -> None:
+    w = weights()
+    folder = folder_with(tmp_path / "old", {**OLD, "finetuning_scaling_factor": True}, {**w, name: SCALE})
+    coder = ms.load(folder)
+    x = torch.randn(9, D_IN, generator=torch.Generator().manual_seed(1))
+    f = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+    torch.testing.assert_close(coder.encode(x), f)
+    torch.testing.assert_close(coder(x), (f * SCALE) @ w["W_dec"] + w["b_dec"])
+    ms.save(coder, tmp_path / "new")
+    assert set(load_file(tmp_path / "new" / "sae_weights.safetensors")) == {"W_enc", "b_enc", "W_dec", "b_dec"}
+    torch.testing.assert_close(ms.load(tmp_path / "new")(x), coder(x), rtol=0, atol=0)
+
+
+def test_a_scale_comes_after_the_decoder_norms_of_a_topk_selection(tmp_path: Path) -> None:
+    w = weights()
+    config = {**OLD, "sae_lens_version": "6.0.0", "architecture": "topk", "k": 2, "rescale_acts_by_decoder_norm": True}
+    coder = ms.load(folder_with(tmp_path / "topk", config, {**w, "finetuning_scaling_factor": SCALE}))
+    x = torch.randn(9, D_IN, generator=torch.Generator().manual_seed(1))
+    norms = w["W_dec"].norm(dim=1)
+    competing = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norms
+    kept = torch.zeros_like(competing).scatter(1, competing.topk(2, dim=1).indices, 1.0)
+    f = competing.relu() * kept
+    torch.testing.assert_close(coder(x), (f * SCALE) @ (w["W_dec"] / norms[:, None]) + w["b_dec"])
+
+
+@pytest.mark.parametrize("is_on", [True, False, None])
+def test_a_scale_of_one_is_passed_over(is_on: bool | None, tmp_path: Path) -> None:
+    config = OLD if is_on is None else {**OLD, "finetuning_scaling_factor": is_on}
+    coder = ms.load(folder_with(tmp_path / "old", config, {**weights(), "scaling_factor": torch.ones(D_SAE)}))
+    assert torch.equal(coder.W_dec, weights()["W_dec"])
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        ({"finetuning_scaling_factor": False}, {"scaling_factor": SCALE}, "set it to true to have it applied"),
+        ({"finetuning_scaling_factor": True}, {}, "has no such tensor"),
+        ({}, {"scaling_factor": SCALE[:3]}, r"expected one finite scale \[6\], found scaling_factor \[3\]"),
+        ({}, {"scaling_factor": SCALE / 0}, "expected one finite scale"),
+        ({}, {"scaling_factor": SCALE, "finetuning_scaling_factor": SCALE}, "expected one finite scale"),
+    ],
+)
+def test_a_scale_that_contradicts_its_config_is_refused(
+    config: dict[str, Any], tensors: dict[str, Tensor], message: str, tmp_path: Path
+) -> None:
+    folder = folder_with(
+        tmp_path / "bad", {**OLD, **config}, {**weights(), **{k: v.clone() for k, v in tensors.items()}}
+    )
+    with pytest.raises(FileError, match=message):
+        ms.load(folder)
+
+
+def saved(coder: ms.SparseCoder, path: Path) -> dict[str, Any]:
+    return json.loads((ms.save(coder, path) / "cfg.json").read_text())
+
+
+def bound(reads: str, writes: str, metadata: dict[str, Any]) -> ms.SparseCoder:
+    coder = ms.SAE(4, 6, activation=ms.ReLU()) if reads == writes else ms.Transcoder(4, 4, 6, activation=ms.ReLU())
+    coder.bind(reads, writes, metadata)
+    coder.is_trained = True
+    return coder
+
+
+def test_a_head_is_a_site_and_an_index_in_saelens(tmp_path: Path) -> None:
+    head = "blocks.2.attn.hook_z[3]"
+    metadata = saved(bound(head, head, {"model": {"name": "m"}}), tmp_path / "head")["metadata"]
+    assert metadata["hook_name"] == "blocks.2.attn.hook_z"
+    assert metadata["hook_head_index"] == 3
+    assert metadata["model_name"] == "m"
+    coder = ms.load(tmp_path / "head")
+    assert coder.hook_name == coder.hook_name_out == head
+    whole = saved(bound("blocks.2.attn.hook_z", "blocks.2.attn.hook_z", {}), tmp_path / "whole")["metadata"]
+    assert (whole["hook_name"], whole["hook_head_index"]) == ("blocks.2.attn.hook_z", None)
+
+
+def test_a_transcoder_from_head_to_head_keeps_both(tmp_path: Path) -> None:
+    reads, writes = "blocks.0.attn.hook_q[1]", "blocks.2.attn.hook_z[0]"
+    metadata = saved(bound(reads, writes, {}), tmp_path / "heads")["metadata"]
+    assert (metadata["hook_name_out"], metadata["hook_head_index_out"]) == ("blocks.2.attn.hook_z", 0)
+    coder = ms.load(tmp_path / "heads")
+    assert (coder.hook_name, coder.hook_name_out) == (reads, writes)
+
+
+def test_an_old_file_of_one_head_reads_one_vector(tmp_path: Path) -> None:
+    config = {**OLD, "hook_point": "blocks.1.attn.hook_z", "hook_point_head_index": 2}
+    assert ms.load(folder_with(tmp_path / "one", config, weights())).hook_name == "blocks.1.attn.hook_z[2]"
+    with pytest.raises(FileError, match="heads side by side"):
+        ms.load(folder_with(tmp_path / "all", {**config, "hook_point_head_index": None}, weights()))
+
+
+def test_several_models_are_one_string_for_saelens_and_a_mapping_for_us(tmp_path: Path) -> None:
+    models = {"base": {"name": "org/base"}, "chat": {"name": "org/chat"}, "other": {"name": "org/other"}}
+    coder = bound("base:blocks.1.mlp.hook_in", "chat:blocks.1.hook_mlp_out", {"models": models})
+    config = saved(coder, tmp_path / "two")
+    assert config["metadata"]["model_name"] == "org/base+org/chat"
+    assert config["monosema"]["model_names"] == {"base": "org/base", "chat": "org/chat"}
+    one = saved(bound("chat:hook_embed", "chat:hook_embed", {"models": models}), tmp_path / "one")
+    assert one["metadata"]["model_name"] == "org/chat"
+    assert "model_names" not in one["monosema"]
+    assert ms.load(tmp_path / "two").hook_name_out == "chat:blocks.1.hook_mlp_out"
