@@ -96,3 +96,28 @@ def test_an_unknown_hook_name_offers_near_ones(
     assert main(arguments) == 2
     assert "blocks.1.hook_resid_post" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dictionary_over_two_models_is_trained_evaluated_and_shown(
+    model_folder: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = tmp_path / "run.yaml", str(tmp_path / "run")
+    config.write_text(f"other_models: {{chat: {{source: '{model_folder}', dtype: bfloat16}}}}")
+    arguments = train_arguments(model_folder, text_file)
+    place = arguments.index("blocks.1.hook_resid_post")
+    arguments[place : place + 1] = ["base:blocks.1.hook_resid_post", "chat:blocks.1.hook_resid_post"]
+    assert main([*arguments, "--config", str(config), "--out", out]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", out, "--quiet", "--out", str(tmp_path / "report.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "model base" in printed
+    assert "model chat" in printed
+    again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", tmp_path / "run" / "report.json"))
+    assert again == first
+    assert main(["features", out, "--quiet"]) == 0
+    assert main(["inspect", out, "--quiet"]) == 0
+    assert "ce_loss_score of chat" in capsys.readouterr().out
+    assert main(["evaluate", out, "--quiet", "--model", str(model_folder)]) == 2
+    assert "give their sources by name" in capsys.readouterr().err
+    assert main(["evaluate", out, "--quiet", "--model", "chat=/nowhere/at-all"]) == 2
+    assert "/nowhere/at-all" in capsys.readouterr().err

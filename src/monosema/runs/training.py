@@ -242,11 +242,7 @@ class _Keeper(Callback):
         if every > 0 and trainer.step_number % every == 0 and isinstance(self._rows, ActivationStream):
             report = _evaluate(trainer.inference_coder(), self._rows, None, self._options, progress=False)
             if report is not None:
-                figures = {
-                    name: getattr(report, name) for name in ("fve", "l0", "ce_loss_score", "kl", "dead_fraction")
-                }
-                line = {f"heldout/{name}": value for name, value in figures.items()}
-                self._folder.append_metrics({"step": trainer.step_number, **line})
+                self._folder.append_metrics({"step": trainer.step_number, **_heldout_figures(report)})
 
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self._folder.append_metrics({"step": trainer.step_number, **metrics})
@@ -261,6 +257,16 @@ class _Keeper(Callback):
         self._folder.checkpoints.write(
             trainer.step_number, tensors, state, lambda path: _save_coder(trainer, path / "coder")
         )
+
+
+def _heldout_figures(report: Report) -> dict[str, Any]:
+    """What the log keeps of a report."""
+    figures = {f"heldout/{name}": getattr(report, name) for name in ("fve", "l0", "dead_fraction")}
+    runs: dict[str, Any] = {**(report.models or {"": report})}
+    for key, losses in runs.items():
+        of_model = f"/{key}" if key else ""
+        figures |= {f"heldout/{name}{of_model}": getattr(losses, name) for name in ("ce_loss_score", "kl")}
+    return figures
 
 
 def _with_config(
@@ -367,15 +373,12 @@ def _evaluate(
         validation = rows.validation if columns is None else columns.of(rows.validation)
         return evaluate(coder, activations=validation, n_tokens=options.n_tokens) if len(validation) > 0 else None
     assert isinstance(rows, ActivationStream)
-    if rows.models:
-        logger.warning("no report: the evaluation on held-out text puts a dictionary into one model, not several")
-        return None
     if rows.tokens is None or rows.tokens.heldout.n_contexts == 0:
         logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
         return None
     return evaluate(
         coder,
-        rows.model,
+        rows.models or rows.model,
         rows.tokens,
         n_tokens=options.n_tokens,
         n_loss_tokens=options.n_loss_tokens,
