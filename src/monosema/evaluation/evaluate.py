@@ -161,7 +161,7 @@ def _report(
     **provenance: Any,
 ) -> Report:
     """The report of what was summed; ``provenance`` are fields of ``Report`` that say on what."""
-    require_enough(sums)
+    require_enough(sums.sparsity.n_tokens)
     reconstruction, sparsity = sums.reconstruction, sums.sparsity
     losses = {key: losses_of(each) for key, each in (loss_sums or {}).items()}
     if losses:

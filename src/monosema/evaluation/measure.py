@@ -96,9 +96,8 @@ def measure_activations(
     return total
 
 
-def require_enough(sums: RowSums) -> None:
+def require_enough(n_tokens: int) -> None:
     """Raise ``DataError`` unless at least two rows were measured: one has no variance."""
-    n_tokens = sums.sparsity.n_tokens
     if n_tokens < 2:
         raise DataError(
             f"evaluation needs at least 2 tokens that are not special, got {n_tokens}; give more text or activations"
