@@ -70,4 +70,5 @@ def test_it_trains_on_the_embedded_model(path: Path, tmp_path: Path) -> None:
     loaded = ms.load(tmp_path / "run" / "coder")
     assert type(loaded.config.activation) is type(result.coder.config.activation)
     assert loaded.hook_name == result.coder.hook_name
-    assert (result.report is None) == bool(config.other_models)
+    assert result.report is not None
+    assert (result.report.models is None) == (not config.other_models)

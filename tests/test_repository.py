@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import monosema as ms
+from monosema.evaluation import ReplacedLayer
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +40,7 @@ PUBLIC_NAMES = [
     "QuadraticL0",
     "RatioL0",
     "ReLU",
+    "ReplacementReport",
     "Report",
     "Resample",
     "RunConfig",
@@ -59,6 +61,7 @@ PUBLIC_NAMES = [
     "calibrate_threshold",
     "collect_features",
     "evaluate",
+    "evaluate_replacement",
     "geometric_median",
     "load",
     "load_model",
@@ -125,7 +128,8 @@ def test_every_docs_metric_is_logged_or_reported() -> None:
     report, log = text.split("## The training log")
     documented = set(re.findall(r"^\| ((?:`[^`]+`(?:, )?)+)", report, re.M))
     names = {name for cell in documented for name in re.findall(r"`([^`]+)`", cell)}
-    fields = set(ms.Report.__dataclass_fields__)
+    fields = set(ms.Report.__dataclass_fields__) | set(ms.ReplacementReport.__dataclass_fields__)
+    fields |= set(ReplacedLayer.__dataclass_fields__)
     assert names <= fields, names - fields
     assert "threshold" in log
 

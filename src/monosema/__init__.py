@@ -22,7 +22,7 @@ _HOMES = {
     "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
     "monosema.data": ("ActivationStream", "Tokens", "load_tokens"),
-    "monosema.evaluation": ("Report", "calibrate_threshold", "evaluate"),
+    "monosema.evaluation": ("ReplacementReport", "Report", "calibrate_threshold", "evaluate", "evaluate_replacement"),
     "monosema.features": ("FeatureStore", "collect_features"),
     "monosema.hub": ("load", "save"),
     "monosema.models": ("LanguageModel", "load_model"),
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
     from monosema.data import ActivationStream, Tokens, load_tokens
-    from monosema.evaluation import Report, calibrate_threshold, evaluate
+    from monosema.evaluation import ReplacementReport, Report, calibrate_threshold, evaluate, evaluate_replacement
     from monosema.features import FeatureStore, collect_features
     from monosema.hub import load, save
     from monosema.models import LanguageModel, load_model

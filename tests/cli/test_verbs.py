@@ -1,9 +1,13 @@
+import functools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
+import monosema as ms
 from monosema.cli.main import main
+from monosema.metrics import fve
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,9 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     assert "fve" in capsys.readouterr().out
     again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", run_folder / "report.json"))
     assert again == first
+    few = ["evaluate", "--quiet", "--n-tokens", "320", str(run_folder), "--out", str(tmp_path / "few.json")]
+    assert main(few) == 0
+    assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
 
 
 def test_features_writes_a_page_and_prints_a_latent(
@@ -96,3 +103,123 @@ def test_an_unknown_hook_name_offers_near_ones(
     assert main(arguments) == 2
     assert "blocks.1.hook_resid_post" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dictionary_over_two_models_is_trained_evaluated_and_shown(
+    model_folder: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = tmp_path / "run.yaml", str(tmp_path / "run")
+    config.write_text(f"other_models: {{chat: {{source: '{model_folder}', dtype: bfloat16}}}}")
+    arguments = train_arguments(model_folder, text_file)
+    place = arguments.index("blocks.1.hook_resid_post")
+    arguments[place : place + 1] = ["base:blocks.1.hook_resid_post", "chat:blocks.1.hook_resid_post"]
+    assert main([*arguments, "--config", str(config), "--evaluation.n-tokens", "640", "--out", out]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", out, "--quiet", "--n-tokens", "640", "--out", str(tmp_path / "report.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "model base" in printed
+    assert "model chat" in printed
+    again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", tmp_path / "run" / "report.json"))
+    assert again == first
+    assert main(["features", out, "--quiet"]) == 0
+    assert main(["inspect", out, "--quiet"]) == 0
+    assert "ce_loss_score of chat" in capsys.readouterr().out
+    assert main(["evaluate", out, "--quiet", "--model", str(model_folder)]) == 2
+    assert "give their sources by name" in capsys.readouterr().err
+    assert main(["evaluate", out, "--quiet", "--model", "chat=/nowhere/at-all"]) == 2
+    assert "/nowhere/at-all" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def mlp_runs(model_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A transcoder for each MLP of the tiny model, whose input is scaled in training, and one for all."""
+    out = tmp_path_factory.mktemp("mlps")
+    sites = [(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out") for layer in (0, 1)]
+    chosen = {"first": sites[:1], "second": sites[1:], "both": sites}
+    for name, pairs in chosen.items():
+        arguments = train_arguments(model_folder, text_file)
+        place = arguments.index("blocks.1.hook_resid_post")
+        arguments[place : place + 1] = [*(read for read, _ in pairs), "--stream.targets", *(to for _, to in pairs)]
+        scaling = ["--training.input-scaling", "expected_norm" if name == "first" else "whitening"]
+        assert main([*arguments, *scaling, "--evaluation.n-tokens", "640", "--out", str(out / name)]) == 0
+    return {name: str(out / name) for name in chosen}
+
+
+@pytest.mark.parametrize("names", [["first", "second"], ["both"]])
+def test_evaluate_puts_dictionaries_in_the_place_of_mlps(
+    names: list[str], mlp_runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, out = [mlp_runs[name] for name in names], tmp_path / "report.json"
+    assert main(["evaluate", "--replace", *folders, "--quiet", "--out", str(out), "--n-tokens", "2048"]) == 0
+    assert "2 sites of" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    session = ms.open_session(folders[0])
+    coders = [ms.load(folder) for folder in folders]
+    contexts = session.tokens.heldout
+    contexts = contexts.contexts[torch.arange(64) * contexts.n_contexts // 64].long()
+    special = contexts == 0
+    model = session.model.hf
+    written = ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+    clean_outputs = list(session.model.capture(contexts, written).values())
+
+    outputs: list[torch.Tensor] = []
+    mlps = [block.mlp for block in model.model.layers]
+    own = [mlp.forward for mlp in mlps]
+    latents: list[torch.Tensor] = []
+
+    def replaced(layer: int, x: torch.Tensor) -> torch.Tensor:
+        if len(coders) == 2:
+            new = coders[layer](x)
+        else:
+            part = coders[0].parts[layer].coder
+            latents.append(part.encode(x))
+            new = latents[layer] @ part.W_dec[:, :16] + coders[0].b_dec[16 * layer :][:16]
+            if layer == 1:
+                new = new + latents[0] @ coders[0].parts[0].coder.W_dec[:, 16:]
+        outputs.append(new)
+        return torch.where(special.unsqueeze(-1), own[layer](x), new)
+
+    for layer, mlp in enumerate(mlps):
+        mlp.forward = functools.partial(replaced, layer)
+    with torch.no_grad():
+        logits = model(input_ids=contexts, use_cache=False).logits
+    for mlp in mlps:
+        del mlp.forward
+    counted = ~special[:, :-1] & ~special[:, 1:]
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1][counted], contexts[:, 1:][counted])
+    assert report["ce_replaced"] == pytest.approx(loss.item(), rel=2e-6)
+    for layer, clean, new in zip(report["layers"], clean_outputs, outputs, strict=True):
+        assert layer["fve"] == pytest.approx(fve(clean[~special], new[~special]), abs=1e-5)
+    assert report["overlap"] == "none"
+    assert [layer["hook_name_out"] for layer in report["layers"]] == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replace", "first", "first"], "two coders write 'blocks.0.hook_mlp_out'"),
+        (["--replace", "first", "--ablation", "mean"], "leave out --ablation"),
+        (["--replace", "first", "run"], "was trained on the model builtin"),
+    ],
+)
+def test_what_cannot_be_put_in_place_is_refused(
+    arguments: list[str],
+    message: str,
+    mlp_runs: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = ms.load(mlp_runs["second"])
+    other.metadata["model"]["source"] = "builtin"
+    ms.save(other, tmp_path / "other")
+    named = {**mlp_runs, "run": str(tmp_path / "other")}
+    assert main(["evaluate", "--quiet", *(named.get(each, each) for each in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_evaluate_wants_one_folder_or_several_to_replace(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["a", "--replace", "b"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", *arguments])
+        assert stop.value.code == 2
+        assert "or several after --replace" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import LlamaForCausalLM
 import monosema as ms
 from monosema.core.config import from_plain, from_yaml, to_plain
 from monosema.core.errors import ConfigError
-from monosema.runs.config import CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.config import CoderOptions, EvaluationOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
 from monosema.runs.describe import describe
 from monosema.runs.launch import launch
 from monosema.runs.session import build_models, build_tokens
@@ -84,6 +86,47 @@ def test_the_dictionary_reads_both_models_and_opens_again(run_folder: Path, conf
     assert not torch.equal(rows[:, :16], rows[:, 16:])
     again = ms.ActivationStream.from_coder(session.coder)
     assert torch.equal(next(again), rows)
+
+
+def test_the_report_has_a_score_for_each_model(run_folder: Path) -> None:
+    session = ms.open_session(run_folder)
+    report = ms.evaluate(session.coder, session.models, session.tokens, progress=False)
+    assert json.loads((run_folder / "report.json").read_text()) == report.to_dict()
+    assert report.overlap == "none"
+    assert report.models is not None
+    for key, model in session.stream.models.items():
+        alone = ms.SAE(16, 48, activation=ms.TopK(k=3))
+        alone.bind(SITE, SITE, {})
+        clean = ms.evaluate(alone, model, session.tokens, progress=False).ce_clean
+        assert report.models[key].ce_clean == pytest.approx(clean, rel=1e-6)
+    line = next(line for line in describe(run_folder).splitlines() if line.startswith("figures"))
+    assert f"ce_loss_score of chat {report.models['chat'].ce_loss_score:.4f}" in line
+    assert "None" not in line
+
+
+def test_the_log_keeps_the_held_out_score_of_each_model(config: RunConfig, tmp_path: Path) -> None:
+    few = replace(config, training=replace(config.training, eval_every=5), evaluation=EvaluationOptions(n_tokens=256))
+    launch(few, tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    held_out = [line for line in lines if "heldout/fve" in line]
+    assert len(held_out) == 2
+    assert {"heldout/ce_loss_score/base", "heldout/kl/chat"} <= held_out[0].keys()
+    assert "heldout/kl" not in held_out[0]
+
+
+def test_features_are_read_from_both_models(run_folder: Path) -> None:
+    session = ms.open_session(run_folder)
+    store = ms.collect_features(session.coder, session.models, session.tokens, n_tokens=512, progress=False)
+    names = {key: model.name for key, model in session.stream.models.items()}
+    assert store.provenance.model == f"base: {names['base']}, chat: {names['chat']}"
+    contexts = session.tokens.heldout.contexts[:16].long()
+    usable = ~session.tokens.heldout.special_mask(contexts)
+    rows = [model.capture(contexts, [SITE])[SITE][usable] for model in session.stream.models.values()]
+    latents = session.coder.encode(torch.cat(rows, 1))
+    assert torch.equal(store.numbers.count, (latents != 0).sum(0))
+    assert "is not a site of the residual stream" in store.logits_note
+    with pytest.raises(ConfigError, match=r"give them by name, as in \{'base': ..., 'chat': ...\}"):
+        ms.collect_features(session.coder, session.model, session.tokens, progress=False)
 
 
 def test_sources_are_overridden_by_name_and_the_rest_for_all(

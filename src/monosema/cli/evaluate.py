@@ -1,13 +1,22 @@
-"""``monosema evaluate``: measure a dictionary on held-out text, as it was saved."""
+"""``monosema evaluate``: measure a dictionary on held-out text, as it was saved; or several in place of the MLPs."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from monosema.cli.options import parse
+from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
+
+if TYPE_CHECKING:
+    from monosema.evaluation import ReplacementReport, Report
+
+_NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -16,28 +25,96 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", nargs="?", help="run folder, dictionary folder, or hub repository")
     parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
     parser.add_argument("--text", help="evaluate on this text instead of the recorded one")
-    parser.add_argument("--model", help="evaluate on this model instead of the recorded one")
+    parser.add_argument(
+        "--model",
+        action="append",
+        help="evaluate on this model instead of the recorded one; of several, NAME=MODEL, once for each to change",
+    )
     parser.add_argument("--out", type=Path, help="also write the report as JSON")
-    parsed = parse(EvaluationOptions, arguments, parser)
+    parser.add_argument(
+        "--replace",
+        nargs="+",
+        metavar="FOLDER",
+        help="instead: put the transcoders of these runs, or one cross-layer transcoder, in the place of all the MLPs "
+        "they write at once, and measure what the model still predicts",
+    )
+    parsed = parse(EvaluationOptions, _joined(arguments), parser)
     extra, options = parsed.extra, parsed.config
-    if extra.folder is None:
-        parser.error("name the folder of a run or of a dictionary")
+    if (extra.folder is None) == (extra.replace is None):
+        parser.error("name the folder of a run or of a dictionary, or several after --replace")
     from monosema.core.files import write_json
+
+    report = _replacement(extra, options) if extra.replace is not None else _one(extra, options)
+    print(report)
+    if extra.out is not None:
+        write_json(extra.out, report.to_dict())
+    return 0
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``--n-tokens 9`` as ``--n-tokens=9``: the value of an option the parser leaves to others is no folder."""
+    flags = {f"--{each.name}" for each in fields(EvaluationOptions)}
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].replace("-", "_").replace("__", "--", 1) in flags:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
     from monosema.evaluation import evaluate
     from monosema.runs import open_session
 
-    overrides = {key: value for key, value in (("text", extra.text), ("model", extra.model)) if value is not None}
-    session = open_session(extra.folder, extra.name, **overrides)
-    report = evaluate(
+    session = open_session(extra.folder, extra.name, **_overrides(extra))
+    return evaluate(
         session.coder,
-        session.model,
+        session.models,
         session.tokens,
         n_tokens=options.n_tokens,
         n_loss_tokens=options.n_loss_tokens,
         ablation=options.ablation,
         progress=not extra.quiet,
     )
-    print(report)
-    if extra.out is not None:
-        write_json(extra.out, report.to_dict())
-    return 0
+
+
+def _replacement(extra: argparse.Namespace, options: EvaluationOptions) -> ReplacementReport:
+    """All dictionaries in the model and on the text of the first."""
+    if options.ablation != "zero" or options.n_loss_tokens is not None:
+        raise ConfigError("--replace compares all tokens with zero ablation; leave out --ablation and --n-loss-tokens")
+    from monosema import hub
+    from monosema.data.rebuild import recorded_options
+    from monosema.evaluation import evaluate_replacement
+    from monosema.runs import open_session
+
+    first, *others = extra.replace
+    session = open_session(first, extra.name, **_overrides(extra))
+    coders = [session.coder, *(hub.load(folder, extra.name) for folder in others)]
+    if extra.model is None:
+        sources = [_source(recorded_options(coder.metadata)) for coder in coders]
+        for folder, source in zip(extra.replace, sources, strict=True):
+            if source != sources[0]:
+                raise ConfigError(
+                    f"{folder} was trained on the model {source}, {first} on {sources[0]}; all must belong to one "
+                    "model, which --model names"
+                )
+    return evaluate_replacement(
+        coders, session.model, session.tokens, n_tokens=options.n_tokens, progress=not extra.quiet
+    )
+
+
+def _source(recorded: dict[str, dict[str, Any]]) -> str:
+    return str(recorded["model"]["source"]) if "model" in recorded else ", ".join(recorded["models"])
+
+
+def _overrides(extra: argparse.Namespace) -> dict[str, Any]:
+    """What is given in place of what the dictionary recorded."""
+    overrides = {} if extra.text is None else {"text": extra.text}
+    if extra.model is not None:
+        pairs = [_NAMED_MODEL.fullmatch(given) for given in extra.model]
+        named = {pair[1]: pair[2] for pair in pairs if pair is not None}
+        if len(extra.model) > 1 and len(named) < len(extra.model):
+            raise ConfigError(f"--model: give one model, or NAME=MODEL each, got {' '.join(extra.model)}")
+        overrides["model"] = named or extra.model[0]
+    return overrides

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     overrides = {} if extra.text is None else {"text": extra.text}
     session = open_session(extra.folder, extra.name, **overrides)
     store = collect_features(
-        session.coder, session.model, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
+        session.coder, session.models, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
     )
     if extra.latent is not None:
         print(store[extra.latent])

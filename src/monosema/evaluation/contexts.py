@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,38 +30,43 @@ class EvaluationContexts:
 
 
 def choose_contexts(
-    tokens: Tokens | TokenSplit | Tensor, model: LanguageModel, n_tokens: int | None, n_loss_tokens: int | None
+    tokens: Tokens | TokenSplit | Tensor,
+    models: Collection[LanguageModel],
+    n_tokens: int | None,
+    n_loss_tokens: int | None,
 ) -> EvaluationContexts:
     """Contexts of ``tokens`` that hold ``n_tokens`` tokens (all where None), those that hold ``n_loss_tokens`` first.
 
     Both are spread evenly over the split: its first contexts are its first few documents, and not like the rest. Of a
-    ``Tokens`` the held-out split is used; in a tensor of ids ``[n, T]`` the model's special tokens are special.
+    ``Tokens`` the held-out split is used; in a tensor of ids ``[n, T]`` the models' special tokens are special.
 
-    Raises ``DataError`` where there is nothing to evaluate or an id is unknown to the model, and ``ShapeError`` where
-    the contexts are not ``[n, T]`` or too long for it.
+    Raises ``DataError`` where there is nothing to evaluate or an id is unknown to a model, and ``ShapeError`` where
+    the contexts are not ``[n, T]`` or too long for one.
     """
-    split = _split_of(tokens, model)
+    split = _split_of(tokens, frozenset().union(*(model.special_token_ids for model in models)))
     if split.contexts.numel() == 0:
         raise DataError(
             f"the {split.name} split holds no context to evaluate; give more text, or tokenise with a larger "
             "heldout_fraction"
         )
-    if model.context_size is not None and split.context_size > model.context_size:
-        raise ShapeError(
-            f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
-            f"{model.name}; tokenise with a smaller context_size"
-        )
+    for model in models:
+        if model.context_size is not None and split.context_size > model.context_size:
+            raise ShapeError(
+                f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
+                f"{model.name}; tokenise with a smaller context_size"
+            )
     chosen = _spread(split.n_contexts, n_tokens, split.context_size)
     for_losses = _spread(len(chosen), n_loss_tokens, split.context_size)
     others = torch.ones(len(chosen), dtype=torch.bool)
     others[for_losses] = False
     used = split.contexts[torch.cat([chosen[for_losses], chosen[others]])]
     low, high = int(used.min()), int(used.max())
-    if low < 0 or high >= model.vocab_size:
-        raise DataError(
-            f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} (0 to "
-            f"{model.vocab_size - 1}); tokenise with the model's own tokenizer"
-        )
+    for model in models:
+        if low < 0 or high >= model.vocab_size:
+            raise DataError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} (0 to "
+                f"{model.vocab_size - 1}); tokenise with the model's own tokenizer"
+            )
     return EvaluationContexts(used.to(torch.int64), split.special_mask(used), len(for_losses), split)
 
 
@@ -87,7 +92,7 @@ def _spread(n_contexts: int, n_tokens: int | None, context_size: int) -> Tensor:
     return torch.arange(n) * n_contexts // max(1, n)
 
 
-def _split_of(tokens: object, model: LanguageModel) -> TokenSplit:
+def _split_of(tokens: object, special_token_ids: frozenset[int]) -> TokenSplit:
     if isinstance(tokens, Tokens):
         return tokens.heldout
     if isinstance(tokens, TokenSplit):
@@ -103,4 +108,4 @@ def _split_of(tokens: object, model: LanguageModel) -> TokenSplit:
             "for activations use activations="
         )
     ids = tokens.detach().to(device="cpu", dtype=torch.int32).contiguous()
-    return TokenSplit(ids, model.special_token_ids, "contexts")
+    return TokenSplit(ids, special_token_ids, "contexts")

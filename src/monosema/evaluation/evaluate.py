@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
@@ -17,18 +16,16 @@ from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.losses import LossSums
 from monosema.evaluation.measure import RowSums, evaluation_mode, measure_activations, require_enough
-from monosema.evaluation.report import Ablation, Report
-from monosema.evaluation.runs import ModelRuns, sites_of
+from monosema.evaluation.report import Ablation, ModelLosses, Report
+from monosema.evaluation.runs import ModelRuns, fitting_batch_size
+from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.metrics import RELIABLE_DEAD_TOKENS, ce_loss_score, kl_score
 from monosema.models import LanguageModel
-
-_LOGITS_PER_STEP = {"cpu": 2**23}
-"""Logits of one forward pass, by device (2**27 where not named), which set the batch size where none is given."""
 
 
 def evaluate(
     coder: Dictionary,
-    model: LanguageModel | None = None,
+    model: Models | None = None,
     tokens: Tokens | TokenSplit | Tensor | None = None,
     *,
     activations: Tensor | np.ndarray | Iterable[Tensor | np.ndarray] | None = None,
@@ -48,11 +45,14 @@ def evaluate(
     special. An encoder predicts masked tokens instead (15 % of the positions, the mask token at each); what is
     measured on its activations is measured on unmasked text.
 
+    Of a coder over several models each is run by itself, clean, spliced and ablated at its own sites, and has a score
+    of its own (``Report.models``); the reconstruction is that of the sites of all of them together.
+
     With ``activations``, everything that needs no model is measured.
 
     Args:
         coder: any coder; a transcoder is compared with the site it writes.
-        model: the language model the coder reads.
+        model: the language model the coder reads; several by name, for sites such as ``base:blocks.2.hook_resid_post``.
         tokens: a ``Tokens`` (its held-out split is used), one split, or token ids ``[n, T]``.
         activations: instead of model and tokens, a tensor ``[..., d]`` or an iterable of them. ``d`` is ``d_in``, or
             ``d_in + d_out`` where the coder writes another site than it reads. A stream is left in the state it came
@@ -68,7 +68,8 @@ def evaluate(
         progress: show a bar on a terminal, a logged line elsewhere.
 
     Raises:
-        ConfigError: neither or both of (model, tokens) and activations are given, or the coder names no site.
+        ConfigError: neither or both of (model, tokens) and activations are given, or the coder names no site, or
+            sites of other models.
         UnknownNameError: the model has no such site.
         ShapeError: the coder's width is not the site's, or the contexts do not fit the model.
         DataError: an activation, a reconstruction or a loss is not finite, or there are too few tokens.
@@ -85,26 +86,26 @@ def evaluate(
     if model is None or tokens is None:
         raise ConfigError("evaluate needs evaluate(coder, model, tokens), or evaluate(coder, activations=...)")
 
+    models = by_name(model)
     notes = []
-    mask_token_id = getattr(model.tokenizer, "mask_token_id", None) if model.is_encoder else None
     if not losses:
         notes.append("no cross-entropy or KL: left out as asked (losses=False)")
-    elif model.is_encoder and mask_token_id is None:
+    elif reason := no_task(models):
         losses = False
-        notes.append("no cross-entropy or KL: the model is an encoder and its tokenizer has no mask token")
-    chosen = choose_contexts(tokens, model, n_tokens, n_loss_tokens if losses else 0)
+        notes.append(f"no cross-entropy or KL: {reason}")
+    chosen = choose_contexts(tokens, list(models.values()), n_tokens, n_loss_tokens if losses else 0)
     runs = ModelRuns(
         coder=coder,
-        model=model,
-        sites=sites_of(coder, model, to_be_written=losses),
+        models=models,
+        sites=sites_of(coder, models, to_be_written=losses),
         chosen=chosen,
-        batch_size=batch_size or _fitting_batch_size(model, chosen.split.context_size),
+        batch_size=batch_size or fitting_batch_size(models, chosen.split.context_size),
         ablation=ablation,
-        mask_token_id=mask_token_id,
+        mask_token_id=mask_token_id(models) if losses else None,
         seed=seed,
     )
     bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
-    with bar, evaluation_mode(coder, model.hf):
+    with bar, evaluation_mode(coder, *(each.hf for each in models.values())):
         sums, loss_sums = runs.measure(bar)
     return _report(
         coder,
@@ -112,7 +113,7 @@ def evaluate(
         loss_sums if losses else None,
         notes=notes,
         ablation=ablation if losses else None,
-        model_name=model.name,
+        model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
         split=chosen.split.name,
         tokens_fingerprint=chosen.split.fingerprint,
         overlap=overlap_with_training(coder, tokens, chosen.split),
@@ -120,45 +121,55 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Losses:
-    """The language-model fields of a report."""
+def no_task(models: Mapping[str, LanguageModel]) -> str:
+    """Why the models' predictions cannot be compared; empty where they can."""
+    n_encoders = sum(model.is_encoder for model in models.values())
+    if 0 < n_encoders < len(models):
+        return "an encoder and a decoder have no task in common"
+    if n_encoders and mask_token_id(models) is None:
+        return "the model is an encoder and its tokenizer has no mask token"
+    return ""
 
-    ce_clean: float
-    ce_spliced: float
-    ce_ablated: float
-    ce_loss_score: float
-    kl: float
-    kl_ablated: float
-    kl_score: float
-    n_predicted_tokens: int
 
-    @classmethod
-    def of(cls, sums: LossSums) -> _Losses:
-        clean, spliced, ablated = sums.ce_clean.value, sums.ce_spliced.value, sums.ce_ablated.value
-        return cls(
-            ce_clean=clean,
-            ce_spliced=spliced,
-            ce_ablated=ablated,
-            ce_loss_score=ce_loss_score(clean, spliced, ablated),
-            kl=sums.kl.value,
-            kl_ablated=sums.kl_ablated.value,
-            kl_score=kl_score(sums.kl.value, sums.kl_ablated.value),
-            n_predicted_tokens=sums.ce_clean.n_tokens,
-        )
+def mask_token_id(models: Mapping[str, LanguageModel]) -> int | None:
+    """What stands at the positions that encoders must predict; None for decoders."""
+    first = next(iter(models.values()))
+    return getattr(first.tokenizer, "mask_token_id", None) if first.is_encoder else None
+
+
+def losses_of(sums: LossSums) -> ModelLosses:
+    """Means and scores of what was summed."""
+    clean, spliced, ablated = sums.ce_clean.value, sums.ce_spliced.value, sums.ce_ablated.value
+    return ModelLosses(
+        ce_clean=clean,
+        ce_spliced=spliced,
+        ce_ablated=ablated,
+        ce_loss_score=ce_loss_score(clean, spliced, ablated),
+        kl=sums.kl.value,
+        kl_ablated=sums.kl_ablated.value,
+        kl_score=kl_score(sums.kl.value, sums.kl_ablated.value),
+        n_predicted_tokens=sums.ce_clean.n_tokens,
+    )
 
 
 def _report(
-    coder: Dictionary, sums: RowSums, loss_sums: LossSums | None = None, *, notes: list[str], **provenance: Any
+    coder: Dictionary,
+    sums: RowSums,
+    loss_sums: Mapping[str, LossSums] | None = None,
+    *,
+    notes: list[str],
+    **provenance: Any,
 ) -> Report:
     """The report of what was summed; ``provenance`` are fields of ``Report`` that say on what."""
-    require_enough(sums)
+    require_enough(sums.sparsity.n_tokens)
     reconstruction, sparsity = sums.reconstruction, sums.sparsity
-    losses = None if loss_sums is None else _Losses.of(loss_sums)
-    if losses is not None:
+    losses = {key: losses_of(each) for key, each in (loss_sums or {}).items()}
+    if losses:
         notes = [*notes, "special positions keep the site's own value in the clean, spliced and ablated runs"]
-        if losses.ce_ablated <= losses.ce_clean:
-            notes.append("ablating the site does not raise the loss, so ce_loss_score means nothing here")
+    for key, each in losses.items():
+        if each.ce_ablated <= each.ce_clean:
+            of_model = f" of {key}" if key else ""
+            notes.append(f"ablating the site does not raise the loss{of_model}, so ce_loss_score means nothing here")
     if not sparsity.dead_fraction_reliable:
         notes = [
             *notes,
@@ -185,7 +196,8 @@ def _report(
         hook_name_out=coder.hook_name_out or "",
         notes=tuple(notes),
         firing_density=sparsity.firing_density,
-        **({} if losses is None else asdict(losses)),
+        fve_per_site=_fve_per_site(coder, sums),
+        **(asdict(losses[""]) if "" in losses else {"models": losses or None}),
         **provenance,
     )
 
@@ -199,6 +211,11 @@ def check_options(n_tokens: int | None, n_loss_tokens: int | None, batch_size: i
         raise ConfigError(f"ablation must be 'zero' or 'mean', got {ablation!r}")
 
 
-def _fitting_batch_size(model: LanguageModel, context_size: int) -> int:
-    logits = _LOGITS_PER_STEP.get(torch.device(model.device).type, 2**27)
-    return min(32, max(1, logits // (context_size * model.vocab_size)))
+def _fve_per_site(coder: Dictionary, sums: RowSums) -> dict[str, float] | None:
+    """By the coder's name of each site written, or by its number; None where there is one."""
+    if not sums.sites:
+        return None
+    names = (coder.hook_name_out or "").split("+")
+    if len(names) != len(sums.sites):
+        names = [f"site_{number}" for number in range(len(sums.sites))]
+    return {name: site.fve for name, site in zip(names, sums.sites, strict=True)}

@@ -6,7 +6,7 @@ positions keep the site's own value in all three, so that the runs differ only i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -16,9 +16,14 @@ from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
 from monosema.metrics import TokenMean, log_probs, token_cross_entropy, token_kl
 from monosema.models import LanguageModel
+from monosema.models.hooks import EditFunction
+from monosema.models.language_model import SiteName
 
 MASKED_FRACTION = 0.15
 """Of an encoder's positions, as in its pre-training (Devlin et al. 2019, section 3.1), but always by the mask token."""
+
+Edits = Mapping[SiteName, EditFunction]
+"""By hook name, what is made of a site's value ``[B, T, width]`` in one run."""
 
 _LOG_PROB_ELEMENTS = {"cpu": 2**20}
 """Log-probabilities taken at a time, by device (2**26 where not named)."""
@@ -97,14 +102,14 @@ def compare_runs(
     model: LanguageModel,
     task: Task,
     clean_logits: Tensor,
-    spliced: Mapping[str, Tensor],
-    ablated: Mapping[str, Tensor],
+    spliced: Edits,
+    ablated: Edits,
     where: str,
 ) -> LossSums:
     """The losses of one batch.
 
-    ``clean_logits [B, T, V]`` come from the clean run; ``spliced`` and ``ablated`` hold, for each site written, the
-    value ``[B, T, width]`` it takes in that run. Raises ``DataError`` where a loss is not finite, naming the run.
+    ``clean_logits [B, T, V]`` come from the clean run; ``spliced`` and ``ablated`` are what is done to the sites of
+    ``model`` in the other two. Raises ``DataError`` where a loss is not finite, naming the run.
     """
     elements = _LOG_PROB_ELEMENTS.get(clean_logits.device.type, 2**26)
     step = max(1, elements // clean_logits.shape[-1])
@@ -117,8 +122,8 @@ def compare_runs(
     _require_finite_loss(clean_loss, "clean", where)
     del clean_logits
 
-    def against_clean(values: Mapping[str, Tensor], run: str) -> tuple[TokenMean, TokenMean]:
-        with model.edits({name: _replace_by(value) for name, value in values.items()}):
+    def against_clean(edits: Edits, run: str) -> tuple[TokenMean, TokenMean]:
+        with model.edits(edits):
             logits = model(task.tokens).flatten(0, 1)
         loss, divergence = TokenMean(), TokenMean()
         for log_p, at, target in zip(clean, positions.split(step), targets.split(step), strict=True):
@@ -133,7 +138,8 @@ def compare_runs(
     return LossSums(clean_loss, spliced_loss, ablated_loss, divergence, divergence_ablated)
 
 
-def _replace_by(value: Tensor) -> Callable[[Tensor], Tensor]:
+def replace_by(value: Tensor) -> EditFunction:
+    """The edit that puts ``value [B, T, width]`` in a site's place."""
     return lambda current: value.to(device=current.device, dtype=current.dtype)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +26,18 @@ class RowSums:
     """Of the site written and its reconstruction."""
     sparsity: SparsitySums
     """Of the latents."""
+    sites: tuple[ReconstructionSums, ...] = ()
+    """Of each site written by itself, where there are several."""
 
     @classmethod
-    def empty(cls, coder: Dictionary) -> RowSums:
-        """The sums of no rows."""
-        return cls(ReconstructionSums.empty(coder.d_out), SparsitySums.empty(coder.d_sae))
+    def empty(cls, coder: Dictionary, widths: Sequence[int]) -> RowSums:
+        """The sums of no rows; ``widths`` are those of the sites written."""
+        sites = tuple(map(ReconstructionSums.empty, widths)) if len(widths) > 1 else ()
+        return cls(ReconstructionSums.empty(coder.d_out), SparsitySums.empty(coder.d_sae), sites)
 
     def __add__(self, other: RowSums) -> RowSums:
-        return RowSums(self.reconstruction + other.reconstruction, self.sparsity + other.sparsity)
+        sites = tuple(mine + theirs for mine, theirs in zip(self.sites, other.sites, strict=True))
+        return RowSums(self.reconstruction + other.reconstruction, self.sparsity + other.sparsity, sites)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,12 @@ class MeasuredRows:
     """The sums of these rows."""
 
 
-def measure_rows(coder: Dictionary, x: Tensor, target: Tensor, where: str) -> MeasuredRows:
+def measure_rows(coder: Dictionary, x: Tensor, target: Tensor, widths: Sequence[int], where: str) -> MeasuredRows:
     """Reconstruct ``target [n, d_out]`` from ``x [n, d_in]`` as the coder does it, and sum.
 
-    Rows are cast to the coder's dtype and device. ``where`` names site and batch in errors: ``DataError`` where an
-    activation or a reconstruction is not finite.
+    Rows are cast to the coder's dtype and device. ``widths`` are those of the sites that lie side by side in
+    ``target``; ``where`` names site and batch in errors: ``DataError`` where an activation or a reconstruction is not
+    finite.
     """
     require_finite(f"activations read at {where}", x)
     if target is not x:
@@ -59,8 +64,10 @@ def measure_rows(coder: Dictionary, x: Tensor, target: Tensor, where: str) -> Me
     latents = coder.encode_sparse(x)
     x_hat = coder.decode(latents, x)
     require_finite(f"the coder's reconstruction for {where}", x_hat)
-    sums = RowSums(ReconstructionSums.of(target.to(coder.device), x_hat), SparsitySums.of(latents))
-    return MeasuredRows(x_hat, sums)
+    target = target.to(coder.device)
+    columns = zip(target.split(list(widths), 1), x_hat.split(list(widths), 1), strict=True) if len(widths) > 1 else ()
+    sites = tuple(ReconstructionSums.of(own, own_hat) for own, own_hat in columns)
+    return MeasuredRows(x_hat, RowSums(ReconstructionSums.of(target, x_hat), SparsitySums.of(latents), sites))
 
 
 def measure_activations(
@@ -75,11 +82,13 @@ def measure_activations(
     by side, the one read first. At most ``n_tokens`` rows are used. An activation stream is given back in the state
     it came in.
     """
-    total, left = RowSums.empty(coder), n_tokens
+    widths = coder.config.write_widths
+    total, left = RowSums.empty(coder, widths), n_tokens
     with unmoved(activations):
         for index, rows in enumerate(row_batches(activations, batch_size or ROWS_PER_STEP)):
             x, target = split_row(coder, rows if left is None else rows[:left], index)
-            total = total + measure_rows(coder, x, target, f"{coder.hook_name or 'activations'}, batch {index}").sums
+            where = f"{coder.hook_name or 'activations'}, batch {index}"
+            total = total + measure_rows(coder, x, target, widths, where).sums
             if left is not None:
                 left -= len(x)
                 if left <= 0:
@@ -87,9 +96,8 @@ def measure_activations(
     return total
 
 
-def require_enough(sums: RowSums) -> None:
+def require_enough(n_tokens: int) -> None:
     """Raise ``DataError`` unless at least two rows were measured: one has no variance."""
-    n_tokens = sums.sparsity.n_tokens
     if n_tokens < 2:
         raise DataError(
             f"evaluation needs at least 2 tokens that are not special, got {n_tokens}; give more text or activations"

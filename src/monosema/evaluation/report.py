@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from torch import Tensor
@@ -16,12 +16,36 @@ Ablation = Literal["zero", "mean"]
 Overlap = Literal["none", "same tokens", "unknown"]
 """Whether the tokens evaluated were trained on, from the fingerprints both sides recorded."""
 
+_LOSSES = ("ce_loss_score", "ce_clean", "ce_spliced", "ce_ablated", "kl_score", "kl", "kl_ablated")
+
 _GROUPS: dict[str, tuple[str, ...]] = {
     "reconstruction": ("fve", "mse", "cosine", "norm_ratio", "relative_reconstruction_bias"),
     "sparsity": ("l0", "l0_std", "l1", "dead_fraction", "n_alive", "d_sae"),
-    "language model": ("ce_loss_score", "ce_clean", "ce_spliced", "ce_ablated", "kl_score", "kl", "kl_ablated"),
+    "language model": _LOSSES,
     "data": ("split", "n_tokens", "n_predicted_tokens", "n_special_positions", "tokens_fingerprint", "overlap"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLosses:
+    """What one model's predictions lose when its sites are replaced; averages over ``n_predicted_tokens``."""
+
+    ce_clean: float
+    """Cross-entropy of the model itself, nats per predicted token."""
+    ce_spliced: float
+    """The same with the reconstruction in the sites' place."""
+    ce_ablated: float
+    """The same with the sites ablated."""
+    ce_loss_score: float
+    """``(ce_ablated - ce_spliced) / (ce_ablated - ce_clean)``."""
+    kl: float
+    """``KL(clean || spliced)``, nats per predicted token."""
+    kl_ablated: float
+    """``KL(clean || ablated)``, nats per predicted token."""
+    kl_score: float
+    """``(kl_ablated - kl) / kl_ablated``."""
+    n_predicted_tokens: int
+    """Tokens over which cross-entropy and KL are averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +99,11 @@ class Report:
     """``(kl_ablated - kl) / kl_ablated``."""
     n_predicted_tokens: int | None = None
     """Tokens over which cross-entropy and KL are averaged."""
+    fve_per_site: Mapping[str, float] | None = None
+    """By the name of each site written, where there are several: ``fve`` there alone."""
+    models: Mapping[str, ModelLosses] | None = None
+    """By model, where the coder writes sites of several: each run spliced and ablated at its own sites. The losses
+    above are then None."""
     ablation: Ablation | None = None
     """What the site became in the ablated run."""
     hook_name: str = ""
@@ -103,9 +132,7 @@ class Report:
                 if per_latent:
                     plain[each.name] = None if value is None else value.tolist()
                 continue
-            if isinstance(value, float) and not math.isfinite(value):
-                value = None
-            plain[each.name] = list(value) if isinstance(value, tuple) else value
+            plain[each.name] = plain_value(value)
         return plain
 
     @classmethod
@@ -119,22 +146,28 @@ class Report:
             if each.name in plain and each.name != "firing_density":
                 value = plain[each.name]
                 values[each.name] = math.nan if value is None and each.default is MISSING else value
+        if values.get("fve_per_site") is not None:
+            values["fve_per_site"] = {name: _number(value) for name, value in values["fve_per_site"].items()}
+        if values.get("models") is not None:
+            values["models"] = {
+                key: ModelLosses(**{name: _number(value) for name, value in losses.items()})  # type: ignore[arg-type]
+                for key, losses in values["models"].items()
+            }
         return cls(**values | {"notes": tuple(plain.get("notes", ()))})
 
     def __str__(self) -> str:
         lines = [self._title()]
-        for group, names in _GROUPS.items():
-            lines += _labelled(group, [f"{name:<29} {text}" for name, text in self._shown_fields(names)])
-        return "\n".join([*lines, *_labelled("note", self.notes)])
+        for group, rows in self._shown_groups().items():
+            lines += labelled(group, [f"{name:<29} {text}" for name, text in rows])
+        return "\n".join([*lines, *labelled("note", self.notes)])
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = []
-        for group, names in _GROUPS.items():
-            shown = self._shown_fields(names)
+        for group, shown in self._shown_groups().items():
             for index, (name, text) in enumerate(shown):
-                head = f'<th rowspan="{len(shown)}" scope="rowgroup">{group}</th>' if index == 0 else ""
-                rows.append(f"<tr>{head}<td>{name}</td><td>{html.escape(text)}</td></tr>")
+                head = f'<th rowspan="{len(shown)}" scope="rowgroup">{html.escape(group)}</th>' if index == 0 else ""
+                rows.append(f"<tr>{head}<td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>")
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         table = f"<table><caption>{html.escape(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
         return f"{table}<ul>{notes}</ul>" if notes else table
@@ -147,19 +180,44 @@ class Report:
         ablated = f" ({self.ablation} ablation)" if self.ablation else ""
         return f"{self.d_sae:,} latents at {sites}{of_model}{ablated}"
 
-    def _shown_fields(self, names: tuple[str, ...]) -> list[tuple[str, str]]:
-        """Name and text of each of these fields that was measured."""
-        return [(name, _shown(getattr(self, name))) for name in names if getattr(self, name) is not None]
+    def _shown_groups(self) -> dict[str, list[tuple[str, str]]]:
+        """Name and text of what was measured, by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for group, names in _GROUPS.items():
+            groups[group] = [(name, shown(getattr(self, name))) for name in names if getattr(self, name) is not None]
+            if group == "reconstruction" and self.fve_per_site:
+                groups["fve per site"] = [(name, shown(value)) for name, value in self.fve_per_site.items()]
+            if group == "language model":
+                for key, losses in (self.models or {}).items():
+                    names = (*_LOSSES, "n_predicted_tokens")
+                    groups[f"model {key}"] = [(name, shown(getattr(losses, name))) for name in names]
+        return groups
 
 
-def _labelled(label: str, texts: Sequence[str]) -> list[str]:
+def labelled(label: str, texts: Sequence[str]) -> list[str]:
     """Indented lines, the first with ``label`` in front."""
     return [f"  {label if index == 0 else '':<15} {text}" for index, text in enumerate(texts)]
 
 
-def _shown(value: float | int | str) -> str:
+def shown(value: float | int | str) -> str:
+    """A figure as reports print it."""
     if isinstance(value, float):
         if math.isnan(value):
             return "undefined"
         return f"{value + 0.0:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def plain_value(value: Any) -> Any:
+    """A field as JSON: what is not finite becomes None, also inside mappings, sequences and dataclasses."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain_value(asdict(value))
+    if isinstance(value, Mapping):
+        return {name: plain_value(each) for name, each in value.items()}
+    return [plain_value(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,83 +1,33 @@
-"""Everything about one evaluation with a model: the sites, the batches, and the runs over each."""
+"""Everything about one evaluation with a model or several: the batches, and the runs over each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
-from monosema.core.errors import ConfigError, ShapeError, UserError
 from monosema.core.progress import Progress
 from monosema.evaluation.contexts import EvaluationContexts
 from monosema.evaluation.losses import (
+    Edits,
     LossSums,
     Task,
     choose_masked,
     compare_runs,
     masked_token_task,
     next_token_task,
+    replace_by,
 )
 from monosema.evaluation.measure import RowSums, measure_rows
 from monosema.evaluation.report import Ablation
+from monosema.evaluation.sites import Sites, side_by_side
 from monosema.models import LanguageModel
 
-
-@dataclass(frozen=True)
-class Sites:
-    """Where the coder reads and writes: hook names, in the order in which they lie side by side in its rows."""
-
-    read: tuple[str, ...]
-    """The sites read."""
-    written: tuple[str, ...]
-    """The sites written; the same for an SAE."""
-    widths_written: tuple[int, ...]
-    """Their widths, which add up to ``d_out``."""
-
-    @property
-    def names(self) -> list[str]:
-        """All of them, once each."""
-        return list(dict.fromkeys(self.read + self.written))
-
-
-def sites_of(coder: Dictionary, model: LanguageModel, *, to_be_written: bool) -> Sites:
-    """The coder's sites in ``model`` (several are joined by ``+`` in its hook names).
-
-    Raises ``ConfigError`` where the coder names none, ``UnknownNameError`` where the model has no such site,
-    ``ShapeError`` where widths differ, and ``UserError`` where a site cannot be written but must be.
-    """
-    if not coder.hook_name or not coder.hook_name_out:
-        raise ConfigError(
-            "the coder does not say which site it reads; train it on a stream, or name its sites with "
-            "coder.bind(hook_name, hook_name_out, {})"
-        )
-    read = [model.site(name) for name in coder.hook_name.split("+")]
-    written = [model.site(name) for name in coder.hook_name_out.split("+")]
-    for sites, name, width in ((read, "d_in", coder.d_in), (written, "d_out", coder.d_out)):
-        found = sum(site.width for site in sites)
-        if found != width:
-            raise ShapeError(
-                f"the coder's {name} is {width}, but {'+'.join(site.name for site in sites)!r} of {model.name} is "
-                f"{found} wide; was it trained on another model or site?"
-            )
-    for site in written:
-        if to_be_written and not site.writable:
-            raise UserError(
-                f"{site.name!r} of {model.name} can be read but not written, so nothing can be put in its place "
-                f"({site.read_only_reason}); use losses=False"
-            )
-    return Sites(
-        tuple(site.name for site in read), tuple(site.name for site in written), tuple(site.width for site in written)
-    )
-
-
-def side_by_side(values: Mapping[str, Tensor], names: tuple[str, ...], counted: Tensor) -> Tensor:
-    """The rows ``[n, sum of widths]`` of ``values [B, T, width]`` at the positions ``counted [B, T]``."""
-    device = values[names[0]].device
-    rows = [values[name][counted.to(values[name].device)].to(device) for name in names]
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+_LOGITS_PER_STEP = {"cpu": 2**23}
+"""Logits of one forward pass, by device (2**27 where not named), which set the batch size where none is given."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +36,8 @@ class ModelRuns:
 
     coder: Dictionary
     """The coder evaluated."""
-    model: LanguageModel
-    """The model it reads."""
+    models: Mapping[str, LanguageModel]
+    """The models it reads, by name; a single one has the empty name."""
     sites: Sites
     """Where."""
     chosen: EvaluationContexts
@@ -101,99 +51,143 @@ class ModelRuns:
     seed: int = 0
     """Which positions those are."""
 
-    def measure(self, progress: Progress) -> tuple[RowSums, LossSums]:
-        """The sums over all contexts, and over those that are also run spliced and ablated."""
+    def measure(self, progress: Progress) -> tuple[RowSums, dict[str, LossSums]]:
+        """The sums over all contexts, and of each model written those over what is also run spliced and ablated."""
         masked = None if self.mask_token_id is None else choose_masked(self.chosen.special, self.seed)
         level = self._ablated_level()
-        rows, losses = RowSums.empty(self.coder), LossSums.empty()
-        for index, part in enumerate(self._batches(0, len(self.chosen.contexts))):
+        rows = RowSums.empty(self.coder, self.sites.widths_written)
+        losses = {key: LossSums.empty() for key in self.sites.models_written}
+        for index, part in enumerate(batches(self.chosen, self.batch_size)):
             where = f"{'+'.join(self.sites.read)!r}, batch {index}"
-            contexts, special = self._to_model(self.chosen.contexts[part]), self._to_model(self.chosen.special[part])
+            contexts, special = self.chosen.contexts[part], self.chosen.special[part]
             if part.start >= self.chosen.n_loss_contexts:
                 rows = rows + self._reconstruct(self._capture(contexts), special, where)[0]
             elif masked is None or self.mask_token_id is None:
-                logits, values = self._clean_run(contexts)
+                logits, values = self._clean_runs(contexts)
                 sums, x_hat = self._reconstruct(values, special, where)
                 rows = rows + sums
                 task = next_token_task(contexts, special)
-                losses = losses + self._compare(task, logits, values, special, x_hat, level, where)
+                losses = self._compare(losses, task, logits, values, special, x_hat, level, where)
             else:
                 rows = rows + self._reconstruct(self._capture(contexts), special, where)[0]
-                task = masked_token_task(contexts, self._to_model(masked[part]), self.mask_token_id)
-                logits, values = self._clean_run(task.tokens)
+                task = masked_token_task(contexts, masked[part], self.mask_token_id)
+                logits, values = self._clean_runs(task.tokens)
                 x_hat = self._reconstruct(values, special, where)[1]
-                losses = losses + self._compare(task, logits, values, special, x_hat, level, where)
+                losses = self._compare(losses, task, logits, values, special, x_hat, level, where)
             progress.advance(contexts.numel())
         return rows, losses
 
-    def _batches(self, start: int, stop: int) -> Iterator[slice]:
-        """``start:stop`` in slices of at most ``batch_size``, none of which crosses ``n_loss_contexts``."""
-        while start < stop:
-            end = min(start + self.batch_size, stop)
-            if start < self.chosen.n_loss_contexts < end:
-                end = self.chosen.n_loss_contexts
-            yield slice(start, end)
-            start = end
-
-    def _to_model(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.model.device)
-
     def _reconstruct(self, values: Mapping[str, Tensor], special: Tensor, where: str) -> tuple[RowSums, Tensor]:
         """The sums over positions that are not special, and their reconstructions ``[n, d_out]``."""
-        x = side_by_side(values, self.sites.read, ~special)
-        same = self.sites.written == self.sites.read
-        measured = measure_rows(self.coder, x, x if same else side_by_side(values, self.sites.written, ~special), where)
+        sites = self.sites
+        x = side_by_side(values, sites.read, ~special)
+        target = x if sites.written == sites.read else side_by_side(values, sites.written, ~special)
+        measured = measure_rows(self.coder, x, target, sites.widths_written, where)
         return measured.sums, measured.x_hat
 
     def _compare(
         self,
+        losses: Mapping[str, LossSums],
         task: Task,
-        clean_logits: Tensor,
+        clean_logits: dict[str, Tensor],
         values: Mapping[str, Tensor],
         special: Tensor,
         x_hat: Tensor,
         level: Tensor,
         where: str,
-    ) -> LossSums:
-        """The spliced and the ablated run; both start from the sites' clean values, kept at special positions."""
-        spliced: dict[str, Tensor] = {}
-        ablated: dict[str, Tensor] = {}
+    ) -> dict[str, LossSums]:
+        """``losses`` with those of the spliced and the ablated run of each model.
+
+        Both start from the sites' clean values, kept at special positions.
+        """
+        spliced: dict[str, dict[str, Tensor]] = {key: {} for key in losses}
+        ablated: dict[str, dict[str, Tensor]] = {key: {} for key in losses}
         widths = list(self.sites.widths_written)
         for name, new, zero in zip(self.sites.written, x_hat.split(widths, 1), level.split(widths), strict=True):
+            key, hook = self.sites.places[name]
             clean = values[name]
             edited = ~special.to(clean.device)
-            spliced[name], ablated[name] = clean.clone(), clean.clone()
-            spliced[name][edited] = new.to(device=clean.device, dtype=clean.dtype)
-            ablated[name][edited] = zero.to(device=clean.device, dtype=clean.dtype)
-        return compare_runs(self.model, task, clean_logits, spliced, ablated, where)
+            spliced[key][hook], ablated[key][hook] = clean.clone(), clean.clone()
+            spliced[key][hook][edited] = new.to(device=clean.device, dtype=clean.dtype)
+            ablated[key][hook][edited] = zero.to(device=clean.device, dtype=clean.dtype)
+        total = {}
+        for key, sums in losses.items():
+            edits = _replacing(spliced[key]), _replacing(ablated[key])
+            total[key] = sums + compare_runs(self.models[key], task, clean_logits.pop(key), *edits, where)
+        return total
 
-    def _clean_run(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and the sites' values from one forward pass, recorded by an edit that changes nothing."""
+    def _clean_runs(self, tokens: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logits by model and the sites' values by the coder's names."""
+        logits, values = {}, {}
+        for key, model in self.models.items():
+            own = self.sites.of_model(key)
+            if key in self.sites.models_written:
+                logits[key], found = clean_run(model, tokens, own.values())
+            else:
+                found = model.capture(tokens, own.values())
+            values.update({name: found[hook] for name, hook in own.items()})
+        return logits, values
+
+    def _capture(self, tokens: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        wanted = set(self.sites.places if names is None else names)
         values: dict[str, Tensor] = {}
-
-        def recorder(name: str) -> Callable[[Tensor], Tensor]:
-            def record(value: Tensor) -> Tensor:
-                values[name] = value.detach().clone()  # the model may continue in place
-                return value
-
-            return record
-
-        writable = [name for name in self.sites.names if self.model.site(name).writable]
-        with self.model.edits({name: recorder(name) for name in writable}):
-            logits = self.model(tokens)
-        read_only = [name for name in self.sites.names if name not in values]
-        return logits, values | (self.model.capture(tokens, read_only) if read_only else {})
-
-    def _capture(self, tokens: Tensor) -> dict[str, Tensor]:
-        return self.model.capture(tokens, self.sites.names)
+        for key, model in self.models.items():
+            own = {name: hook for name, hook in self.sites.of_model(key).items() if name in wanted}
+            if own:
+                found = model.capture(tokens, own.values())
+                values.update({name: found[hook] for name, hook in own.items()})
+        return values
 
     def _ablated_level(self) -> Tensor:
         """``[d_out]``: what the sites written become in the ablated run. The mean takes a pass of its own."""
         total, n_rows = torch.zeros(self.coder.d_out, dtype=torch.float64), 0
         if self.ablation == "zero":
             return total
-        for part in self._batches(0, self.chosen.n_loss_contexts):
-            values = self.model.capture(self._to_model(self.chosen.contexts[part]), self.sites.written)
+        for part in batches(self.chosen, self.batch_size, self.chosen.n_loss_contexts):
+            values = self._capture(self.chosen.contexts[part], self.sites.written)
             rows = side_by_side(values, self.sites.written, ~self.chosen.special[part])
             total, n_rows = total + rows.cpu().to(torch.float64).sum(0), n_rows + len(rows)
         return total / max(1, n_rows)
+
+
+def _replacing(values: Mapping[str, Tensor]) -> Edits:
+    return {hook_name: replace_by(value) for hook_name, value in values.items()}
+
+
+def batches(chosen: EvaluationContexts, batch_size: int, stop: int | None = None) -> Iterator[slice]:
+    """The first ``stop`` contexts (all by default) in slices of at most ``batch_size``.
+
+    None crosses ``n_loss_contexts``.
+    """
+    start, stop = 0, len(chosen.contexts) if stop is None else stop
+    while start < stop:
+        end = min(start + batch_size, stop)
+        if start < chosen.n_loss_contexts < end:
+            end = chosen.n_loss_contexts
+        yield slice(start, end)
+        start = end
+
+
+def clean_run(model: LanguageModel, tokens: Tensor, hook_names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and sites' values from one forward pass, recorded by an edit that changes nothing."""
+    values: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Callable[[Tensor], Tensor]:
+        def record(value: Tensor) -> Tensor:
+            values[name] = value.detach().clone()  # the model may continue in place
+            return value
+
+        return record
+
+    names = list(dict.fromkeys(hook_names))
+    with model.edits({name: recorder(name) for name in names if model.site(name).writable}):
+        logits = model(tokens)
+    read_only = [name for name in names if name not in values]
+    return logits, values | (model.capture(tokens, read_only) if read_only else {})
+
+
+def fitting_batch_size(models: Mapping[str, LanguageModel], context_size: int) -> int:
+    """Contexts in a forward pass whose logits fit in memory."""
+    device = next(iter(models.values())).device
+    logits = _LOGITS_PER_STEP.get(torch.device(device).type, 2**27)
+    return min(32, max(1, logits // (context_size * sum(model.vocab_size for model in models.values()))))

@@ -5,7 +5,7 @@ Shape letters: B contexts of a batch, T tokens of a context, F latents, E active
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.rebuild import several_models
 from monosema.features.logits import ExtremeLogits, extreme_logits
 from monosema.features.statistics import LatentStatistics
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
@@ -28,7 +30,7 @@ _PRE_ACTIVATIONS_PER_STEP = {"cpu": 2**23}
 
 def collect_features(
     coder: Dictionary,
-    model: LanguageModel,
+    model: LanguageModel | Mapping[str, LanguageModel],
     tokens: Tokens | TokenSplit,
     *,
     n_tokens: int | None = 200_000,
@@ -47,7 +49,7 @@ def collect_features(
 
     Args:
         coder: any coder of one group of latents; read as it is.
-        model: the language model it reads.
+        model: the language model it reads; several by name, for sites such as ``base:blocks.2.hook_resid_post``.
         tokens: text (a ``Tokens``' held-out split is used), tokenised for that model.
         n_tokens: tokens to read, special ones included, rounded up to whole contexts; None for all.
         contexts_per_latent: contexts kept per latent.
@@ -66,16 +68,17 @@ def collect_features(
         DataError: no usable token, an activation that is not finite, or one that is negative.
     """
     _check_options(n_tokens, contexts_per_latent, batch_size, n_histogram_bins, n_logits)
-    names = _sites_read(coder, model)
+    models = NamedModels(model)
+    names = _sites_read(coder, models)
     split = tokens.heldout if isinstance(tokens, Tokens) else tokens
-    contexts_NT = _chosen_contexts(split, model, n_tokens)
+    contexts_NT = _chosen_contexts(split, list(models.by_name.values()) or [models.first], n_tokens)
     special_NT = split.special_mask(contexts_NT)
     statistics = LatentStatistics(coder.d_sae, n_histogram_bins)
     best = BestContexts(coder.d_sae, contexts_per_latent)
     with Progress("features", contexts_NT.numel(), enabled=progress) as bar:
         for first in range(0, len(contexts_NT), batch_size):
             usable_BT = ~special_NT[first : first + batch_size]
-            entries = _active_entries(coder, model, names, contexts_NT[first : first + batch_size], usable_BT, first)
+            entries = _active_entries(coder, models, names, contexts_NT[first : first + batch_size], usable_BT, first)
             peaks_BF = _peaks(entries, first, len(usable_BT), coder.d_sae)
             statistics.update(entries.latent, entries.value, peaks_BF.amax(0), int(usable_BT.sum()))
             best.update(entries, peaks_BF, first)
@@ -83,12 +86,12 @@ def collect_features(
     if statistics.n_tokens == 0:
         raise DataError("every token read is special; pretokenise with exclude_special_tokens=False, or give more text")
     windows = best.windows()
-    logits = extreme_logits(coder, model, n_logits)
+    logits = _logits(coder, models, n_logits)
     table = logits if isinstance(logits, ExtremeLogits) else None
-    texts, logit_texts = _context_texts(windows.context, contexts_NT, split, model, table)
+    texts, logit_texts = _context_texts(windows.context, contexts_NT, split, models.first, table)
     return FeatureStore(
         provenance=Provenance(
-            model=model.name,
+            model=", ".join(f"{key}: {each.name}" for key, each in models.by_name.items()) or models.first.name,
             hook_name=coder.hook_name or "",
             hook_name_out=coder.hook_name_out or "",
             split=split.name,
@@ -108,10 +111,10 @@ def collect_features(
 
 @torch.no_grad()
 def _active_entries(
-    coder: Dictionary, model: LanguageModel, names: list[str], contexts_BT: Tensor, usable_BT: Tensor, first: int
+    coder: Dictionary, models: NamedModels, names: list[str], contexts_BT: Tensor, usable_BT: Tensor, first: int
 ) -> Entries:
     """The entries of a batch of contexts that is numbered from ``first`` on, on the CPU."""
-    captured = model.capture(contexts_BT.long().to(model.device), names)
+    captured = models.capture(contexts_BT, names)
     usable = usable_BT.to(captured[names[0]].device)
     rows = torch.cat([captured[name][usable.to(captured[name].device)].to(usable.device) for name in names], dim=1)
     where = f"activations read at {'+'.join(names)!r}, contexts {first} to {first + len(contexts_BT) - 1},"
@@ -172,32 +175,47 @@ def _context_texts(
     return ContextTexts(kept, token_ids, ids, tuple(vocabulary)), logit_texts
 
 
-def _sites_read(coder: Dictionary, model: LanguageModel) -> list[str]:
+def _logits(coder: Dictionary, models: NamedModels, n_logits: int) -> ExtremeLogits | str:
+    """The logits, by the model of the (first) site written."""
+    model, written = models.first, coder.hook_name_out
+    if models.is_mapping and written:
+        model = models.by_name[split_site_name(written, models.by_name)[0]]
+    return extreme_logits(coder, model, n_logits)
+
+
+def _sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
     """The sites whose values lie side by side in the coder's input."""
     if not coder.hook_name:
         raise ConfigError(
             "the coder does not say which site it reads; train it on a stream, or name its sites with "
             "coder.bind(hook_name, hook_name_out, {})"
         )
-    sites = [model.site(name) for name in coder.hook_name.split("+")]
-    width = sum(site.width for site in sites)
+    if not models.is_mapping and (recorded := several_models(coder.metadata)):
+        shown = ", ".join(f"{key!r}: ..." for key in recorded)
+        raise ConfigError(
+            f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
+        )
+    sites = models.sites(coder.hook_name.split("+"))
+    width = sum(width for _, width in sites)
     if width != coder.d_in:
+        names = " and ".join(model.name for model in models.by_name.values()) or models.first.name
         raise ShapeError(
-            f"the coder's d_in is {coder.d_in}, but {coder.hook_name!r} of {model.name} is {width} wide; was it "
+            f"the coder's d_in is {coder.d_in}, but {coder.hook_name!r} of {names} is {width} wide; was it "
             "trained on another model or site?"
         )
-    return [site.name for site in sites]
+    return [name for name, _ in sites]
 
 
-def _chosen_contexts(split: TokenSplit, model: LanguageModel, n_tokens: int | None) -> Tensor:
+def _chosen_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_tokens: int | None) -> Tensor:
     """The first contexts that hold ``n_tokens`` tokens."""
     if len(split) == 0:
         raise DataError(f"the {split.name} split holds no context; give more text or a larger heldout_fraction")
-    if model.context_size is not None and split.context_size > model.context_size:
-        raise ShapeError(
-            f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
-            f"{model.name}; tokenise with a smaller context_size"
-        )
+    for model in models:
+        if model.context_size is not None and split.context_size > model.context_size:
+            raise ShapeError(
+                f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
+                f"{model.name}; tokenise with a smaller context_size"
+            )
     return split.contexts[: None if n_tokens is None else -(-n_tokens // split.context_size)]
 
 

@@ -41,7 +41,10 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     report = Path(folder) / "report.json"
     if report.exists():
         figures = read_json(report)
-        shown = ("fve", "ce_loss_score", "l0", "dead_fraction", "n_tokens")
+        for key, losses in (figures.get("models") or {}).items():
+            figures[f"ce_loss_score of {key}"] = losses["ce_loss_score"]
+        scores = [key for key in figures if key.startswith("ce_loss_score") and figures[key] is not None]
+        shown = ("fve", *scores, "l0", "dead_fraction", "n_tokens")
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
     checkpoints = sorted((Path(folder) / "checkpoints").glob("step_*"))
     if checkpoints:

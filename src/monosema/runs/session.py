@@ -45,6 +45,11 @@ class Session:
     stream: ActivationStream
     """The stream it was trained on, at its start."""
 
+    @property
+    def models(self) -> Models:
+        """What ``evaluate`` puts the dictionary into: the model, or all of them by name."""
+        return self.stream.models or self.model
+
 
 def open_session(folder: str | os.PathLike[str], name: str | None = None, **overrides: Any) -> Session:
     """Rebuild model, tokens and stream from what the dictionary in ``folder`` recorded.

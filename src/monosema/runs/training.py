@@ -31,11 +31,9 @@ from monosema.training.terms import Resample
 
 logger = logging.getLogger("monosema.runs")
 
-HELDOUT_FIGURES = (
-    *("fve", "l0", "dead_fraction"),
-    *("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score"),
-)
-"""What of a report is logged while training."""
+ROW_FIGURES = ("fve", "l0", "dead_fraction")
+LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score")
+"""What of a report is logged while training; losses for each model."""
 
 RowSource = ActivationStream | ArrayRows | IterableRows
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
@@ -268,8 +266,7 @@ class _Keeper(Callback):
         if every > 0 and trainer.step_number % every == 0 and isinstance(self._rows, ActivationStream):
             report = _evaluate(trainer.inference_coder(), self._rows, None, self._options, progress=False)
             if report is not None:
-                line = {f"heldout/{name}": getattr(report, name) for name in HELDOUT_FIGURES}
-                self._folder.append_metrics({"step": trainer.step_number, **line})
+                self._folder.append_metrics({"step": trainer.step_number, **_heldout_figures(report)})
 
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self._folder.append_metrics({"step": trainer.step_number, **metrics})
@@ -284,6 +281,16 @@ class _Keeper(Callback):
         self._folder.checkpoints.write(
             trainer.step_number, tensors, state, lambda path: _save_coder(trainer, path / "coder")
         )
+
+
+def _heldout_figures(report: Report) -> dict[str, Any]:
+    """What the log keeps of a report."""
+    figures = {f"heldout/{name}": getattr(report, name) for name in ROW_FIGURES}
+    runs: dict[str, Any] = {**(report.models or {"": report})}
+    for key, losses in runs.items():
+        of_model = f"/{key}" if key else ""
+        figures |= {f"heldout/{name}{of_model}": getattr(losses, name) for name in LOSS_FIGURES}
+    return figures
 
 
 def _with_config(
@@ -393,15 +400,12 @@ def _evaluate(
         validation = rows.validation if columns is None else columns.of(rows.validation)
         return evaluate(coder, activations=validation, n_tokens=options.n_tokens) if len(validation) > 0 else None
     assert isinstance(rows, ActivationStream)
-    if rows.models:
-        logger.warning("no report: the evaluation on held-out text puts a dictionary into one model, not several")
-        return None
     if rows.tokens is None or rows.tokens.heldout.n_contexts == 0:
         logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
         return None
     return evaluate(
         coder,
-        rows.model,
+        rows.models or rows.model,
         rows.tokens,
         n_tokens=options.n_tokens,
         n_loss_tokens=options.n_loss_tokens,
