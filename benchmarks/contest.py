@@ -1,7 +1,7 @@
 """The parents' end of the quality benchmarks: systems side by side, a learning rate each, L0 matched.
 
 Every system trains on the same rows in the same order. For each architecture the learning rate is the best of
-``RATES`` on the first seed, by the score of the benchmark; the other seeds use it. A system that cannot be told an L0
+``RATES`` on the first seed, by the score of the benchmark, at the first L0; other seeds and L0s use it. A system that cannot be told an L0
 gets its sparsity coefficient by bisection until the L0 on held-out rows, as saved, is within ``L0_TOLERANCE``. Results
 are kept line by line in a file, and a benchmark that is run again goes on where it stopped.
 """
@@ -26,7 +26,7 @@ from jobs import Job
 from report import ROOT
 
 HERE = Path(__file__).resolve().parent
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 L0_TOLERANCE = 0.05
 SEARCH = 7
 """Runs that may be spent on matching L0 at one learning rate and seed."""
@@ -74,7 +74,7 @@ SYSTEMS = (
         "dictionary_learning",
         "jobs_dictionary_learning.py",
         ROOT / ".venv-dictionary-learning/bin/python",
-        {"ReLU": 0.1, "ReLU, p-annealing": 0.1, "Gated": 0.1},
+        {"ReLU": 0.1, "ReLU, p-annealing": 0.1, "Gated": 0.1, "JumpReLU": 1.0},
         ("ReLU", "ReLU, p-annealing", "Gated", "JumpReLU", "TopK", "BatchTopK", "Matryoshka BatchTopK"),
     ),
 )
@@ -132,6 +132,8 @@ class Contest:
     best_by: str
     """The figure of ``score`` by which a learning rate is chosen; more is better."""
     n_seeds: int
+    search_at: float
+    """The L0 at which the learning rate is searched for."""
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -160,8 +162,12 @@ class Contest:
 
     def _run_one(self, worker: Worker, system: System, architecture: str, label: str, job: Job) -> None:
         guess = system.searched.get(architecture, 1.0)
-        best_rate, best, best_guess = RATES[0], -math.inf, guess
-        for rate in RATES:
+        found = self.chosen(system.name, architecture, label, self.search_at)
+        rates: tuple[float, ...] = RATES
+        if job.l0 != self.search_at and found:
+            rates, guess = (found[0]["lr"],), found[0]["coefficient"]
+        best_rate, best, best_guess = rates[0], -math.inf, guess
+        for rate in rates:
             entry = self._matched(worker, label, replace(job, architecture=architecture, lr=rate, coefficient=guess))
             guess = entry["coefficient"]
             if entry[self.best_by] > best:

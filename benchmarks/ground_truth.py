@@ -49,7 +49,7 @@ def main() -> None:
             learned = torch.from_numpy(np.load(out)["W_dec"])
             return {"mmcs": mean_max_cosine(learned, truth), "found": recovered_fraction(learned, truth)}
 
-        contests[kind] = Contest(options.results, score, "mmcs", options.seeds)
+        contests[kind] = Contest(options.results, score, "mmcs", options.seeds, features.l0)
         with tempfile.TemporaryDirectory() as folder:
             rows, heldout = Path(folder) / "rows.npy", Path(folder) / "heldout.npy"
             np.save(rows, features.rows(options.steps * BATCH_SIZE).numpy())

@@ -43,7 +43,7 @@ def train(job: Job, batches: list[Tensor]) -> Trained:
             **common, **ramp, initial_sparsity_penalty=job.coefficient, anneal_start=n_ramp, p_end=0.2
         ),
         "Gated": lambda: GatedSAETrainer(**common, **ramp, l1_penalty=job.coefficient),
-        "JumpReLU": lambda: JumpReluTrainer(**common, **ramp, target_l0=job.l0, sparsity_penalty=job.coefficient),
+        "JumpReLU": lambda: JumpReluTrainer(**common, **ramp, target_l0=job.l0 / job.coefficient),
         "TopK": lambda: TopKTrainer(**common, **fixed),
         "BatchTopK": lambda: BatchTopKTrainer(**common, **fixed),
         "Matryoshka BatchTopK": lambda: MatryoshkaBatchTopKTrainer(**common, **fixed, **groups),

@@ -23,7 +23,7 @@ from report import command, markdown_table, refresh_block
 from torch import Tensor
 
 import monosema as ms
-from monosema.evaluation.losses import LossSums, compare_runs, next_token_task
+from monosema.evaluation.losses import LossSums, compare_runs, next_token_task, replace_by
 from monosema.metrics import ce_loss_score, fve
 
 
@@ -65,9 +65,9 @@ class Heldout:
                 self.model,
                 next_token_task(contexts, special),
                 self.model(contexts),
-                {self.site: spliced},
-                {self.site: ablated},
-                f"row {start}",
+                spliced={self.site: replace_by(spliced)},
+                ablated={self.site: replace_by(ablated)},
+                where=f"row {start}",
             )
         score = ce_loss_score(losses.ce_clean.value, losses.ce_spliced.value, losses.ce_ablated.value)
         return {
@@ -111,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         heldout, rows, heldout_rows = prepare(options, Path(folder))
-        contest = Contest(options.results, heldout.score, "fve", options.seeds)
+        contest = Contest(options.results, heldout.score, "fve", options.seeds, options.l0[0])
         contest.run(
             (
                 system,
@@ -133,9 +133,9 @@ def main() -> None:
             )
             for system in SYSTEMS
             if system.python.exists() and (options.systems is None or system.name in options.systems)
+            for l0 in options.l0
             for architecture in system.architectures
             if options.only is None or architecture in options.only
-            for l0 in options.l0
         )
     text = render(contest, options, len(heldout.rows))
     print(text)
@@ -147,7 +147,7 @@ def render(contest: Contest, options: argparse.Namespace, n_heldout: int) -> str
     """The table, an architecture of a system at an L0 a row."""
     rows = []
     for architecture in SYSTEMS[0].architectures:
-        for l0 in options.l0:
+        for l0 in sorted(options.l0):
             for system in SYSTEMS:
                 entries = contest.chosen(system.name, architecture, "quality", l0)
                 if not entries:
@@ -172,7 +172,7 @@ def render(contest: Contest, options: argparse.Namespace, n_heldout: int) -> str
             "",
             f"{options.latents:,} latents, {options.tokens:,} tokens in batches of {options.batch_size:,}, measured on "
             f"{n_heldout:,} held-out tokens; learning rate the best of {', '.join(f'{r:g}' for r in RATES)} on the "
-            "first seed, by FVE; mean ± standard deviation over seeds. "
+            f"first seed, by FVE, at an L0 of {options.l0[0]}; mean ± standard deviation over seeds. "
             f"monosema {version('monosema')}, sae-lens 6.54.12, dictionary-learning 0.1.0.",
             f"Printed by `{command()}`.",
         ]

@@ -114,17 +114,19 @@ class JumpReLU:
     """``f = pre · 1[pre > θ]`` with a learned threshold per latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
 
     is_variant: ClassVar[bool] = True
-    init_threshold: float = 0.1
-    """Threshold of every latent at the start, in the units of the (scaled) pre-activations."""
-    bandwidth: float = 0.1
+    init_threshold: float | None = None
+    """Threshold of every latent at the start, in the units of the (scaled) pre-activations. By default training starts
+    with the one that lets six times the wanted L0 through, where one is wanted, and 0.1 otherwise."""
+    bandwidth: float = 0.5
     """Width ε of the window around the threshold through which it learns, in the same units."""
     kernel: Kernel = "rectangle"
     """Shape of that window."""
-    ste_to_input: bool = False
+    ste_to_input: bool = True
     """Whether the straight-through estimates reach the pre-activations too (Anthropic, January 2025)."""
 
     def __post_init__(self) -> None:
-        _require(self.init_threshold >= 0, f"JumpReLU: init_threshold must not be negative, got {self.init_threshold}")
+        start = self.init_threshold
+        _require(start is None or start >= 0, f"JumpReLU: init_threshold must not be negative, got {start}")
         _require(self.bandwidth > 0, f"JumpReLU: bandwidth must be positive, got {self.bandwidth}")
 
     def build(self, d_sae: int) -> Activation:
@@ -179,8 +181,7 @@ class CoderConfig:
     decoder_init: DecoderInit = "random"
     """Starting directions of the decoder rows: random, orthogonal in blocks of ``d_out`` rows, or zero."""
     decoder_init_norm: float | None = None
-    """Starting norm of the decoder rows: by default 0.1 for TopK, AbsTopK, BatchTopK and JumpReLU, whose decoders are
-    free while training, and 1 for the others."""
+    """Starting norm of the decoder rows: by default 0.1, and 1 for Gated and tanh-ReLU."""
     encoder_init: Literal["auto", "transpose", "independent"] = "auto"
     """Encoder rows start as the decoder's, or drawn anew (norm one); the former where input and output are one site."""
     hook_name: str | None = None
@@ -196,8 +197,8 @@ class CoderConfig:
         for name in ("d_in", "d_sae", "d_out"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         if self.decoder_init_norm is None:
-            free = isinstance(self.activation, TopK | AbsTopK | BatchTopK | JumpReLU)
-            object.__setattr__(self, "decoder_init_norm", 0.1 if free else 1.0)
+            unit = isinstance(self.activation, TanhReLU | Gated)
+            object.__setattr__(self, "decoder_init_norm", 1.0 if unit else 0.1)
         k = getattr(self.activation, "k", None)
         _require(k is None or k <= self.d_sae, f"k={k} exceeds d_sae={self.d_sae}; lower k or widen the dictionary")
         _require(

@@ -7,26 +7,32 @@ from typing import Any
 
 from monosema.training.terms import Lp
 
+GAIN, LEAD, MEMORY = 0.1, 20.0, 5.0
+
 
 class TargetL0Controller:
-    """Adjusts ``coefficient`` multiplicatively until the mean L0 is ``target``.
+    """Adjusts ``coefficient`` multiplicatively until the mean L0 is ``target``: a proportional-integral controller.
 
-    ``log λ ← log λ + gain · clip(log(L0 / target), -1, 1)`` each step, on an exponential mean of L0 over about
-    ``memory`` steps; the gain lets λ change by a factor e^12 over the run, at most 5 % a step.
+    With the error ``e_t = log(L̄_t / target)`` of an exponential mean L̄ of L0 over about five steps, each step does
+    ``log λ ← log λ + 0.1 · (clip(e_t, ±1) + 20 · (e_t − e_{t−1}))``, at most ±0.2. L0 follows λ only as fast as weights
+    move; the second part, what L0 is about to do in the next twenty steps, keeps λ from overshooting meanwhile.
     """
 
-    def __init__(self, coefficient: float, target: float, n_steps: int, memory: int = 20):
+    def __init__(self, coefficient: float, target: float):
         self.coefficient = coefficient
         self.target = target
-        self.gain = min(0.05, 12.0 / max(1, n_steps))
-        self._rate = 1 / memory
         self._mean_l0: float | None = None
 
     def update_(self, l0: float) -> None:
         """Take one batch's mean L0 into account, in place."""
-        self._mean_l0 = l0 if self._mean_l0 is None else (1 - self._rate) * self._mean_l0 + self._rate * l0
-        error = math.log(max(self._mean_l0, 1e-3) / self.target)
-        self.coefficient *= math.exp(self.gain * min(1.0, max(-1.0, error)))
+        before = l0 if self._mean_l0 is None else self._mean_l0
+        self._mean_l0 = before + (l0 - before) / MEMORY
+        error, change = self._error(self._mean_l0), self._error(self._mean_l0) - self._error(before)
+        step = GAIN * (min(1.0, max(-1.0, error)) + LEAD * change)
+        self.coefficient *= math.exp(min(0.2, max(-0.2, step)))
+
+    def _error(self, l0: float) -> float:
+        return math.log(max(l0, 1e-3 * self.target) / self.target)
 
     def state_dict(self) -> dict[str, float | None]:
         return {"coefficient": self.coefficient, "mean_l0": self._mean_l0}

@@ -16,8 +16,10 @@ from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.coders.config import TanhReLU
+from monosema.coders.activations.jumprelu import JumpReLUActivation
+from monosema.coders.config import Gated, TanhReLU
 from monosema.coders.encoder_product import compiled_encoder_product
+from monosema.coders.parts import Part
 from monosema.coders.scaling import estimate_scaling
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
@@ -39,6 +41,8 @@ from monosema.training.terms import Lp, Resample
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
+THRESHOLD_ROWS, THRESHOLD_START = 256, 6.0
+"""Rows from which JumpReLU's first thresholds are computed, and how many times the wanted L0 they let through."""
 
 CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error."""
@@ -100,7 +104,7 @@ class Trainer:
         target = getattr(self.sparsity, "target_l0", None)
         if self.sparsity is not None and target is not None:
             total = target * len(coder.parts)
-            self.controller = TargetL0Controller(self.sparsity.coefficient, total, self.n_main_steps)
+            self.controller = TargetL0Controller(self.sparsity.coefficient, total)
         self.annealer = PAnnealer(self.sparsity, self.n_main_steps) if isinstance(self.sparsity, Lp) else None
         self.objective = Objective.of(coder, config, self.sparsity)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=coder.device)
@@ -154,6 +158,11 @@ class Trainer:
                 self.coder.b_dec.copy_(self._center(self.output_scaling.apply(y)))
             if isinstance(self.coder, SparseCoder) and self.coder.b_dec_in is not None:
                 self.coder.b_dec_in.copy_(self._center(self.input_scaling.apply(x)))
+        target = getattr(self.sparsity, "target_l0", None)
+        if not self.coder.is_trained and target is not None:
+            scaled = self.input_scaling.apply(x[:THRESHOLD_ROWS])
+            for part in self.coder.parts:
+                _start_thresholds_(part, scaled, THRESHOLD_START * target)
 
     @torch.no_grad()
     def step(self, batch: Tensor) -> None:
@@ -566,7 +575,14 @@ def _unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
     if config.decoder != "auto":
         return config.decoder == "unit_norm"
     weighting = getattr(resolve_sparsity(coder.config.activation, config.sparsity), "weighting", None)
-    return weighting == "none" and not (zeros or tanh or per_target)
+    wanted = weighting == "none" or isinstance(coder.config.activation, Gated)
+    return wanted and not (zeros or tanh or per_target)
+
+
+def _start_thresholds_(part: Part, x: Tensor, l0: float) -> None:
+    activation = part.coder.activation
+    if isinstance(activation, JumpReLUActivation) and activation.config.init_threshold is None:
+        activation.start_with_(part.coder.pre_activations(x[:, part.read].to(part.coder.dtype)), l0)
 
 
 @torch.no_grad()

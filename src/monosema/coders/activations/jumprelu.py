@@ -12,6 +12,9 @@ from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import JumpReLU
 from monosema.kernels import Latents, select_above
 
+_START = 0.1
+"""Of thresholds, where neither the config nor data say anything."""
+
 
 @final
 class JumpReLUActivation(Activation):
@@ -29,7 +32,9 @@ class JumpReLUActivation(Activation):
     def __init__(self, config: JumpReLU, d_sae: int):
         super().__init__()
         self.config = config
-        self.threshold = nn.Parameter(torch.full((d_sae,), config.init_threshold))
+        self.threshold = nn.Parameter(
+            torch.full((d_sae,), _START if config.init_threshold is None else config.init_threshold)
+        )
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
         near = near_entries(pre_BF - self.threshold, self.config.bandwidth, self.config.kernel)
@@ -65,7 +70,15 @@ class JumpReLUActivation(Activation):
 
     @torch.no_grad()
     def reset_latents_(self, dead_F: Tensor) -> None:
-        self.threshold[dead_F] = self.config.init_threshold
+        alive = self.threshold[~dead_F]
+        usual = float(alive.mean()) if len(alive) else _START
+        self.threshold[dead_F] = usual if self.config.init_threshold is None else self.config.init_threshold
+
+    @torch.no_grad()
+    def start_with_(self, pre_BF: Tensor, l0: float) -> None:
+        """Set every threshold to the one that lets ``l0`` of the pre-activations of a token through on average."""
+        n_above = min(pre_BF.numel(), max(1, round(l0 * len(pre_BF))))
+        self.threshold.fill_(float(pre_BF.flatten().kthvalue(pre_BF.numel() - n_above + 1).values)).clamp_(min=0)
 
     @torch.no_grad()
     def project_(self) -> None:
