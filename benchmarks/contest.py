@@ -1,9 +1,9 @@
 """The parents' end of the quality benchmarks: systems side by side, a learning rate each, L0 matched.
 
 Every system trains on the same rows in the same order. For each architecture the learning rate is the best of
-``RATES`` on the first seed, by the score of the benchmark, at the first L0; other seeds and L0s use it. A system that cannot be told an L0
-gets its sparsity coefficient by bisection until the L0 on held-out rows, as saved, is within ``L0_TOLERANCE``. Results
-are kept line by line in a file, and a benchmark that is run again goes on where it stopped.
+``RATES`` on the first seed, by the score of the benchmark, at the first L0; other seeds and L0s use it. A system that
+cannot be told an L0 gets its sparsity coefficient by bisection until the L0 on held-out rows, as saved, is within
+``L0_TOLERANCE``. Results are kept line by line in a file, and a benchmark that is run again goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/ground_truth.py --write-docs
 
-Rows are sums of 256 known directions in 64 dimensions (``monosema.data.SyntheticFeatures``): independent, correlated
+Rows are sums of 256 known directions in 128 dimensions (``monosema.data.SyntheticFeatures``): independent, correlated
 and hierarchical. Each dictionary has as many latents as there are directions and an L0 equal to the truth's. Printed is
 the mean over directions of the largest cosine with a decoder row.
 """

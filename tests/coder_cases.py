@@ -79,35 +79,36 @@ class ActivationCase:
 
 
 class _Jump(torch.autograd.Function):
-    """``pre · 1[pre > θ]``; arXiv 2407.14435, equation 11 for θ."""
+    """``pre · 1[pre > θ]``; arXiv 2407.14435, equation 11 for θ, and its negative for ``pre`` where asked for."""
 
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float, to_input: bool) -> Tensor:
         ctx.save_for_backward(pre, theta)
-        ctx.width = width
+        ctx.width, ctx.to_input = width, to_input
         return torch.where(pre > theta, pre, torch.zeros_like(pre))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
         pre, theta = ctx.saved_tensors
         kernel = (((pre - theta) / ctx.width).abs() < 0.5).to(g.dtype)
-        return g * (pre > theta), (-(theta / ctx.width) * kernel * g).sum(0), None
+        estimate = (theta / ctx.width) * kernel * g
+        return g * (pre > theta) + ctx.to_input * estimate, -estimate.sum(0), None, None
 
 
 class _Step(torch.autograd.Function):
-    """``1[pre > θ]``; arXiv 2407.14435, equation 12 for θ, nothing for ``pre``."""
+    """``1[pre > θ]``; arXiv 2407.14435, equation 12 for θ, and its negative for ``pre`` where asked for."""
 
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float, to_input: bool) -> Tensor:
         ctx.save_for_backward(pre, theta)
-        ctx.width = width
+        ctx.width, ctx.to_input = width, to_input
         return (pre > theta).to(pre.dtype)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
         pre, theta = ctx.saved_tensors
-        kernel = (((pre - theta) / ctx.width).abs() < 0.5).to(g.dtype)
-        return None, (-kernel * g / ctx.width).sum(0), None
+        estimate = (((pre - theta) / ctx.width).abs() < 0.5).to(g.dtype) * g / ctx.width
+        return ctx.to_input * estimate, -estimate.sum(0), None, None
 
 
 def _keep(pre: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
@@ -172,9 +173,9 @@ def _gated(pre: Tensor, leaves: Leaves) -> Channels:
 WINDOW = 0.5
 
 
-def _jump_relu(pre: Tensor, leaves: Leaves) -> Channels:
+def _jump_relu(pre: Tensor, leaves: Leaves, to_input: bool = True) -> Channels:
     theta = leaves["activation.threshold"]
-    return Channels(_Jump.apply(pre, theta, WINDOW), step=_Step.apply(pre, theta, WINDOW))
+    return Channels(_Jump.apply(pre, theta, WINDOW, to_input), step=_Step.apply(pre, theta, WINDOW, to_input))
 
 
 def _fix_threshold(coder: SparseCoder) -> None:
@@ -188,28 +189,28 @@ def _above(pre: Tensor, score: Tensor) -> Tensor:
 ACTIVATIONS = {
     "relu": ActivationCase(ReLU, lambda pre, _: Channels(_positive(pre)), lambda pre, _: _positive(pre)),
     "topk": ActivationCase(
-        lambda: TopK(k=3),
+        lambda: TopK(k=3, weight_by_decoder_norm=False),
         lambda pre, _: Channels(_top_k(pre, 3)),
         lambda pre, _: _top_k(pre, 3),
         max_entries=lambda n: 3 * n,
         scale_free=False,
     ),
     "batchtopk": ActivationCase(
-        lambda: BatchTopK(k=3),
+        lambda: BatchTopK(k=3, weight_by_decoder_norm=False),
         lambda pre, _: Channels(_batch_top_k(pre, 3)),
         lambda pre, _: _batch_top_k(pre, 3),
         max_entries=lambda n: 3 * n,
         scale_free=False,
     ),
     "batchtopk_fractional": ActivationCase(
-        lambda: BatchTopK(k=2.6),
+        lambda: BatchTopK(k=2.6, weight_by_decoder_norm=False),
         lambda pre, _: Channels(_batch_top_k(pre, 2.6)),
         lambda pre, _: _batch_top_k(pre, 2.6),
         max_entries=lambda n: round(2.6 * n),
         scale_free=False,
     ),
     "batchtopk_threshold": ActivationCase(
-        lambda: BatchTopK(k=3),
+        lambda: BatchTopK(k=3, weight_by_decoder_norm=False),
         lambda pre, _: Channels(_batch_top_k(pre, 3)),
         lambda pre, _: torch.where(pre > 0.4, pre, torch.zeros_like(pre)),
         scale_free=False,
@@ -222,34 +223,44 @@ ACTIVATIONS = {
         scale_free=False,
     ),
     "abstopk": ActivationCase(
-        lambda: AbsTopK(k=3),
+        lambda: AbsTopK(k=3, weight_by_decoder_norm=False),
         lambda pre, _: Channels(_abs_top_k(pre, 3)),
         lambda pre, _: _abs_top_k(pre, 3),
         scale_free=False,
     ),
     "abstopk_threshold": ActivationCase(
-        lambda: AbsTopK(k=3, inference="threshold"),
+        lambda: AbsTopK(k=3, inference="threshold", weight_by_decoder_norm=False),
         lambda pre, _: Channels(_abs_top_k(pre, 3)),
         lambda pre, _: _above(pre, pre.abs()),
         scale_free=False,
         prepare=_fix_threshold,
     ),
     "topk_weighted": ActivationCase(
-        lambda: TopK(k=3, weight_by_decoder_norm=True),
+        lambda: TopK(k=3),
         lambda pre, leaves: Channels(_weighted_top_k(pre, leaves, 3)),
         lambda pre, leaves: _weighted_top_k(pre, leaves, 3),
         max_entries=lambda n: 3 * n,
     ),
     "batchtopk_weighted": ActivationCase(
-        lambda: BatchTopK(k=3, weight_by_decoder_norm=True),
+        lambda: BatchTopK(k=3),
         lambda pre, leaves: Channels(_weighted_batch_top_k(pre, leaves, 3)),
         lambda pre, leaves: _above(pre, pre * _norms(leaves)),
         prepare=_fix_threshold,
     ),
+    "abstopk_weighted": ActivationCase(
+        lambda: AbsTopK(k=3),
+        lambda pre, leaves: Channels(pre * (_top_k(pre.abs() * _norms(leaves), 3) != 0)),
+        lambda pre, leaves: pre * (_top_k(pre.abs() * _norms(leaves), 3) != 0),
+    ),
     "jumprelu": ActivationCase(
         lambda: JumpReLU(init_threshold=0.3, bandwidth=WINDOW),
         _jump_relu,
-        lambda pre, leaves: _jump_relu(pre, leaves).f,
+        lambda pre, leaves: pre * (pre > leaves["activation.threshold"]),
+    ),
+    "jumprelu_to_threshold": ActivationCase(
+        lambda: JumpReLU(init_threshold=0.3, bandwidth=WINDOW, ste_to_input=False),
+        lambda pre, leaves: _jump_relu(pre, leaves, to_input=False),
+        lambda pre, leaves: pre * (pre > leaves["activation.threshold"]),
     ),
     "gated": ActivationCase(Gated, _gated, lambda pre, leaves: _gated(pre, leaves).f),
 }

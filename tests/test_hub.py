@@ -62,8 +62,8 @@ def test_saved_and_loaded_is_the_same_coder(activation: object, kind: str, tmp_p
     assert loaded.config == coder.config
     assert loaded.metadata["model"] == {"name": "m"}
     assert torch.equal(loaded.metadata["log10_density"], density)
-    ms.save(loaded, tmp_path / "again")
-    for name in ("cfg.json", "sae_weights.safetensors"):
+    ms.save(loaded, tmp_path / "again", log10_density=density)
+    for name in sorted(path.name for path in (tmp_path / "saved").iterdir()):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
 
 

@@ -158,9 +158,9 @@ class TestConstruction:
 
     def test_an_sae_starts_tied_and_a_transcoder_does_not(self) -> None:
         sae, transcoder = SAE(4, 8), Transcoder(4, 4, 8)
-        assert torch.equal(sae.W_enc, sae.W_dec.T)
+        torch.testing.assert_close(0.1 * sae.W_enc, sae.W_dec.T)
         assert sae.W_enc_rows.data_ptr() != sae.W_dec.data_ptr()
-        assert sae.W_dec.norm(dim=1).tolist() == pytest.approx([1.0] * 8)
+        assert sae.W_dec.norm(dim=1).tolist() == pytest.approx([0.1] * 8)
         rectangular = Transcoder(4, 3, 8)
         assert rectangular.W_enc.shape == (4, 8)
         assert rectangular.W_dec.shape == (8, 3)

@@ -77,7 +77,7 @@ def test_one_that_stops_being_finite_stops_alone(tmp_path):
     made = coders()
     made["wild"] = (
         ms.SAE(D, 16, activation=ms.ReLU(), dtype="float64"),
-        ms.TrainingConfig(tokens=BATCH * 20, lr=1e300),
+        ms.TrainingConfig(tokens=BATCH * 20, lr=1e100),
     )
     found = ms.train(made, ArrayRows(rows(), BATCH), out=tmp_path / "s", progress=False)
     assert "was not finite" in found["wild"].error

@@ -30,10 +30,11 @@ class Recipe:
     aux_coefficient: float
     dead_after: int
     unit_norm: bool
+    beta2: float
 
 
 class _Step(torch.autograd.Function):
-    """``1[pre > θ]`` whose gradient reaches θ only, through a rectangle of width ε."""
+    """``1[pre > θ]`` whose gradient reaches pre and θ through a rectangle of width ε."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, theta: Tensor, width: float) -> Tensor:
@@ -42,10 +43,10 @@ class _Step(torch.autograd.Function):
         return (pre > theta).to(pre.dtype)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, theta = ctx.saved_tensors
         window = ((pre - theta).abs() < ctx.width / 2).to(g.dtype)
-        return None, -(g * window).sum(0) / ctx.width, None
+        return g * window / ctx.width, -(g * window).sum(0) / ctx.width, None
 
 
 class _Jump(torch.autograd.Function):
@@ -60,8 +61,8 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, theta = ctx.saved_tensors
-        window = ((pre - theta).abs() < ctx.width / 2).to(g.dtype)
-        return g * (pre > theta), -(g * window * theta).sum(0) / ctx.width, None
+        through = g * ((pre - theta).abs() < ctx.width / 2) * theta / ctx.width
+        return g * (pre > theta) + through, -through.sum(0), None
 
 
 class Reference:
@@ -73,7 +74,7 @@ class Reference:
         if recipe.unit_norm:
             with torch.no_grad():
                 self.p["W_dec"] /= self.p["W_dec"].norm(dim=1, keepdim=True)
-        self.adam = torch.optim.Adam(self.p.values(), lr=0.0, fused=False, foreach=False)
+        self.adam = torch.optim.Adam(self.p.values(), lr=0.0, betas=(0.9, recipe.beta2), fused=False, foreach=False)
         self.since_fired = torch.zeros(self.p["W_dec"].shape[0], dtype=torch.int64)
         self.step_number = 0
         self.losses: list[float] = []
@@ -92,13 +93,16 @@ class Reference:
         if recipe.kind == "JumpReLU":
             theta = p["activation.threshold"]
             return _Jump.apply(pre, theta, recipe.bandwidth), _Step.apply(pre, theta, recipe.bandwidth)
+        norms = p["W_dec"].detach().norm(dim=1)
         if recipe.kind == "AbsTopK":
-            return pre * (pre.abs() >= pre.abs().topk(int(recipe.k), dim=1).values[:, -1:]), None
+            score = pre.abs() * norms
+            return pre * (score >= score.topk(int(recipe.k), dim=1).values[:, -1:]), None
         flat = torch.relu(pre)
+        score = flat * norms
         if recipe.kind == "TopK":
-            kept = flat >= flat.topk(int(recipe.k), dim=1).values[:, -1:]
+            kept = score >= score.topk(int(recipe.k), dim=1).values[:, -1:]
         else:
-            kept = flat >= flat.flatten().topk(round(recipe.k * len(pre))).values[-1]
+            kept = score >= score.flatten().topk(round(recipe.k * len(pre))).values[-1]
         return flat * kept, None
 
     def loss(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +128,8 @@ class Reference:
         self.n_dead.append(len(dead))
         if len(dead):
             own = pre[:, dead] if recipe.kind == "AbsTopK" else torch.relu(pre[:, dead])
-            places = own.abs().topk(min(recipe.aux_k, len(dead)), dim=1).indices
+            weights = p["W_dec"].detach().norm(dim=1)[dead] if recipe.kind.endswith("TopK") else 1.0
+            places = (own.abs() * weights).topk(min(recipe.aux_k, len(dead)), dim=1).indices
             values = own.gather(1, places)
             sparse = torch.zeros(n, len(dead), dtype=pre.dtype).scatter(1, places, values)
             left = error.detach() - sparse @ p["W_dec"][dead]

@@ -139,7 +139,7 @@ def test_pre_activation_loss_pushes_all_that_are_below_the_threshold(dead_only):
 
 
 def test_pre_activation_loss_leaves_decoder_rows_of_norm_one_alone():
-    coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), dtype="float64", seed=3)
+    coder = SAE(3, 5, activation=JumpReLU(init_threshold=0.4), decoder_init_norm=1.0, dtype="float64", seed=3)
     x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     encoding = coder.encode_select(x)
     made = run(coder, encoding, x, torch.ones(5, dtype=torch.bool), PreActivationLoss(coefficient=0.3))

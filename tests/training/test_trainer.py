@@ -48,6 +48,7 @@ def recipe_of(trainer: Trainer, name: str) -> Recipe:
         aux_coefficient=1 / 32,
         dead_after=2 * BATCH,
         unit_norm=trainer.unit_norm,
+        beta2=0.95,
     )
 
 
@@ -78,7 +79,8 @@ def test_jumprelu_with_l1_trains_its_threshold_through_both_channels():
     pre = ((x - coder.b_dec) @ coder.W_enc + coder.b_enc).detach()
     window = ((pre - theta).abs() < 0.2).double()
     f = pre * (pre > theta)
-    g_f = (-2 * (x - f @ coder.W_dec - coder.b_dec) @ coder.W_dec.T + 0.5) / BATCH
+    norms = coder.W_dec.norm(dim=1)
+    g_f = (-2 * (x - f @ coder.W_dec - coder.b_dec) @ coder.W_dec.T + 0.5 * norms) / BATCH
     expected = -(g_f * window * theta).sum(0) / 0.4
     trainer.step(x)
     # Adam's first moment after one step is (1 - β1) times the gradient
@@ -153,7 +155,7 @@ def test_state_goes_through_a_round_trip_bit_for_bit(name):
 
 
 def test_decoder_rows_keep_norm_one_and_a_free_decoder_does_not():
-    unit, free = make_trainer("TopK"), make_trainer("TopK", decoder="free")
+    unit, free = make_trainer("TopK", decoder="unit_norm"), make_trainer("TopK", decoder="free")
     for batch in batches(5):
         for trainer in (unit, free):
             trainer.step(batch)
@@ -314,6 +316,7 @@ def test_the_threshold_follows_the_smallest_value_selected():
     for batch in data:
         coder = trainer.coder
         pre = torch.relu((batch - coder.b_dec) @ coder.W_enc + coder.b_enc).detach()
+        pre = pre * coder.W_dec.detach().norm(dim=1)
         least.append(float(pre.flatten().topk(round(2.5 * BATCH)).values[-1]))
         trainer.step(batch)
     rate = BatchTopK(k=2.5).threshold_rate

@@ -15,7 +15,7 @@ GO, SKIPPED = torch.tensor(True), torch.tensor(False)
 
 
 def activation(k: float = 2.0, rate: float = 0.25, d_sae: int = 4) -> BatchTopKActivation:
-    return BatchTopKActivation(BatchTopK(k=k, threshold_rate=rate), d_sae)
+    return BatchTopKActivation(BatchTopK(k=k, threshold_rate=rate, weight_by_decoder_norm=False), d_sae)
 
 
 def batch(least: float) -> Tensor:
@@ -116,7 +116,7 @@ def test_impossible_thresholds_are_refused(threshold: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_running_mean_stays_in_double_precision_in_a_coder_of_any_dtype(dtype: torch.dtype) -> None:
-    coder = SAE(4, 8, activation=BatchTopK(k=2, threshold_rate=0.01)).to(dtype)
+    coder = SAE(4, 8, activation=BatchTopK(k=2, threshold_rate=0.01, weight_by_decoder_norm=False)).to(dtype)
     tracked = coder.activation
     last = tracked.select(batch(1.0)).latents
     for _ in range(1000):  # in bfloat16, 1 - 0.01 rounds so that the mean would never arrive

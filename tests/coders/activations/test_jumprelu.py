@@ -9,7 +9,7 @@ from monosema.core.errors import ConfigError
 
 def one_latent(threshold: float, bandwidth: float) -> SparseCoder:
     """A coder whose only pre-activation is its input."""
-    config = JumpReLU(init_threshold=threshold, bandwidth=bandwidth)
+    config = JumpReLU(init_threshold=threshold, bandwidth=bandwidth, ste_to_input=False)
     coder = SAE(1, 1, activation=config, b_dec="none", dtype="float64")
     with torch.no_grad():
         coder.W_enc_rows.fill_(1.0)

@@ -10,7 +10,7 @@ from monosema.core.errors import ConfigError
 
 def test_each_token_keeps_its_own_largest_positive_ones() -> None:
     pre = torch.tensor([[3.0, 5.0, 1.0, -1.0], [-2.0, 0.0, 4.0, -3.0], [2.0, 2.0, 2.0, 1.0]])
-    latents = TopKActivation(TopK(k=2), 4).select(pre).latents
+    latents = TopKActivation(TopK(k=2, weight_by_decoder_norm=False), 4).select(pre).latents
     assert latents.to_dense().tolist() == [[3.0, 5.0, 0.0, 0.0], [0.0, 0.0, 4.0, 0.0], [2.0, 2.0, 0.0, 0.0]]
     assert latents.nnz == 5  # an entry of zero was not active (peers count it as fired)
 
