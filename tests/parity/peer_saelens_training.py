@@ -33,7 +33,7 @@ def train(
     trainer = SAETrainer(config, sae, iter(batches))
     if dead_steps is not None:
         trainer.n_forward_passes_since_fired[given["dead"]] = dead_steps
-    gradients = _gradients(trainer, batches[0])
+    gradients, before = _first_step(trainer, batches[0])
     losses = []
     for batch in batches:
         made = trainer.step(batch)
@@ -46,7 +46,7 @@ def train(
     }
     if hasattr(sae, "topk_threshold"):
         state["state.threshold"] = sae.topk_threshold.clone()
-    save_file({**gradients, **_named("weights.", dict(sae.named_parameters())), **state}, out)
+    save_file({**gradients, **before, **_named("weights.", dict(sae.named_parameters())), **state}, out)
     return {"losses": losses}
 
 
@@ -105,8 +105,8 @@ def transcode(tensors: str, out: str, architecture: str, options: dict[str, Any]
     return {"losses": [{"loss": float(loss), "mse": float(loss)}]}
 
 
-def _gradients(trainer: SAETrainer[Any, Any], batch: Tensor) -> dict[str, Tensor]:
-    """Of the first step, before the trainer clips them; on a copy, for the forward pass changes state."""
+def _first_step(trainer: SAETrainer[Any, Any], batch: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients before the trainer clips them, latents and output; on a copy, for the forward pass changes state."""
     sae = copy.deepcopy(trainer.sae)
     step = TrainStepInput(
         sae_in=batch,
@@ -115,8 +115,10 @@ def _gradients(trainer: SAETrainer[Any, Any], batch: Tensor) -> dict[str, Tensor
         n_training_steps=0,
         is_logging_step=False,
     )
-    sae.training_forward_pass(step).loss.backward()
-    return _named("gradients.", {name: parameter.grad for name, parameter in sae.named_parameters()})
+    made = sae.training_forward_pass(step)
+    made.loss.backward()
+    gradients = _named("gradients.", {name: parameter.grad for name, parameter in sae.named_parameters()})
+    return gradients, _named("state.first_", {"activations": made.feature_acts, "output": made.sae_out})
 
 
 def _with_weights(sae_class: Any, config_class: Any, weights: Mapping[str, Tensor], options: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from training_cases import (
     D_IN,
     D_SAE,
     DEAD,
+    DICTIONARY_LEARNING,
     FLOAT64,
     N_TOKENS,
     Run,
@@ -63,11 +64,9 @@ def theirs_on(peer: Peer, folder: Path, weights: dict[str, Tensor], batches: Ten
 
 def ours_on(weights: dict[str, Tensor], batches: Tensor) -> tuple[Run, Trainer]:
     config = {
+        **DICTIONARY_LEARNING,
         "tokens": 4 * EVERY * N_TOKENS,
         "lr": 1e-15,
-        "warmup_fraction": 0.0,
-        "decay_fraction": 0.0,
-        "decoder": "unit_norm",
         "sparsity": L1(coefficient=L1_COEFFICIENT, weighting="none", warmup_fraction=0.0),
         "revive": Resample(every_tokens=EVERY * N_TOKENS, dead_after_tokens=(EVERY // 2 + 1) * N_TOKENS),
     }

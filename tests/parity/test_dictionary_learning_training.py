@@ -16,6 +16,7 @@ from peer import Peer
 from training_cases import (
     D_IN,
     D_SAE,
+    DICTIONARY_LEARNING,
     FLOAT32,
     FLOAT64,
     N_STEPS,
@@ -25,6 +26,7 @@ from training_cases import (
     assert_close,
     assert_same_losses,
     assert_same_tensors,
+    jumprelu,
     put,
     random_batches,
     random_weights,
@@ -32,7 +34,7 @@ from training_cases import (
     train_theirs,
 )
 
-from monosema.coders import SAE, Gated, JumpReLU, ReLU
+from monosema.coders import SAE, Gated, ReLU
 from monosema.coders.config import ActivationConfig, BDecMode
 from monosema.training import L1, Lp, RatioL0
 
@@ -84,11 +86,10 @@ class Case:
         coder = SAE(D_IN, D_SAE, activation=self.activation, b_dec=self.b_dec, dtype=dtype_name)
         warmup = WARMUP / n_steps if warm and n_steps > 1 else 0.0
         config = {
+            **DICTIONARY_LEARNING,
             "lr": 3e-3,
-            "warmup_fraction": 0.0,
             "decay_fraction": DECAY / n_steps if n_steps == N_STEPS else 0.0,
             "decoder": "unit_norm" if self.unit_norm else "free",
-            "revive": None,
             "sparsity": replace(self.sparsity, warmup_fraction=warmup),
             **self.config,
         }
@@ -102,7 +103,13 @@ TERMS = {"loss": "loss", "mse_loss": "mse", "sparsity_loss": "penalty"}
 CASES = {
     "standard": Case("standard", {"l1_penalty": 0.6}, ReLU(), L1(coefficient=0.6, weighting="none"), {**TERMS}),
     "standard_april": Case(
-        "standard_april", {"l1_penalty": 0.6}, ReLU(), L1(coefficient=0.6), TERMS, {"grad_clip": 1.0}, unit_norm=False
+        "standard_april",
+        {"l1_penalty": 0.6},
+        ReLU(),
+        L1(coefficient=0.6, weighting="decoder_norm"),
+        TERMS,
+        {"grad_clip": 1.0},
+        unit_norm=False,
     ),
     "gdm": Case(
         "gdm",
@@ -140,7 +147,7 @@ CASES = {
 JUMP = Case(
     "jumprelu",
     {"bandwidth": BANDWIDTH, "sparsity_penalty": 20.0, "target_l0": TARGET},
-    JumpReLU(bandwidth=BANDWIDTH),
+    jumprelu(BANDWIDTH),
     RatioL0(coefficient=20.0, target=TARGET),
     {"loss": "loss", "l2_loss": "mse"},
     {"beta1": 0.0, "grad_clip": 1.0},

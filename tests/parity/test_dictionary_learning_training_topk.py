@@ -15,6 +15,7 @@ from training_cases import (
     D_SAE,
     DEAD,
     DEAD_STEPS,
+    DICTIONARY_LEARNING,
     FLOAT32,
     FLOAT64,
     LONG_AGO,
@@ -41,6 +42,7 @@ K, BETA = 5, 0.9
 GROUPS = (0.25, 0.35, 0.4)
 ALPHA, K_AUX = 1 / 32, D_IN // 2
 """The peer's own."""
+CHOICE: dict[str, Any] = {"weight_by_decoder_norm": False, "threshold_rate": 1 - BETA}
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,8 @@ class Case:
         )
         coder = SAE(D_IN, D_SAE, activation=self.activation, dtype=str(batches.dtype).removeprefix("torch."))
         config = {
+            **DICTIONARY_LEARNING,
             "lr": lr,
-            "warmup_fraction": 0.0,
-            "decay_fraction": 0.0,
-            "decoder": "unit_norm",
             "grad_clip": 1.0,
             "revive": AuxK(coefficient=ALPHA, k=K_AUX, dead_after_tokens=dead_after, normalised=True),
             **self.config,
@@ -101,11 +101,11 @@ class Case:
 
 N_GROUPS = len(GROUPS)
 CASES = {
-    "top_k": Case("top_k", TopK(k=K, threshold_rate=1 - BETA)),
-    "batch_top_k": Case("batch_top_k", BatchTopK(k=K, threshold_rate=1 - BETA)),
+    "top_k": Case("top_k", TopK(k=K, **CHOICE)),
+    "batch_top_k": Case("batch_top_k", BatchTopK(k=K, **CHOICE)),
     "matryoshka_batch_top_k": Case(
         "matryoshka_batch_top_k",
-        BatchTopK(k=K, threshold_rate=1 - BETA),
+        BatchTopK(k=K, **CHOICE),
         {"group_fractions": list(GROUPS)},
         {"levels": Matryoshka(fractions=GROUPS, weights=(1 / N_GROUPS**2,) * N_GROUPS)},
     ),
@@ -211,8 +211,8 @@ def test_their_batch_topk_fails_where_nothing_is_active(dictionary_learning: Pee
     """dictionary-learning 0.1.0 assigns a number to a buffer; here the threshold is 0."""
     weights, batches = given(torch.float64, 1)
     weights["b_enc"].fill_(-50.0)
-    coder = put(SAE(D_IN, D_SAE, activation=BatchTopK(k=K), dtype="float64"), weights)
-    _, trainer = train_ours(coder, {}, batches)
+    coder = put(SAE(D_IN, D_SAE, activation=BatchTopK(k=K, **CHOICE), dtype="float64"), weights)
+    _, trainer = train_ours(coder, DICTIONARY_LEARNING, batches)
     assert threshold_of(trainer) == 0
     with pytest.raises(PeerError, match="TypeError"):
         CASES["batch_top_k"].both(dictionary_learning, tmp_path, weights, batches)

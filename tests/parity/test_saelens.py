@@ -26,11 +26,17 @@ THRESHOLD = 0.4
 
 SAE_ACTIVATIONS = {
     "standard": ReLU(),
-    "topk": TopK(k=5),
-    "abstopk": AbsTopK(k=5),
+    "topk": TopK(k=5, weight_by_decoder_norm=False),
+    "abstopk": AbsTopK(k=5, weight_by_decoder_norm=False),
     "jumprelu": JumpReLU(),
-    "jumprelu from BatchTopK": BatchTopK(k=5),
+    "jumprelu from BatchTopK": BatchTopK(k=5, weight_by_decoder_norm=False),
     "gated": Gated(),
+}
+"""Latents of random decoder rows compete by their activations alone: sae-lens' files have no norms to weight by."""
+WEIGHTED = {
+    "topk": TopK(k=5, weight_by_decoder_norm=True),
+    "abstopk": AbsTopK(k=5, weight_by_decoder_norm=True),
+    "jumprelu": BatchTopK(k=5, weight_by_decoder_norm=True),
 }
 
 
@@ -61,8 +67,35 @@ def test_saelens_opens_our_sae(saelens: Peer, tmp_path: Path, rows: Path, name: 
     assert answer["metadata"]["hook_name"] == READ
 
 
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_saelens_opens_our_sae_that_chooses_by_decoder_norms(saelens: Peer, tmp_path: Path, rows: Path, name: str):
+    """With the norms folded in, as training does at its end: there it computes what it did here before."""
+    ours = randomise(SAE(D_IN, D_SAE, activation=WEIGHTED[name]))
+    x = load_file(rows)["x"]
+    with torch.no_grad():
+        activations, output = ours.encode(x), ours(x)
+        norms = ours.fold_W_dec_norm()
+    assert float(norms.std()) > 0.1
+    assert opened_there(saelens, ours, tmp_path, rows)["architecture"] == name
+    theirs = load_file(tmp_path / "out.safetensors")
+    assert_close(theirs["activations"], activations * norms)
+    assert_close(theirs["output"], output)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_saelens_refuses_it_with_the_norms_left_in(saelens: Peer, tmp_path: Path, rows: Path, name: str):
+    ours = randomise(SAE(D_IN, D_SAE, activation=WEIGHTED[name]))
+    with pytest.raises(PeerError):
+        opened_there(saelens, ours, tmp_path, rows)
+    assert read_json(tmp_path / "ours" / "cfg.json")["architecture"] == "monosema"
+
+
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("activation", [ReLU(), JumpReLU(), BatchTopK(k=5)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "activation",
+    [ReLU(), JumpReLU(), BatchTopK(k=5, weight_by_decoder_norm=False)],
+    ids=lambda a: type(a).__name__,
+)
 def test_saelens_opens_our_transcoder(
     saelens: Peer, tmp_path: Path, rows: Path, activation: ActivationConfig, skip: bool
 ):
@@ -90,7 +123,9 @@ def test_saelens_reads_our_metadata(saelens: Peer, tmp_path: Path, rows: Path):
 
 
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("activation", [TopK(k=5), Gated()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "activation", [TopK(k=5, weight_by_decoder_norm=False), Gated()], ids=lambda a: type(a).__name__
+)
 def test_saelens_refuses_what_it_has_no_class_for(
     saelens: Peer, tmp_path: Path, rows: Path, activation: ActivationConfig, skip: bool
 ):

@@ -24,10 +24,12 @@ from training_cases import (
     LONG_AGO,
     N_STEPS,
     N_TOKENS,
+    SAELENS,
     Run,
     assert_close,
     assert_same_losses,
     assert_same_tensors,
+    jumprelu,
     put,
     random_batches,
     random_weights,
@@ -41,13 +43,12 @@ from monosema.training import L0, L1, Lp, PreActivationLoss, QuadraticL0, Tanh
 
 THERE: dict[str, Any] = {"lr": 3e-3, "lr_warm_up_steps": 3, "lr_decay_steps": 6, "dead_feature_window": DEAD_STEPS}
 HERE: dict[str, Any] = {
+    **SAELENS,
     "lr": 3e-3,
     "warmup_fraction": 3 / N_STEPS,
     "decay_fraction": 6 / N_STEPS,
-    "grad_clip": 1.0,
-    "decoder": "free",
 }
-"""The same there and here: sae-lens clips at 1 and leaves decoder rows their norms."""
+"""The same there and here."""
 BANDWIDTH = 0.5
 JUMP = {"jumprelu_bandwidth": BANDWIDTH, "l0_coefficient": 0.7}
 SHARED = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -75,7 +76,7 @@ CASES = {
         "standard",
         {"l1_coefficient": 0.6, "l1_warm_up_steps": 4},
         ReLU(),
-        {"sparsity": L1(coefficient=0.6, warmup_fraction=4 / N_STEPS)},
+        {"sparsity": L1(coefficient=0.6, weighting="decoder_norm", warmup_fraction=4 / N_STEPS)},
         {**STANDARD, "l1_loss": "l1"},
     ),
     **{
@@ -83,7 +84,7 @@ CASES = {
             "standard",
             {"l1_coefficient": 0.02, "lp_norm": p},
             ReLU(),
-            {"sparsity": Lp(coefficient=0.02, p=p, root=True, warmup_fraction=0.0)},
+            {"sparsity": Lp(coefficient=0.02, p=p, root=True, weighting="decoder_norm", warmup_fraction=0.0)},
             {**STANDARD, "l1_loss": "lp"},
         )
         for p in (0.5, 1.5, 2.0)
@@ -92,14 +93,19 @@ CASES = {
         f"jumprelu, {mode}{', to the input' * ste}": Case(
             "jumprelu",
             {**JUMP, "jumprelu_sparsity_loss_mode": mode, "jumprelu_ste_to_input": ste, **options},
-            JumpReLU(bandwidth=BANDWIDTH, ste_to_input=ste),
+            jumprelu(BANDWIDTH, ste_to_input=ste),
             {"sparsity": sparsity},
             {**STANDARD, "l0_loss": term},
             JUMP_NAMES,
         )
         for mode, options, sparsity, term in (
             ("step", {"l0_warm_up_steps": 4}, L0(coefficient=0.7, warmup_fraction=4 / N_STEPS), "l0"),
-            ("tanh", {"jumprelu_tanh_scale": 2.0}, Tanh(coefficient=0.7, scale=2.0, warmup_fraction=0.0), "tanh"),
+            (
+                "tanh",
+                {"jumprelu_tanh_scale": 2.0},
+                Tanh(coefficient=0.7, scale=2.0, weighting="decoder_norm", warmup_fraction=0.0),
+                "tanh",
+            ),
             (
                 "quadratic",
                 {"target_l0": 9.0},
@@ -112,7 +118,7 @@ CASES = {
     "jumprelu, pre-activation loss": Case(
         "jumprelu",
         {**JUMP, "pre_act_loss_coefficient": 0.4},
-        JumpReLU(bandwidth=BANDWIDTH),
+        jumprelu(BANDWIDTH),
         {
             "sparsity": L0(coefficient=0.7, warmup_fraction=0.0),
             "revive": PreActivationLoss(coefficient=0.4, dead_only=True, dead_after_tokens=DEAD_AFTER),
@@ -148,7 +154,7 @@ def both(
     )
     b_dec = "input_and_output" if b_dec_to_input else "output"
     coder = SAE(D_IN, D_SAE, activation=case.activation, b_dec=b_dec, dtype=str(dtype).removeprefix("torch."))
-    config = {**HERE, "revive": None, **case.config, "sparsity": sparsity}
+    config = {**HERE, **case.config, "sparsity": sparsity}
     ours, _ = train_ours(put(coder, weights), config, batches, case.dead)
     return theirs, ours
 
@@ -189,7 +195,7 @@ def test_gated_is_the_same_but_for_the_decoder_that_saelens_does_not_freeze(
         "gated",
         {"l1_coefficient": 0.6},
         Gated(),
-        {"sparsity": L1(coefficient=0.6, warmup_fraction=0.0)},
+        {"sparsity": L1(coefficient=0.6, weighting="decoder_norm", warmup_fraction=0.0)},
         {**STANDARD, "l1_loss": "l1", "auxiliary_reconstruction_loss": "gate_mse"},
         ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec"),
     )
@@ -217,7 +223,7 @@ def test_gated_is_the_same_but_for_the_decoder_that_saelens_does_not_freeze(
 
 
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("activation", [ReLU(), JumpReLU()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("activation", [ReLU(), jumprelu(BANDWIDTH)], ids=lambda a: type(a).__name__)
 def test_transcoders(saelens: Peer, tmp_path: Path, activation: ActivationConfig, skip: bool):
     """sae-lens 6.54.12 does not train transcoders: the reconstruction loss is taken of its inference classes.
 
@@ -238,7 +244,7 @@ def test_transcoders(saelens: Peer, tmp_path: Path, activation: ActivationConfig
     )
     coder = put(Transcoder(D_IN, d_out, D_SAE, activation=activation, skip=skip), weights)
     output = coder(rows[0, :, :D_IN]).detach()
-    reconstruction_only = {**HERE, "sparsity": L1(warmup_fraction=1.0), "revive": None}
+    reconstruction_only = {**HERE, "sparsity": L1(weighting="decoder_norm", warmup_fraction=1.0)}
     ours, _ = train_ours(coder, reconstruction_only, rows)
     assert_close(theirs.state["output"], output, FLOAT32)
     assert theirs.losses[0]["mse"] == pytest.approx(ours.losses[0]["mse"], rel=FLOAT32)

@@ -20,6 +20,7 @@ from training_cases import (
     LONG_AGO,
     N_STEPS,
     N_TOKENS,
+    SAELENS,
     Run,
     assert_close,
     assert_same_losses,
@@ -31,7 +32,7 @@ from training_cases import (
     train_theirs,
 )
 
-from monosema.coders import SAE, AbsTopK, BatchTopK, TopK
+from monosema.coders import SAE, AbsTopK, BatchTopK, SparseCoder, TopK
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.training import AuxK, Matryoshka, Trainer
 
@@ -39,12 +40,10 @@ K, WIDTHS, K_AUX, ALPHA, RATE = 5, (10, 25, D_SAE), D_IN // 2, 0.5, 0.01
 """``K_AUX`` and ``RATE`` are sae-lens' own: half the width, and ``topk_threshold_lr``."""
 THERE: dict[str, Any] = {"lr": 3e-3, "lr_warm_up_steps": 3, "dead_feature_window": DEAD_STEPS}
 HERE: dict[str, Any] = {
+    **SAELENS,
     "lr": 3e-3,
     "warmup_fraction": 3 / N_STEPS,
-    "decay_fraction": 0.0,
-    "grad_clip": 1.0,
-    "decoder": "free",
-    "revive": AuxK(coefficient=ALPHA, k=K_AUX, dead_after_tokens=(DEAD_STEPS + 1) * N_TOKENS),
+    "revive": AuxK(coefficient=ALPHA, k=K_AUX, dead_after_tokens=(DEAD_STEPS + 1) * N_TOKENS, normalised=False),
 }
 TERMS = {"loss": "loss", "mse_loss": "mse", "auxiliary_reconstruction_loss": "auxk"}
 
@@ -87,11 +86,16 @@ class Case:
         )
         for losses in theirs.losses:
             losses["mse_loss"] += sum(losses.pop(f"inner_mse_loss_{m}") for m in WIDTHS[:-1]) if self.matryoshka else 0
-        activation = self.activation(k=k, weight_by_decoder_norm=rescale, threshold_rate=RATE)
-        coder = SAE(D_IN, D_SAE, activation=activation, dtype=str(batches.dtype).removeprefix("torch."))
         levels = Matryoshka(widths=WIDTHS) if self.matryoshka else None
-        ours, trainer = train_ours(put(coder, weights), {**HERE, "levels": levels, **(run or {})}, batches, dead)
+        coder = self.coder(weights, rescale=rescale, k=k)
+        ours, trainer = train_ours(coder, {**HERE, "levels": levels, **(run or {})}, batches, dead)
         return theirs, ours, trainer
+
+    def coder(self, weights: dict[str, Tensor], *, rescale: bool, k: float = K) -> SparseCoder:
+        """Ours before training."""
+        activation = self.activation(k=k, weight_by_decoder_norm=rescale, threshold_rate=RATE)
+        dtype = str(weights["W_dec"].dtype).removeprefix("torch.")
+        return put(SAE(D_IN, D_SAE, activation=activation, dtype=dtype), weights)
 
 
 CASES = {
@@ -117,6 +121,27 @@ def test_one_step_in_float32(saelens: Peer, tmp_path: Path, name: str, rescale: 
     theirs, ours, _ = CASES[name].both(saelens, tmp_path, *given(name, torch.float32, 1), rescale=rescale)
     assert_same_losses(theirs.losses, ours.losses, TERMS, FLOAT32)
     assert_same_tensors(theirs.gradients, ours.gradients, FLOAT32)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_latents_are_chosen(saelens: Peer, tmp_path: Path, name: str, rescale: bool):
+    """By activation or, with ``rescale_acts_by_decoder_norm``, by what it adds, which is what sae-lens then keeps."""
+    weights, batches = given(name, torch.float32, 1)
+    theirs, _, _ = CASES[name].both(saelens, tmp_path, weights, batches, rescale=rescale)
+    chosen = {}
+    for by_norm in (False, True):
+        coder = CASES[name].coder(weights, rescale=by_norm)
+        with torch.no_grad():
+            chosen[by_norm] = coder.encode_select(batches[0]).latents
+            output = coder.decode(chosen[by_norm])
+        if by_norm == rescale:
+            assert_close(theirs.state["first_output"], output, FLOAT32, "output")
+    activations = theirs.state["first_activations"]
+    ours, others = chosen[rescale].to_dense(), chosen[not rescale].to_dense()
+    assert torch.equal(activations != 0, ours != 0)
+    assert_close(activations, ours * weights["W_dec"].norm(dim=1) if rescale else ours, FLOAT32, "activations")
+    assert ((ours != 0) != (others != 0)).sum() > N_TOKENS
 
 
 @pytest.mark.parametrize("rescale", [False, True])

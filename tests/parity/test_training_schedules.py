@@ -14,19 +14,22 @@ from training_cases import (
     FLOAT64,
     N_STEPS,
     N_TOKENS,
+    SAELENS,
     assert_close,
+    jumprelu,
     put,
     random_batches,
     random_weights,
     train_theirs,
 )
 
-from monosema.coders import SAE, BatchTopK, JumpReLU, ReLU
+from monosema.coders import SAE, BatchTopK, ReLU, TopK
 from monosema.coders.config import ActivationConfig
 from monosema.training import L0, L1, Trainer, TrainingConfig
 from monosema.training.schedules import lr_factor, warmup_factor
 
 N, WARM, DECAY = 40, 5, 11
+BY_NORM = {"k": 5, "rescale_acts_by_decoder_norm": True, "aux_loss_coefficient": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -64,14 +67,20 @@ def test_dictionary_learning_rises_one_step_later(dictionary_learning: Peer):
 @pytest.mark.parametrize(
     ("architecture", "activation", "options", "config"),
     [
-        ("standard", ReLU(), {"l1_coefficient": 0.3}, {"sparsity": L1(coefficient=0.3, warmup_fraction=0.0)}),
+        (
+            "standard",
+            ReLU(),
+            {"l1_coefficient": 0.3},
+            {"sparsity": L1(coefficient=0.3, weighting="decoder_norm", warmup_fraction=0.0)},
+        ),
         (
             "jumprelu",
-            JumpReLU(bandwidth=0.5),
+            jumprelu(0.5),
             {"jumprelu_bandwidth": 0.5, "l0_coefficient": 0.3},
             {"sparsity": L0(coefficient=0.3, warmup_fraction=0.0)},
         ),
-        ("batchtopk", BatchTopK(k=5, inference="topk", weight_by_decoder_norm=True), {"k": 5}, {}),
+        ("topk", TopK(k=5, inference="topk", weight_by_decoder_norm=True), BY_NORM, {}),
+        ("batchtopk", BatchTopK(k=5, inference="topk", weight_by_decoder_norm=True), BY_NORM, {}),
     ],
 )
 @pytest.mark.parametrize("scaling", ["expected_average_only_in", "none"])
@@ -108,16 +117,13 @@ def test_a_whole_run_of_saelens_on_scaled_inputs(
     trained_on = batches[n_estimate:] if scaling != "none" else batches
     coder = put(SAE(D_IN, D_SAE, activation=activation, dtype="float64"), weights)
     training = TrainingConfig(
-        **config,
-        tokens=len(trained_on) * N_TOKENS,
-        lr=3e-3,
-        warmup_fraction=0.0,
-        decay_fraction=0.0,
-        grad_clip=1.0,
-        decoder="free",
-        revive=None,
-        b_dec_init="zeros",
-        input_scaling="expected_norm" if scaling != "none" else "none",
+        **{
+            **SAELENS,
+            **config,
+            "tokens": len(trained_on) * N_TOKENS,
+            "lr": 3e-3,
+            "input_scaling": "expected_norm" if scaling != "none" else "none",
+        }
     )
     trainer = Trainer(coder, training, N_TOKENS)
     trainer.initialise(batches[:n_estimate].flatten(0, 1))

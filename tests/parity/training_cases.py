@@ -16,7 +16,7 @@ from peer import Peer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from monosema.coders import SparseCoder
+from monosema.coders import JumpReLU, SparseCoder
 from monosema.training import Trainer, TrainingConfig
 
 D_IN, D_SAE, N_TOKENS, N_STEPS = 12, 40, 24, 12
@@ -27,6 +27,25 @@ DEAD = torch.arange(D_SAE) >= D_SAE - 15
 LONG_AGO = 100
 """Steps since they fired; a latent is dead after more than ``DEAD_STEPS`` of them."""
 DEAD_STEPS = 50
+
+PEERS: dict[str, Any] = {
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "warmup_fraction": 0.0,
+    "decay_fraction": 0.0,
+    "lr_schedule": "constant",
+    "reconstruction": "sum_of_squares",
+    "revive": None,
+    "b_dec_init": "zeros",
+    "input_scaling": "none",
+}
+"""What both peers do where a case does not ask for something else, in words of ``TrainingConfig``: whatever the
+defaults are here, both sides of a case are the same."""
+SAELENS: dict[str, Any] = {**PEERS, "decoder": "free", "grad_clip": 1.0}
+"""sae-lens 6.54.12 clips at 1 and leaves decoder rows their norms."""
+DICTIONARY_LEARNING: dict[str, Any] = {**PEERS, "decoder": "unit_norm", "grad_clip": None}
+"""Most trainers of dictionary-learning 0.1.0 keep decoder rows at norm one; some clip."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,11 @@ def random_batches(dtype: torch.dtype, n_steps: int, width: int = D_IN) -> Tenso
     return (torch.randn(n_steps, N_TOKENS, width, generator=generator, dtype=torch.float64) + 0.3).to(dtype)
 
 
+def jumprelu(bandwidth: float, *, ste_to_input: bool = False) -> JumpReLU:
+    """As the peers have it: a rectangular window, from which thresholds learn and nothing else by default."""
+    return JumpReLU(bandwidth=bandwidth, kernel="rectangle", ste_to_input=ste_to_input, init_threshold=0.01)
+
+
 def put(coder: SparseCoder, weights: Mapping[str, Tensor]) -> SparseCoder:
     """Give ``coder`` the weights; every parameter must be among them."""
     with torch.no_grad():
@@ -89,7 +113,11 @@ def put(coder: SparseCoder, weights: Mapping[str, Tensor]) -> SparseCoder:
 def train_ours(
     coder: SparseCoder, config: dict[str, Any], batches: Tensor, dead: Tensor | None = None
 ) -> tuple[Run, Trainer]:
-    """As many steps of ``Trainer`` as there are batches; the schedules span just these unless ``config`` has tokens."""
+    """As many steps of ``Trainer`` as there are batches; the schedules span just these unless ``config`` has tokens.
+
+    ``config`` is a peer's options (``SAELENS`` or ``DICTIONARY_LEARNING``) with the case's own.
+    """
+    assert set(PEERS) <= set(config), "a comparison must not depend on our defaults: begin with the peer's options"
     n_steps, n_tokens = batches.shape[:2]
     trainer = Trainer(coder, TrainingConfig(**{"tokens": n_steps * n_tokens, **config}), n_tokens)
     if dead is not None:
