@@ -30,6 +30,15 @@ def test_steps_are_bounded():
     assert low.coefficient == pytest.approx(math.exp(-0.1))
 
 
+def test_it_falls_to_the_bound_as_fast_as_it_may_and_does_not_rise_above_it():
+    controller = TargetL0Controller(1.0, 10.0)
+    for _ in range(3):
+        controller.update_(100.0, most=math.exp(-0.3))
+    assert controller.coefficient == pytest.approx(math.exp(-0.3))
+    controller.update_(100.0, most=0.0)
+    assert controller.coefficient == pytest.approx(math.exp(-0.5))
+
+
 @pytest.mark.parametrize("lag", [1, 30])
 def test_it_finds_the_coefficient_of_a_known_response(lag: int):
     """L0 comes nearer to 100 / λ by 1 / lag each step: the coefficient for 32 is 100 / 32."""

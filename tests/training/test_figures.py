@@ -77,7 +77,7 @@ def test_the_l1_penalty_is_logged_without_its_coefficient():
     metrics = trainer.metrics()
     assert metrics["penalty"] == pytest.approx(float((f * norms).sum()) / BATCH, rel=1e-12)
     assert metrics["loss/l1"] == pytest.approx(0.3 * metrics["penalty"], rel=1e-12)
-    assert metrics["auxk_coefficient"] == AuxK().coefficient
+    assert metrics["auxk_coefficient"] == 1 / 32
 
 
 def test_a_transcoder_logs_the_norm_of_what_it_reads():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from monosema.coders import SAE, Crosscoder, JumpReLU, ReLU
+from monosema.training.config import TrainingConfig
+from monosema.training.objectives import Objective
 from monosema.training.penalties import penalty
 from monosema.training.terms import L0, L1, Lp, QuadraticL0, RatioL0, Tanh
 
@@ -88,3 +92,16 @@ def test_gradients_against_autograd(loss, p, weighting):
         assert found.gradients.W_dec is None
     else:
         torch.testing.assert_close(found.gradients.W_dec, expected[1])
+
+
+def test_the_coefficient_above_which_activations_shrink_to_nothing_by_hand():
+    # reconstructions (3, 8) and (-1, -6) miss (0, -4) and (0, 4); the penalty is (3 + 8 + 1 + 6) / 2
+    coder = hand_coder(ReLU())
+    config = TrainingConfig(tokens=2, sparsity=L1(), decoder="free")
+    loss = Objective.of(coder, config, L1()).loss(coder, (coder.encode_select(X),), X, X, 0.5)
+    assert loss.largest_coefficient(1.0) == pytest.approx(1.2 * 16 * math.sqrt(110 / 32) / 9)
+    assert loss.largest_coefficient(0.5) == pytest.approx(2 * loss.largest_coefficient(1.0))
+    assert (
+        Objective.of(coder, config, None).loss(coder, (coder.encode_select(X),), X, X, 0.0).largest_coefficient(1.0)
+        == math.inf
+    )

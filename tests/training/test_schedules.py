@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
+from monosema.training.schedules import automatic_beta2, automatic_lr, lr_factor, rewarm_factor, warmup_factor
 
 
 def test_learning_rate_rises_stays_and_falls():
@@ -42,6 +42,12 @@ def test_learning_rate_rises_again_after_a_resampling():
 def test_sparsity_rises_from_zero():
     assert [warmup_factor(step, 10, 0.4) for step in range(6)] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
     assert warmup_factor(0, 10, 0.0) == 1.0
+
+
+def test_automatic_second_moment_remembers_a_twentieth_of_the_run():
+    assert automatic_beta2(2000) == pytest.approx(1 - 1 / 100)
+    assert automatic_beta2(10) == pytest.approx(1 - 1 / 20)
+    assert automatic_beta2(10**6) == pytest.approx(0.999)
 
 
 def test_automatic_learning_rate_by_hand():

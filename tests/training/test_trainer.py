@@ -11,7 +11,7 @@ import torch
 from dense_reference import Recipe, Reference
 from training_tiny import ACTIVATIONS, BATCH, SPARSITY, D, F, batches, differences, make_trainer, snapshot
 
-from monosema.coders import SAE, BatchTopK, JumpReLU, ReLU, TopK, Transcoder
+from monosema.coders import SAE, BatchTopK, Gated, JumpReLU, ReLU, TopK, Transcoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.training import L0, L1, NonFiniteStepError, Trainer, TrainingConfig
 
@@ -308,6 +308,34 @@ def test_the_controller_brings_l0_to_its_target():
             counts.append(trainer.metrics()["l0"])
         assert counts[0] > 1.5 * target
         assert sum(counts[-50:]) / 50 == pytest.approx(target, rel=0.1), type(activation).__name__
+
+
+@pytest.mark.parametrize("name", ["ReLU", "JumpReLU", "Gated"])
+def test_a_wanted_l0_starts_at_six_times_as_much(name):
+    activation = {"ReLU": ReLU(), "JumpReLU": JumpReLU(), "Gated": Gated()}[name]
+    sparsity = L0(target_l0=4.0) if name == "JumpReLU" else L1(target_l0=4.0)
+    coder = SAE(D, 64, activation=activation, dtype="float64", seed=0)
+    trainer = Trainer(coder, TrainingConfig(tokens=160, sparsity=sparsity), BATCH)
+    x = torch.cat(batches(256 // BATCH))
+    trainer.initialise(x)
+    active = trainer.coder.encode_sparse(trainer.input_scaling.apply(x))
+    assert active.nnz == pytest.approx(24 * len(x), abs=1)
+
+
+def test_a_threshold_that_is_given_stays_where_it_is():
+    coder = SAE(D, 64, activation=JumpReLU(init_threshold=0.25), dtype="float64", seed=0)
+    trainer = Trainer(coder, TrainingConfig(tokens=160, sparsity=L0(target_l0=4.0)), BATCH)
+    trainer.initialise(torch.cat(batches(4)))
+    assert trainer.coder.activation.threshold.unique().tolist() == [0.25]
+
+
+def test_the_norms_of_a_new_unit_norm_decoder_go_into_the_encoder():
+    coder = SAE(D, F, activation=ReLU(), dtype="float64", seed=0)
+    before = coder.W_enc.detach().clone()
+    trainer = Trainer(coder, TrainingConfig(tokens=160, sparsity=L1(), decoder="unit_norm"), BATCH)
+    torch.testing.assert_close(trainer.coder.W_enc.detach(), 0.1 * before)
+    norms = trainer.coder.W_dec.detach().norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
 def test_the_threshold_follows_the_smallest_value_selected():

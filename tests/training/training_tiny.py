@@ -52,7 +52,7 @@ def make_trainer(name: str = "BatchTopK", n_steps: int = 30, rows: int = BATCH, 
         "tokens": n_steps * rows,
         "lr": 0.01,
         "sparsity": SPARSITY[name],
-        "revive": AuxK(dead_after_tokens=2 * rows, k=3),
+        "revive": AuxK(coefficient=1 / 32, dead_after_tokens=2 * rows, k=3),
         "warmup_fraction": 0.2,
         "decay_fraction": 0.3,
     }

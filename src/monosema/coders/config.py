@@ -181,7 +181,7 @@ class CoderConfig:
     decoder_init: DecoderInit = "random"
     """Starting directions of the decoder rows: random, orthogonal in blocks of ``d_out`` rows, or zero."""
     decoder_init_norm: float | None = None
-    """Starting norm of the decoder rows: by default 0.1, and 1 for Gated and tanh-ReLU."""
+    """Starting norm of the decoder rows: by default 0.1, and 1 for tanh-ReLU."""
     encoder_init: Literal["auto", "transpose", "independent"] = "auto"
     """Encoder rows start as the decoder's, or drawn anew (norm one); the former where input and output are one site."""
     hook_name: str | None = None
@@ -197,8 +197,7 @@ class CoderConfig:
         for name in ("d_in", "d_sae", "d_out"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         if self.decoder_init_norm is None:
-            unit = isinstance(self.activation, TanhReLU | Gated)
-            object.__setattr__(self, "decoder_init_norm", 1.0 if unit else 0.1)
+            object.__setattr__(self, "decoder_init_norm", 1.0 if isinstance(self.activation, TanhReLU) else 0.1)
         k = getattr(self.activation, "k", None)
         _require(k is None or k <= self.d_sae, f"k={k} exceeds d_sae={self.d_sae}; lower k or widen the dictionary")
         _require(

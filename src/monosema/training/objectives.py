@@ -5,6 +5,7 @@ Shape letters: B tokens, G nested levels, O output width, F latents.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,10 +50,25 @@ class Loss:
     """∂loss/∂ŷ: ``[B, O]``, or ``[B, G, O]`` with levels."""
     parts: tuple[PartGradients, ...]
     """Gradients for each part."""
+    energies: Tensor | None = None
+    """``[2]``: ``Σ‖ŷ - b_dec‖²`` and ``Σ‖y - ŷ‖²`` over the batch."""
 
     @property
     def total(self) -> Tensor:
         return torch.stack(list(self.terms.values())).sum()
+
+    def largest_coefficient(self, p: float) -> float:
+        """``1.2 R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``: three fifths of the λ above which ``S ∝ |f|^p`` takes f to nothing.
+
+        With all activations scaled by s, the loss ``R(s) + λ s^p S`` has the slope
+        ``pλS - 2R ⟨y - ŷ, ŷ - b_dec⟩ / ‖y - ŷ‖²`` at s = 1. Whatever the angle, it is positive for every λ above
+        ``2R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``. Infinite where there is no penalty.
+        """
+        if self.penalty is None or self.energies is None:
+            return math.inf
+        made, missed = self.energies.tolist()
+        below = p * math.sqrt(missed) * float(self.penalty)
+        return 1.2 * float(self.terms["mse"]) * math.sqrt(made) / below if below > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,11 @@ class Objective:
         total = torch.stack(penalties).sum() if penalties else None
         if total is not None and self.sparsity is not None:
             terms[type(self.sparsity).__name__.lower()] = coefficient * total
-        return Loss(terms, total, error, weights, g_out, tuple(gradients))
+        energies = None
+        if total is not None:
+            made = y_BO - error if dictionary.b_dec is None else y_BO - error - dictionary.b_dec
+            energies = torch.stack([made.square().sum(), error.square().sum()])
+        return Loss(terms, total, error, weights, g_out, tuple(gradients), energies)
 
     def _levels(self, coder: SparseCoder, encoding: Encoding) -> Levels | None:
         match self.config.levels:

@@ -222,11 +222,12 @@ LevelsConfig = Union[Matryoshka, HierarchicalTopK]
 class AuxK:
     """Dead latents learn to predict the error: ``α · mean ‖e - ê‖²`` with ê from the ``k`` strongest dead latents.
 
+    Only dead latents take part, so that α trades nothing: the paper's 1/32 leaves more of them dead.
     Source: Gao et al. 2024, arXiv 2406.04093, appendix A.2.
     """
 
     is_variant: ClassVar[bool] = True
-    coefficient: float = 1 / 32
+    coefficient: float = 1.0
     """α, relative to the reconstruction loss."""
     k: int | None = None
     """Dead latents active per token; half the output width, at most 512, by default."""

@@ -6,7 +6,8 @@ Shape letters: B tokens, I input width, O output width, F latents.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,8 @@ from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.config import Gated, TanhReLU
 from monosema.coders.encoder_product import compiled_encoder_product
-from monosema.coders.parts import Part
 from monosema.coders.scaling import estimate_scaling
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
@@ -37,12 +36,12 @@ from monosema.training.resample import Candidates, replace_latents_, squared_err
 from monosema.training.revive import dead_after, resample_every, revival
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
 from monosema.training.statistics import FiringStatistics
-from monosema.training.terms import Lp, Resample
+from monosema.training.terms import L1, Lp, Resample, Tanh
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
-THRESHOLD_ROWS, THRESHOLD_START = 256, 6.0
-"""Rows from which JumpReLU's first thresholds are computed, and how many times the wanted L0 they let through."""
+START_ROWS, START = 256, 6.0
+"""Rows by which a dictionary with a wanted L0 starts at that many times as much."""
 
 CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error."""
@@ -160,9 +159,9 @@ class Trainer:
                 self.coder.b_dec_in.copy_(self._center(self.input_scaling.apply(x)))
         target = getattr(self.sparsity, "target_l0", None)
         if not self.coder.is_trained and target is not None:
-            scaled = self.input_scaling.apply(x[:THRESHOLD_ROWS])
+            scaled = self.input_scaling.apply(x[:START_ROWS])
             for part in self.coder.parts:
-                _start_thresholds_(part, scaled, THRESHOLD_START * target)
+                _start_with_(part.coder, scaled[:, part.read], START * target)
 
     @torch.no_grad()
     def step(self, batch: Tensor) -> None:
@@ -307,18 +306,18 @@ class Trainer:
             name: torch.stack([d.terms[name] * s for d, s in zip(done, shares, strict=True) if name in d.terms]).sum()
             for name in names
         }
-        penalties = [d.loss.penalty * s for d, s in zip(done, shares, strict=True) if d.loss.penalty is not None]
+        penalties = [None if d.loss.penalty is None else d.loss.penalty * s for d, s in zip(done, shares, strict=True)]
         loss = Loss(
             terms,
-            torch.stack(penalties).sum() if penalties else None,
+            _sum(penalties),
             torch.cat([d.loss.error_BO for d in done]),
             last.loss.weights_BO,
             last.loss.g_out,
             last.loss.parts,
+            _sum([d.loss.energies for d in done]),
         )
-        coming = [d.next_penalty * s for d, s in zip(done, shares, strict=True) if d.next_penalty is not None]
-        next_penalty = torch.stack(coming).sum() if coming else None
-        return _Gradients(gradients, loss, tuple(e for d in done for e in d.encodings), terms, next_penalty)
+        coming = [None if d.next_penalty is None else d.next_penalty * s for d, s in zip(done, shares, strict=True)]
+        return _Gradients(gradients, loss, tuple(e for d in done for e in d.encodings), terms, _sum(coming))
 
     def _gradients(self, x: Tensor, y: Tensor, coefficient: float, number: int) -> _Gradients:
         coder, config = self.coder, self.config
@@ -407,9 +406,17 @@ class Trainer:
         if self.is_finetuning:
             return
         if self.controller is not None:
-            self.controller.update_(l0)
+            self.controller.update_(l0, self._largest_coefficient(done.loss))
         if self.annealer is not None and done.next_penalty is not None and done.loss.penalty is not None:
             self.annealer.update_(self.step_number, float(done.loss.penalty), float(done.next_penalty))
+
+    def _largest_coefficient(self, loss: Loss) -> float:
+        """Bound of the controller: above it, a penalty that shrinks activations takes them all to zero. Gated's shrinks
+        its gate only."""
+        if not isinstance(self.sparsity, L1 | Lp | Tanh) or isinstance(self.coder.config.activation, Gated):
+            return math.inf
+        power, factor = (1.0, 1.0) if self.annealer is None else (self.annealer.p, self.annealer.factor)
+        return loss.largest_coefficient(power) / factor
 
     def _resample_if_due(self, x: Tensor, y: Tensor) -> None:
         policy = self.config.revive
@@ -579,18 +586,30 @@ def _unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
     return wanted and not (zeros or tanh or per_target)
 
 
-def _start_thresholds_(part: Part, x: Tensor, l0: float) -> None:
-    activation = part.coder.activation
-    if isinstance(activation, JumpReLUActivation) and activation.config.init_threshold is None:
-        activation.start_with_(part.coder.pre_activations(x[:, part.read].to(part.coder.dtype)), l0)
+def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.stack(given).sum(0) if given else None
+
+
+@torch.no_grad()
+def _start_with_(coder: SparseCoder, x: Tensor, l0: float) -> None:
+    """Let ``l0`` of the latents of a row of ``x`` be active on average, in place."""
+    pre = coder.pre_activations(x.to(coder.dtype))
+    n_above = min(pre.numel(), max(1, round(l0 * len(pre))))
+    threshold = float(pre.flatten().kthvalue(pre.numel() - n_above + 1).values)
+    shift = coder.activation.start_above_(max(0.0, threshold))
+    if coder.b_enc is not None:
+        coder.b_enc.add_(shift)
 
 
 @torch.no_grad()
 def _make_unit_norm(coder: Dictionary) -> None:
-    """Decoder rows of norm one in place: what is trained keeps its function, what is not its encoder."""
+    """Decoder rows of norm one in place, their norms moved into the encoder; thresholds follow where it is trained."""
     if coder.is_trained:
         coder.fold_W_dec_norm()
     else:
+        for part in coder.parts:
+            part.coder.W_enc_rows.mul_(part.coder.W_dec.norm(dim=1, keepdim=True))
         renormalise_(coder, torch.ones((), dtype=torch.bool, device=coder.device))
 
 

@@ -122,6 +122,11 @@ class Activation(nn.Module, ABC):
         """θ: what a pre-activation must exceed, where the rule is one of thresholds; 0 elsewhere."""
         return 0.0
 
+    def start_above_(self, threshold: float) -> float:
+        """Before training, let only pre-activations above ``threshold >= 0`` be active, as far as own parameters can;
+        returns what must be added to the encoder bias for the rest. A rule with a fixed count has nothing to do."""
+        return 0.0
+
     def reset_latents_(self, dead_F: Tensor) -> None:
         """Put own parameters of the latents ``dead_F`` (indices) back to their starting values in place."""
 

@@ -73,6 +73,11 @@ class GatedActivation(Activation):
         self.b_gate.add_(offsets_F)
         self.b_mag.add_(offsets_F * self.r_mag.exp())
 
+    @torch.no_grad()
+    def start_above_(self, threshold: float) -> float:
+        self.b_gate.fill_(-threshold)
+        return 0.0
+
     def thresholds(self) -> Tensor:
         return -self.b_gate.detach()
 

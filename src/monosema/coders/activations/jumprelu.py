@@ -75,10 +75,10 @@ class JumpReLUActivation(Activation):
         self.threshold[dead_F] = usual if self.config.init_threshold is None else self.config.init_threshold
 
     @torch.no_grad()
-    def start_with_(self, pre_BF: Tensor, l0: float) -> None:
-        """Set every threshold to the one that lets ``l0`` of the pre-activations of a token through on average."""
-        n_above = min(pre_BF.numel(), max(1, round(l0 * len(pre_BF))))
-        self.threshold.fill_(float(pre_BF.flatten().kthvalue(pre_BF.numel() - n_above + 1).values)).clamp_(min=0)
+    def start_above_(self, threshold: float) -> float:
+        if self.config.init_threshold is None:
+            self.threshold.fill_(threshold)
+        return 0.0
 
     @torch.no_grad()
     def project_(self) -> None:

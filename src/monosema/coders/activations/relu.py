@@ -44,5 +44,8 @@ class ReLUActivation(Activation):
             pre.append(selection.near.with_values(gradients.near_step * density))
         return ActivationGradients(tuple(pre))
 
+    def start_above_(self, threshold: float) -> float:
+        return -threshold
+
     def scale_latents_(self, factors_F: Tensor) -> None:
         pass  # ReLU has no parameters and commutes with positive factors

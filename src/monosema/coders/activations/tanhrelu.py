@@ -45,6 +45,9 @@ class TanhReLUActivation(Activation):
             pre.append(selection.near.with_values(gradients.near_step * density))
         return ActivationGradients(tuple(pre))
 
+    def start_above_(self, threshold: float) -> float:
+        return -threshold
+
     def scale_latents_(self, factors_F: Tensor) -> None:
         if not torch.allclose(factors_F, torch.ones_like(factors_F)):
             raise ConfigError("tanh-ReLU saturates at 1, so decoder norms cannot be folded into its encoder")
