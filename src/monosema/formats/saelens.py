@@ -93,6 +93,7 @@ def read(folder: Path) -> CoderSpec:
         (rule, skip), is_transcoder = _TRANSCODER_NAMES[architecture], True
     else:
         raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
+    token_scaling = _token_scaling(folder, config, skip)
     tensors = _read_tensors(folder / WEIGHTS_FILE)
     scales = {name: tensors.pop(name) for name in _SCALE_NAMES if name in tensors}
     _check_shapes(folder, config, tensors, rule, skip)
@@ -105,7 +106,6 @@ def read(folder: Path) -> CoderSpec:
         tensors["W_dec"] = tensors["W_dec"] * scale.to(tensors["W_dec"]).unsqueeze(1)
     metadata = config.get("metadata") or {}
     own = config.get("monosema") or {}
-    token_scaling = _token_scaling(folder, config, skip)
     hook_name = _with_head(metadata.get("hook_name"), metadata.get("hook_head_index"))
     hook_name_out = _with_head(metadata.get("hook_name_out"), metadata.get("hook_head_index_out"))
     if token_scaling != "none" and is_transcoder:
