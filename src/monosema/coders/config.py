@@ -234,8 +234,16 @@ class CoderConfig:
         if self.token_scaling == "none":
             return
         for met, what, why in (
-            (self.skip, "skip=True", "the skip connection would read a token that is not scaled"),
-            (self.causal, "causal=True", "a later site's reconstruction would be scaled back by that site's own size"),
+            (
+                self.skip,
+                "skip=True",
+                "the skip connection would read tokens that are not scaled; leave one of them out",
+            ),
+            (
+                self.causal,
+                "causal=True",
+                "a later site would be scaled back by its own size, which earlier latents may not read; leave one out",
+            ),
             (
                 self.b_dec == "input_and_output" and not self.reconstructs,
                 "b_dec='input_and_output'",
@@ -244,7 +252,7 @@ class CoderConfig:
             (
                 self.token_scaling == "layer_norm" and min(self.read_widths) < 2,
                 "a site of width 1",
-                "one number has no deviation",
+                "one number has no deviation; use 'constant_norm'",
             ),
         ):
             _require(not met, f"token_scaling={self.token_scaling!r} cannot be used with {what}: {why}")

@@ -29,7 +29,7 @@ REFUSED: dict[tuple[str, str], str] = {
     for activation in ("TopK", "AbsTopK", "BatchTopK")
     for sparsity in ("L0", "QuadraticL0", "RatioL0")
 } | {
-    ("SkipTranscoder", scaling): "the skip connection would read a token that is not scaled; use a linear input_scaling"
+    ("SkipTranscoder", scaling): "the skip connection would read tokens that are not scaled; use a linear input_scaling"
     for scaling in PER_TOKEN
 }
 """Pairs that are refused, with the reason."""

@@ -91,7 +91,8 @@ class Trainer:
         self.sparsity = resolve_sparsity(activation, config.sparsity)
         scaling = _token_scaling(coder, config)
         check_combination(variant_of(coder), activation, self.sparsity, config.levels, config.revive, scaling)
-        coder.set_token_scaling(scaling)
+        if scaling != coder.config.token_scaling:
+            coder.set_token_scaling(scaling)
         self.unit_norm = _unit_norm(coder, config)
         _check_options(coder, config, batch_size)
         lr = config.lr
