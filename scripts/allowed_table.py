@@ -12,11 +12,19 @@ from monosema.training.allowed import (
     POLICIES,
     REFUSED,
     SPARSITIES,
+    TOKEN_SCALINGS,
     VARIANTS,
     combinations,
 )
 
 FILE = Path(__file__).parents[1] / "docs" / "allowed.md"
+SCALED = {
+    "SAE": "yes",
+    "Transcoder": "input only",
+    "Crosscoder": "each site, not with causal=True",
+    "CrossLayerTranscoder": "each site read",
+}
+"""What a scaling by a token's own size is applied to; an output is scaled back where it is the input."""
 
 
 def table() -> str:
@@ -29,8 +37,9 @@ def table() -> str:
         "Written by `python scripts/allowed_table.py --write` from `training/allowed.py`, which the tests run through.",
         "",
         f"{len(every):,} combinations of variant ({', '.join(VARIANTS)}), activation, sparsity loss, nested levels "
-        f"({', '.join(LEVELS)}) and policy for dead latents ({', '.join(POLICIES)}); {refused:,} are refused "
-        f"({refused / len(every):.0%}), each for one of the pairs marked below.",
+        f"({', '.join(LEVELS)}) and policy for dead latents ({', '.join(POLICIES)}), and of variant, activation and "
+        f"scaling of tokens by their own size; {refused:,} are refused ({refused / len(every):.0%}), each for one of "
+        "the pairs marked below.",
         "",
         "| activation | default loss | " + " | ".join(SPARSITIES[1:]) + " |",
         "|---|---|" + "---|" * (len(SPARSITIES) - 1),
@@ -40,6 +49,11 @@ def table() -> str:
         name = "none" if default is None else f"{type(default).__name__}, L0 of {getattr(default, 'target_l0', 0):g}"
         cells = ["refused" if (activation, sparsity) in REFUSED else "yes" for sparsity in SPARSITIES[1:]]
         lines.append(f"| {activation} | {name} | " + " | ".join(cells) + " |")
+    scalings = TOKEN_SCALINGS[1:]
+    lines += ["", "| variant | " + " | ".join(scalings) + " |", "|---|" + "---|" * len(scalings)]
+    for variant in VARIANTS:
+        cells = [SCALED[variant] if (variant, scaling) not in REFUSED else "refused" for scaling in scalings]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     reasons: dict[str, list[str]] = {}
     for pair, reason in REFUSED.items():
         reasons.setdefault(reason, []).append(" with ".join(pair))

@@ -67,6 +67,25 @@ def test_saved_and_loaded_is_the_same_coder(activation: object, kind: str, tmp_p
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["constant_norm", "layer_norm"])
+@pytest.mark.parametrize("variant", ["crosscoder", "stack", "two biases"])
+def test_token_scaling_is_kept_where_saelens_has_no_class(variant: str, kind: str, tmp_path: Path) -> None:
+    own = {"activation": ms.ReLU(), "token_scaling": kind, "seed": 3}
+    coder = {
+        "crosscoder": lambda: ms.Crosscoder((3, 3), 12, **own),
+        "stack": lambda: ms.CLT((3, 3), (3, 3), 6, **own),
+        "two biases": lambda: ms.Transcoder(6, 6, 12, b_dec="separate", **own),
+    }[variant]()
+    trained_like(coder)
+    loaded = ms.load(ms.save(coder, tmp_path / "saved"))
+    assert (tmp_path / "saved" / "monosema.safetensors").exists()
+    x = 9 * torch.randn(7, 6, generator=torch.Generator().manual_seed(2))
+    assert loaded.config == coder.config
+    assert torch.equal(loaded(x), coder(x))
+    coder.set_token_scaling("none")
+    assert not torch.allclose(loaded(x), coder(x), rtol=0.1)
+
+
 def test_saving_over_a_dictionary_replaces_it_whole(tmp_path: Path) -> None:
     ms.save(ms.SAE(4, 8, activation=ms.ReLU()), tmp_path / "d")
     (tmp_path / "d" / "stray.txt").write_text("old")

@@ -87,6 +87,63 @@ def test_a_scale_that_contradicts_its_config_is_refused(
         ms.load(folder)
 
 
+TOKEN_SCALINGS = {"constant_norm": "constant_norm_rescale", "layer_norm": "layer_norm"}
+
+
+def scaled_tokens(x: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor | float]:
+    if kind == "constant_norm":
+        spread = x.norm(dim=1, keepdim=True) / D_IN**0.5
+        return x / spread, spread, 0.0
+    mean, deviation = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+    return (x - mean) / (deviation + 1e-5), deviation, mean
+
+
+@pytest.mark.parametrize("kind", TOKEN_SCALINGS)
+def test_an_sae_scales_each_token_and_scales_its_output_back(kind: str, tmp_path: Path) -> None:
+    w = weights()
+    config = {"sae_lens_version": "6.54.12", "architecture": "standard", "d_in": D_IN, "d_sae": D_SAE}
+    coder = ms.load(folder_with(tmp_path / "sae", {**config, "normalize_activations": TOKEN_SCALINGS[kind]}, w))
+    x = 7 * torch.randn(9, D_IN, generator=torch.Generator().manual_seed(1)) + 2
+    u, spread, shift = scaled_tokens(x, kind)
+    f = ((u - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+    torch.testing.assert_close(coder.encode(x), f)
+    torch.testing.assert_close(coder(x), (f @ w["W_dec"] + w["b_dec"]) * spread + shift)
+    assert saved(coder, tmp_path / "again")["normalize_activations"] == TOKEN_SCALINGS[kind]
+    again = ms.load(tmp_path / "again")
+    assert again.config.token_scaling == kind
+    assert torch.equal(again(x), coder(x))
+
+
+@pytest.mark.parametrize("kind", TOKEN_SCALINGS)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_transcoders_output_is_left_as_it_is(kind: str, named: bool, tmp_path: Path) -> None:
+    w = weights()
+    metadata = {"sae_lens_version": "6.54.12", **({"hook_name": "a", "hook_name_out": "b"} if named else {})}
+    config = {"architecture": "transcoder", "d_in": D_IN, "d_out": D_IN, "d_sae": D_SAE, "metadata": metadata}
+    coder = ms.load(folder_with(tmp_path / "sae", {**config, "normalize_activations": TOKEN_SCALINGS[kind]}, w))
+    x = 7 * torch.randn(9, D_IN, generator=torch.Generator().manual_seed(1)) + 2
+    f = (scaled_tokens(x, kind)[0] @ w["W_enc"] + w["b_enc"]).relu()
+    torch.testing.assert_close(coder(x), f @ w["W_dec"] + w["b_dec"])
+    ms.save(coder, tmp_path / "again")
+    assert torch.equal(ms.load(tmp_path / "again")(x), coder(x))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "normalize", "message"),
+    [
+        ("standard", "expected_average_only_in", "load its final folder"),
+        ("standard", "rms", "normalize_activations='rms' is not supported"),
+        ("skip_transcoder", "layer_norm", "skip connection reads tokens that are not scaled"),
+    ],
+)
+def test_a_normalisation_that_no_coder_has_is_refused(
+    architecture: str, normalize: str, message: str, tmp_path: Path
+) -> None:
+    config = {"sae_lens_version": "6.54.12", "architecture": architecture, "normalize_activations": normalize}
+    with pytest.raises(FileError, match=message):
+        ms.load(folder_with(tmp_path / "no", config, weights()))
+
+
 def saved(coder: ms.SparseCoder, path: Path) -> dict[str, Any]:
     return json.loads((ms.save(coder, path) / "cfg.json").read_text())
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monosema.coders import SAE, AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, SparseCoder, TopK, Transcoder
 from monosema.coders.activations.batchtopk import BatchTopKActivation
-from monosema.coders.config import ActivationConfig, BDecMode
+from monosema.coders.config import ActivationConfig, BDecMode, TokenScaling
 from monosema.core.errors import UserError
 from monosema.core.files import read_json, write_json
 from monosema.hub import load, save
@@ -24,6 +24,7 @@ D_IN, D_SAE, D_OUT, N_TOKENS = 12, 40, 9, 50
 READ, WRITTEN = "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out"
 THRESHOLD = 0.4
 
+TOKEN_SCALINGS: dict[TokenScaling, str] = {"constant_norm": "constant_norm_rescale", "layer_norm": "layer_norm"}
 SAE_ACTIVATIONS = {
     "standard": ReLU(),
     "topk": TopK(k=5, weight_by_decoder_norm=False),
@@ -50,6 +51,14 @@ def rows(tmp_path: Path) -> Path:
     file = tmp_path / "rows.safetensors"
     generator = torch.Generator().manual_seed(7)
     save_file({"x": torch.randn(5, N_TOKENS // 5, D_IN, generator=generator) + 0.3}, file)
+    return file
+
+
+@pytest.fixture
+def large_rows(tmp_path: Path, rows: Path) -> Path:
+    """The same, with sizes that differ from token to token."""
+    file = tmp_path / "large_rows.safetensors"
+    save_file({"x": load_file(rows)["x"] * torch.linspace(0.1, 30, N_TOKENS).reshape(5, -1, 1)}, file)
     return file
 
 
@@ -149,6 +158,32 @@ def test_bfloat16_is_the_same_dictionary_there(saelens: Peer, tmp_path: Path, ro
     assert answer["fields"]["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("kind", TOKEN_SCALINGS)
+@pytest.mark.parametrize("b_dec", ["input_and_output", "output", "none"])
+@pytest.mark.parametrize("name", SAE_ACTIVATIONS)
+def test_saelens_scales_tokens_as_our_sae_does(
+    saelens: Peer, tmp_path: Path, large_rows: Path, name: str, b_dec: BDecMode, kind: TokenScaling
+):
+    ours = randomise(SAE(D_IN, D_SAE, activation=SAE_ACTIVATIONS[name], b_dec=b_dec, token_scaling=kind))
+    ours.bind(READ, READ, {})
+    opened_there(saelens, ours, tmp_path, large_rows, normalize=TOKEN_SCALINGS[kind])
+
+
+@pytest.mark.parametrize("kind", TOKEN_SCALINGS)
+@pytest.mark.parametrize("d_out", [D_OUT, D_IN])
+@pytest.mark.parametrize(
+    "activation",
+    [ReLU(), JumpReLU(), BatchTopK(k=5, weight_by_decoder_norm=False)],
+    ids=lambda a: type(a).__name__,
+)
+def test_saelens_scales_tokens_as_our_transcoder_does(
+    saelens: Peer, tmp_path: Path, large_rows: Path, activation: ActivationConfig, d_out: int, kind: TokenScaling
+):
+    ours = randomise(Transcoder(D_IN, d_out, D_SAE, activation=activation, token_scaling=kind))
+    ours.bind(READ, WRITTEN, {})
+    opened_there(saelens, ours, tmp_path, large_rows, normalize=TOKEN_SCALINGS[kind])
+
+
 # -- theirs, opened here
 
 
@@ -199,8 +234,45 @@ def test_we_open_what_saelens_trained(
 
 
 @pytest.mark.parametrize(
-    "normalize", ["expected_average_only_in", "layer_norm", "constant_norm_rescale", "covariance_whitening"]
+    ("architecture", "options"),
+    [
+        *itertools.product(
+            ["standard", "jumprelu", "gated"], [{"apply_b_dec_to_input": True}, {"apply_b_dec_to_input": False}]
+        ),
+        ("topk", {"k": 5, "rescale_acts_by_decoder_norm": True}),
+        *itertools.product(
+            ["transcoder", "jumprelu_transcoder"],
+            [{"d_out": d_out, "apply_b_dec_to_input": False} for d_out in (D_OUT, D_IN)],
+        ),
+    ],
 )
+@pytest.mark.parametrize("kind", TOKEN_SCALINGS)
+def test_we_open_what_saelens_scales_by_token(
+    saelens: Peer, tmp_path: Path, large_rows: Path, architecture: str, options: dict[str, Any], kind: str
+):
+    made = {"d_in": D_IN, "d_sae": D_SAE, "normalize_activations": TOKEN_SCALINGS[kind], **options}
+    arguments = {"folder": str(tmp_path / "theirs"), "rows": str(large_rows), "out": str(tmp_path / "out.safetensors")}
+    saelens.call("make", architecture=architecture, seed=1, options=made, **arguments)
+    coder = load(tmp_path / "theirs")
+    assert coder.config.token_scaling == kind
+    assert_same(coder, large_rows, tmp_path / "out.safetensors")
+    again = tmp_path / "again.safetensors"
+    save(coder, tmp_path / "ours")
+    saelens.call("read", folder=str(tmp_path / "ours"), rows=str(large_rows), out=str(again))
+    assert_same(coder, large_rows, again)
+
+
+@pytest.mark.parametrize("kind", TOKEN_SCALINGS)
+def test_we_refuse_token_scaling_beside_a_skip_connection(saelens: Peer, tmp_path: Path, rows: Path, kind: str):
+    made = {"d_in": D_IN, "d_sae": D_SAE, "d_out": D_OUT, "apply_b_dec_to_input": False}
+    arguments = {"folder": str(tmp_path / "theirs"), "rows": str(rows), "out": str(tmp_path / "out.safetensors")}
+    options = {**made, "normalize_activations": TOKEN_SCALINGS[kind]}
+    saelens.call("make", architecture="skip_transcoder", seed=1, options=options, **arguments)
+    with pytest.raises(UserError, match="skip connection reads tokens that are not scaled"):
+        load(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("normalize", ["expected_average_only_in", "covariance_whitening"])
 def test_we_refuse_normalisation_that_is_not_folded(saelens: Peer, tmp_path: Path, normalize: str):
     made = {"d_in": D_IN, "d_sae": D_SAE, "normalize_activations": normalize}
     saelens.call("checkpoint", folder=str(tmp_path / "theirs"), architecture="standard", seed=3, options=made)
@@ -281,14 +353,15 @@ def randomise(coder: SparseCoder) -> SparseCoder:
 
 
 def opened_there(
-    saelens: Peer, ours: SparseCoder, folder: Path, rows: Path, tolerance: float = 1e-5
+    saelens: Peer, ours: SparseCoder, folder: Path, rows: Path, tolerance: float = 1e-5, normalize: str = "none"
 ) -> Mapping[str, Any]:
     """Save ``ours``, let sae-lens open it, require the same numbers; returns its answer."""
     save(ours, folder / "ours")
     out = folder / "out.safetensors"
     answer = saelens.call("read", folder=str(folder / "ours"), rows=str(rows), out=str(out))
     assert (answer["fields"]["d_in"], answer["fields"]["d_sae"]) == (D_IN, D_SAE)
-    assert answer["fields"]["normalize_activations"] == answer["fields"]["reshape_activations"] == "none"
+    assert answer["fields"]["normalize_activations"] == normalize
+    assert answer["fields"]["reshape_activations"] == "none"
     assert read_json(folder / "ours" / "cfg.json")["architecture"] == answer["architecture"]
     assert_same(ours, rows, out, tolerance)
     return answer

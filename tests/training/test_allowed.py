@@ -9,9 +9,19 @@ import torch
 from training_tiny import ACTIVATIONS, make_trainer
 
 from monosema.coders import CLT, SAE, ActivationConfig, Crosscoder, Dictionary, Transcoder
+from monosema.coders.config import TokenScaling
 from monosema.core.errors import ConfigError
 from monosema.training import Trainer, TrainingConfig, terms
-from monosema.training.allowed import DEFAULTS, LEVELS, POLICIES, REFUSED, SPARSITIES, VARIANTS, combinations
+from monosema.training.allowed import (
+    DEFAULTS,
+    LEVELS,
+    POLICIES,
+    REFUSED,
+    SPARSITIES,
+    TOKEN_SCALINGS,
+    VARIANTS,
+    combinations,
+)
 
 D, F, ROWS = 6, 12, 16
 LOSSES = {
@@ -53,11 +63,12 @@ def test_the_table_names_everything_there_is():
     assert set(SPARSITIES) == {"None"} | {kind.__name__ for kind in get_args(terms.Sparsity)} == set(LOSSES)
     assert set(LEVELS) == {"None"} | {kind.__name__ for kind in get_args(terms.LevelsConfig)} == set(NESTED)
     assert set(POLICIES) == {"None"} | {kind.__name__ for kind in get_args(terms.Revive)} == set(REVIVALS)
+    assert get_args(TokenScaling) == TOKEN_SCALINGS
 
 
 def test_refusals_are_fewer_than_a_fifth():
     every = list(combinations())
-    assert len(every) == 5 * 7 * 7 * 3 * 5
+    assert len(every) == 5 * 7 * 7 * 3 * 5 + 5 * 7 * 2
     refused = [each for each in every if each.refusal is not None]
     assert 0 < len(refused) < len(every) / 5
     assert all(pair[0] in reason or len(reason) > 20 for pair, reason in REFUSED.items())
@@ -77,13 +88,19 @@ def test_every_combination_trains_or_is_refused_naming_both(variant, name):
             sparsity=LOSSES[each.sparsity],
             levels=NESTED[each.levels],
             revive=REVIVALS[each.policy],
+            input_scaling="expected_norm" if each.token_scaling == "none" else each.token_scaling,
         )
         coder = build(variant, ACTIVATIONS[name])
         if each.refusal is not None:
-            with pytest.raises(ConfigError, match=rf"{name} and {each.sparsity} cannot be used together: .{{20}}"):
+            pair = (
+                f"{variant} and {each.token_scaling}" if each.token_scaling != "none" else f"{name} and {each.sparsity}"
+            )
+            with pytest.raises(ConfigError, match=rf"{pair} cannot be used together: .{{20}}"):
                 Trainer(coder, config, ROWS)
+            assert coder.config.token_scaling == "none"
             continue
         trainer = Trainer(coder, config, ROWS)
+        assert coder.config.token_scaling == each.token_scaling
         trainer.initialise(rows)
         before = trainer.coder.parts[0].coder.W_enc_rows.detach().clone()
         for batch in rows.split(ROWS)[:2]:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ChannelGradients, Selection
-from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TopK
+from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TokenScaling, TopK
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
 from monosema.coders.initial import initial_weights, zero_acausal_
 from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
+from monosema.coders.token_scaling import ScaledTokens, scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.kernels import (
@@ -48,6 +49,9 @@ class Encoding:
     """Pre-activations; the memory is reused by the next batch when a workspace is given."""
     selection: Selection
     """What the activation chose."""
+    spread: Tensor | None = None
+    """What ``decode`` multiplies each token by (``ScaledTokens.spread``) where the coder scaled tokens and scales its
+    output back."""
 
     @property
     def latents(self) -> Latents:
@@ -104,6 +108,10 @@ class SparseCoder(nn.Module):
     ``pre = (x - b_dec) W_enc + b_enc``, ``f = activation(pre)``, ``ŷ = f W_dec + b_dec [+ x W_skip]``; ``b_dec`` is
     subtracted only with ``b_dec="input_and_output"``. An SAE writes what it reads (Bricken et al. 2023); a transcoder
     writes an MLP's output from its input (Dunefsky et al. 2024, arXiv 2406.11944).
+
+    With ``token_scaling``, x above is each token scaled by its own size, and ŷ of an SAE or crosscoder is scaled back:
+    its ``decode`` needs the input, as that of a skip connection does. Latents, and what the decoder rows add, are then
+    in scaled units.
 
     Attributes: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]`` (absent for Gated), ``W_dec [d_sae, d_out]``,
     ``b_dec [d_out]``, ``W_skip [d_in, d_out]`` or None, ``activation`` with its own parameters. ``W_enc`` is a view
@@ -183,6 +191,14 @@ class SparseCoder(nn.Module):
         self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
         self.metadata.update(metadata)
 
+    def set_token_scaling(self, kind: TokenScaling) -> None:
+        """From now on scale tokens as ``kind`` says, in place; the weights stay and mean something else."""
+        self.config = replace(self.config, token_scaling=kind)
+
+    def scale_tokens(self, x: Tensor) -> Tensor:
+        """``x [..., d_in]`` as the weights see it: ``x`` itself without ``token_scaling``."""
+        return x if self.config.token_scaling == "none" else self._scaled_tokens(x).u
+
     def _apply(self, fn: Any, recurse: bool = True) -> SparseCoder:
         super()._apply(fn, recurse)
         self.config = replace(self.config, dtype=dtype_name(self.dtype))
@@ -193,19 +209,21 @@ class SparseCoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Activations ``[..., d_sae]`` of ``x [..., d_in]`` under the inference rule; autograd passes through."""
         flat = flat_tokens(x, self.d_in, "encode")
-        dense = self.activation.infer_dense(self._pre(flat)[1], self.selection_weights())
+        dense = self.activation.infer_dense(self._pre(self._read(flat))[1], self.selection_weights())
         return dense.reshape(*x.shape[:-1], self.d_sae)
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> Latents:
         """The same activations as ``Latents``, never built densely."""
-        pre = self._pre(flat_tokens(x, self.d_in, "encode_sparse"))[1]
+        pre = self._pre(self._read(flat_tokens(x, self.d_in, "encode_sparse")))[1]
         return replace(self.activation.infer(pre, self.selection_weights()), leading_shape=tuple(x.shape[:-1]))
 
     def decode(self, latents: Latents | Tensor, x: Tensor | None = None) -> Tensor:
-        """``f W_dec + b_dec [+ x W_skip]``: ``[..., d_out]``.
+        """``f W_dec + b_dec [+ x W_skip]``: ``[..., d_out]``; scaled back where ``token_scaling`` says so.
 
-        ``x`` is the coder's input and needed by a coder with a skip connection only.
+        ``x`` is the coder's input. A coder with a skip connection needs it, and one that scales its output back by each
+        token's size, which latents do not hold: nothing is remembered from an earlier ``encode``. ``ShapeError``
+        without it.
         """
         if isinstance(latents, Latents):
             out = decode(latents, self.W_dec).reshape(*latents.leading_shape, self.d_out)
@@ -213,12 +231,12 @@ class SparseCoder(nn.Module):
             if latents.shape[-1] != self.d_sae:
                 raise ShapeError(f"decode: expected [..., {self.d_sae}] activations, got {list(latents.shape)}")
             out = latents @ self.W_dec
-        return self._add_offset(out, x)
+        return self._scaled_back(self._add_offset(out, x), x)
 
     def decode_levels(self, levels: Levels, x_BI: Tensor) -> Tensor:
         """The nested reconstructions ``[B, G, d_out]`` of entries grouped into levels."""
         offset = self._add_offset(self.W_dec.new_zeros(len(x_BI), self.d_out), x_BI)
-        return decode_levels(levels, self.W_dec).add_(offset.unsqueeze(1))
+        return self._scaled_back(decode_levels(levels, self.W_dec).add_(offset.unsqueeze(1)), x_BI.unsqueeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction or prediction ``ŷ [..., d_out]`` of ``x [..., d_in]``."""
@@ -237,18 +255,23 @@ class SparseCoder(nn.Module):
         window: float | None = None,
         noise_BF: Tensor | None = None,
         product: EncoderProduct | None = None,
+        scaled: bool = False,
     ) -> Encoding:
         """Encode ``x [B, d_in]`` under the training rule.
 
         Under ``torch.autocast`` the product runs in low precision and finds candidates; those are rescored in float32.
 
         Args:
+            scaled: x is as ``scale_tokens`` gives it, and so is the output that ``backward`` is given a gradient for.
             workspace: ``[≥ B, d_sae]`` for the pre-activations, reused from batch to batch.
             window: also collect the entries this near their threshold (a loss on L0 needs them).
             noise_BF: added to the pre-activations.
             product: computes the pre-activations in place of ``encoder_product``, compiled for example.
         """
-        flat, weights = flat_tokens(x_BI, self.d_in, "encode_select"), self.selection_weights()
+        flat, weights, spread = flat_tokens(x_BI, self.d_in, "encode_select"), self.selection_weights(), None
+        if self.config.token_scaling != "none" and not scaled:
+            tokens = self._scaled_tokens(flat.to(self.dtype))
+            flat, spread = tokens.u, tokens.spread if self.config.reconstructs else None
         dtype = autocast_dtype(self.W_enc_rows)
         if product is None and dtype is None:
             inner, pre = self._pre(flat, workspace)
@@ -260,7 +283,7 @@ class SparseCoder(nn.Module):
         if dtype is not None:
             parameters = (self.activation, inner, self.W_enc_rows, self.b_enc)
             rescore_(pre, *parameters, weights_F=weights, window=window, noise_BF=noise_BF)
-        return Encoding(inner, flat, pre, self.activation.select(pre, weights, window))
+        return Encoding(inner, flat, pre, self.activation.select(pre, weights, window), spread)
 
     @torch.no_grad()
     def backward(
@@ -288,6 +311,10 @@ class SparseCoder(nn.Module):
         """
         own = own if own is not None else LatentGradients()
         selection, latents = encoding.selection, encoding.latents
+        if encoding.spread is not None:  # the output was scaled back
+            g_out = (g_out * (encoding.spread if levels is None else encoding.spread.unsqueeze(1))).to(g_out.dtype)
+            if extra is not None:
+                extra = replace(extra, g_out_BO=(extra.g_out_BO * encoding.spread).to(extra.g_out_BO.dtype))
         if levels is None:
             g_total = table = g_out
             g_through = sampled_products(latents, g_out, self.W_dec)
@@ -388,10 +415,10 @@ class SparseCoder(nn.Module):
             return inner, torch.mm(inner, self.W_enc_rows.T, out=out)
         return inner, torch.addmm(self.b_enc, inner, self.W_enc_rows.T, out=out)
 
-    def pre_activations(self, x: Tensor) -> Tensor:
-        """``(x - b) W_enc + b_enc``: ``[..., d_sae]``."""
+    def pre_activations(self, x: Tensor, *, scaled: bool = False) -> Tensor:
+        """``(x - b) W_enc + b_enc``: ``[..., d_sae]``; ``scaled`` as in ``encode_select``."""
         flat = flat_tokens(x, self.d_in, "pre_activations")
-        return self._pre(flat)[1].reshape(*x.shape[:-1], self.d_sae)
+        return self._pre(flat if scaled else self._read(flat))[1].reshape(*x.shape[:-1], self.d_sae)
 
     def selection_weights(self) -> Tensor | None:
         """``[d_sae]`` decoder norms, summed over sites, where latents compete by them."""
@@ -405,6 +432,24 @@ class SparseCoder(nn.Module):
                 raise ShapeError("decode: this coder has a skip connection; pass its input as decode(latents, x)")
             out = out + product(x.to(self.dtype), self.W_skip)
         return out
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x if self.config.token_scaling == "none" else self._scaled_tokens(x.to(self.dtype)).u
+
+    def _scaled_tokens(self, x: Tensor) -> ScaledTokens:
+        return scale_tokens(x, self.config.token_scaling, self.config.read_widths)
+
+    def _scaled_back(self, out: Tensor, x: Tensor | None) -> Tensor:
+        if self.config.token_scaling == "none" or not self.config.reconstructs:
+            return out
+        if x is None:
+            raise ShapeError(
+                f"decode: this coder scales each token by its own size (token_scaling={self.config.token_scaling!r}), "
+                "which latents do not hold; pass its input as decode(latents, x)"
+            )
+        if x.shape[-1] != self.d_in:
+            raise ShapeError(f"decode: expected its input x [..., {self.d_in}], got {list(x.shape)}")
+        return self._scaled_tokens(x.to(self.dtype)).undo(out)
 
     # -- equivalent forms
 
@@ -440,7 +485,8 @@ class SparseCoder(nn.Module):
         If ``g(u)`` predicts ``v = (y - μ_y) A_y`` from ``u = (x - μ_x) A_x``, the folded coder predicts y from x: with
         ``W_enc ← A_x W_enc``, ``W_dec ← W_dec A_y⁻¹``, ``b_dec ← b_dec A_y⁻¹ + μ_y``, an input bias
         ``← b A_x⁻¹ + μ_x`` or else ``b_enc ← b_enc - μ_x A_x W_enc``, ``W_skip ← A_x W_skip A_y⁻¹`` with
-        ``b_dec ← b_dec - μ_x W_skip``. A number s stands for ``A = s``. Calling it with the inverses undoes it.
+        ``b_dec ← b_dec - μ_x W_skip``. A number s stands for ``A = s``. Calling it with the inverses undoes it. With
+        ``token_scaling``, x (and y, where it is what is read) are the tokens as scaled by it.
         """
         inputs, outputs = self._scaling(input_scaling, self.d_in), self._scaling(output_scaling, self.d_out)
         if self.config.b_dec == "input_and_output" and not inputs.equals(outputs):

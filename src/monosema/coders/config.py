@@ -152,6 +152,7 @@ ActivationConfig = Union[ReLU, TanhReLU, TopK, AbsTopK, BatchTopK, JumpReLU, Gat
 
 BDecMode = Literal["input_and_output", "output", "separate", "none"]
 DecoderInit = Literal["random", "orthogonal", "zeros"]
+TokenScaling = Literal["none", "constant_norm", "layer_norm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,10 @@ class CoderConfig:
     another, ``b_dec_in``, subtracted from the input; or none."""
     skip: bool = False
     """Whether a linear map ``W_skip [d_in, d_out]`` from input to output is added (skip transcoder)."""
+    token_scaling: TokenScaling = "none"
+    """Scale each token of each site read by its own size, as a part of the coder: to norm √d, or centred to deviation
+    one. What is read is also what is written in an SAE or crosscoder, and is scaled back there; what a transcoder
+    writes is left as it is. Equations: ``token_scaling``."""
     read_widths: tuple[int, ...] = ()
     """Widths of the sites read; one site of ``d_in`` by default."""
     write_widths: tuple[int, ...] = ()
@@ -222,6 +227,39 @@ class CoderConfig:
             not self.causal or (self.read_widths == self.write_widths and self.d_sae >= len(self.read_widths)),
             "causal=True needs the same sites read and written, and at least one latent for each",
         )
+        self._check_token_scaling()
+
+    def _check_token_scaling(self) -> None:
+        if self.token_scaling == "none":
+            return
+        for met, what, why in (
+            (
+                self.skip,
+                "skip=True",
+                "the skip connection would read tokens that are not scaled; leave one of them out",
+            ),
+            (
+                self.causal,
+                "causal=True",
+                "a later site would be scaled back by its own size, which earlier latents may not read; leave one out",
+            ),
+            (
+                self.b_dec == "input_and_output" and not self.reconstructs,
+                "b_dec='input_and_output'",
+                "one bias would serve a scaled input and an output that is not; use b_dec='output'",
+            ),
+            (
+                self.token_scaling == "layer_norm" and min(self.read_widths) < 2,
+                "a site of width 1",
+                "one number has no deviation; use 'constant_norm'",
+            ),
+        ):
+            _require(not met, f"token_scaling={self.token_scaling!r} cannot be used with {what}: {why}")
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether what is written is what is read (SAE, crosscoder)."""
+        return self.hook_name == self.hook_name_out and self.d_in == self.d_out
 
     @property
     def norm_at_start(self) -> float:
@@ -244,6 +282,8 @@ class StackConfig:
     """How pre-activations become sparse latents."""
     tied: Literal["none", "per_source", "per_target"] = "none"
     """Whether the decoders of a layer, or those into a site, are one."""
+    token_scaling: TokenScaling = "none"
+    """Scale each token of each site read by its own size; see ``CoderConfig``."""
     hook_name: str | None = None
     """Sites read, joined by ``+``; set from the stream when training starts."""
     hook_name_out: str | None = None
@@ -258,6 +298,11 @@ class StackConfig:
         _require(n >= 1 and n == m, f"a cross-layer transcoder writes as many sites as it reads, got {n} and {m}")
         equal = self.tied == "none" or len(set(self.write_widths)) == 1
         _require(equal, f"tied={self.tied!r} needs sites of one width, got {self.write_widths}; use tied='none'")
+        _require(
+            self.token_scaling == "none" or self.hook_name != self.hook_name_out,
+            f"token_scaling={self.token_scaling!r} of a cross-layer transcoder needs other sites written than read "
+            f"(hook_name_out, hook_name), got {self.hook_name!r} for both: its output is not scaled back",
+        )
         self.layers()
 
     @property
@@ -278,7 +323,10 @@ class StackConfig:
                 write_widths=self.write_widths[n : n + 1 if self.tied == "per_source" else None],
                 activation=self.activation,
                 b_dec="none",
+                token_scaling=self.token_scaling,
                 encoder_init="independent",
+                hook_name="input",
+                hook_name_out="target",
                 dtype=self.dtype,
                 seed=self.seed + n,
             )

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 from monosema.coders.coder import SparseCoder
-from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, CoderConfig, DecoderInit, StackConfig
+from monosema.coders.config import (
+    ActivationConfig,
+    BatchTopK,
+    BDecMode,
+    CoderConfig,
+    DecoderInit,
+    StackConfig,
+    TokenScaling,
+)
 from monosema.coders.stack import CrossLayerTranscoder
 from monosema.core.errors import ConfigError
 
@@ -17,6 +25,7 @@ def SAE(
     *,
     expansion_factor: float | None = None,
     activation: ActivationConfig | None = None,
+    token_scaling: TokenScaling = "none",
     b_dec: BDecMode = "input_and_output",
     decoder_init: DecoderInit = "random",
     decoder_init_norm: float | None = None,
@@ -37,6 +46,7 @@ def SAE(
         d_sae=width,
         d_out=d_in,
         activation=_activation(activation, width),
+        token_scaling=token_scaling,
         b_dec=b_dec,
         decoder_init=decoder_init,
         decoder_init_norm=decoder_init_norm,
@@ -56,6 +66,7 @@ def Transcoder(
     *,
     expansion_factor: float | None = None,
     activation: ActivationConfig | None = None,
+    token_scaling: TokenScaling = "none",
     skip: bool = False,
     b_dec: BDecMode = "output",
     decoder_init: DecoderInit = "random",
@@ -75,6 +86,7 @@ def Transcoder(
         d_sae=width,
         d_out=d_out,
         activation=_activation(activation, width),
+        token_scaling=token_scaling,
         b_dec=b_dec,
         skip=skip,
         decoder_init=decoder_init,
@@ -92,6 +104,7 @@ def Crosscoder(
     *,
     expansion_factor: float | None = None,
     activation: ActivationConfig | None = None,
+    token_scaling: TokenScaling = "none",
     causal: bool = False,
     hook_names: Sequence[str] | None = None,
     dtype: str = "float32",
@@ -110,6 +123,7 @@ def Crosscoder(
         d_sae=width,
         d_out=d_in,
         activation=_activation(activation, width),
+        token_scaling=token_scaling,
         b_dec="output",
         read_widths=tuple(widths),
         write_widths=tuple(widths),
@@ -130,6 +144,7 @@ def CLT(
     *,
     expansion_factor: float | None = None,
     activation: ActivationConfig | None = None,
+    token_scaling: TokenScaling = "none",
     tied: Literal["none", "per_source", "per_target"] = "none",
     dtype: str = "float32",
     seed: int = 0,
@@ -141,6 +156,7 @@ def CLT(
         write_widths=tuple(write_widths),
         d_sae=width,
         activation=_activation(activation, width),
+        token_scaling=token_scaling,
         tied=tied,
         hook_name="input",
         hook_name_out="target",

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders.coder import SparseCoder
-from monosema.coders.config import StackConfig
+from monosema.coders.config import StackConfig, TokenScaling
 from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
+from monosema.coders.token_scaling import scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.kernels import Latents, decode
@@ -99,6 +100,17 @@ class CrossLayerTranscoder(nn.Module):
         """Record in place which sites are read and written, and where they came from."""
         self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
         self.metadata.update(metadata)
+
+    def set_token_scaling(self, kind: TokenScaling) -> None:
+        """From now on scale the tokens of every site read as ``kind`` says, in place; see ``SparseCoder``."""
+        self.config = replace(self.config, token_scaling=kind)
+        for coder in self.members:
+            coder.set_token_scaling(kind)
+
+    def scale_tokens(self, x: Tensor) -> Tensor:
+        """``x [..., d_in]`` as the weights see it: ``x`` itself without ``token_scaling``."""
+        kind = self.config.token_scaling
+        return x if kind == "none" else scale_tokens(x, kind, self.config.read_widths).u
 
     def _apply(self, fn: Any, recurse: bool = True) -> CrossLayerTranscoder:
         super()._apply(fn, recurse)

@@ -25,7 +25,8 @@ class ExtremeLogits:
     top_tokens: Tensor
     """[F, N] int32 token ids, largest value first; the lower id among equals."""
     top_values: Tensor
-    """[F, N] float32: ``logit_lens(W_dec)`` there, for an activation of 1."""
+    """[F, N] float32: ``logit_lens(W_dec)`` there, for an activation of 1 (on a token that ``token_scaling`` leaves as
+    it is: a larger token's output is scaled back by its own size)."""
     bottom_tokens: Tensor
     """[F, N] int32 token ids, smallest value first."""
     bottom_values: Tensor

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
-from monosema.formats.spec import CoderSpec, Rule
+from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 
 CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 SAELENS_VERSION = "6.54.12"
@@ -50,6 +50,12 @@ _OLD_KEYS = {
 _SCALE_NAMES = ("finetuning_scaling_factor", "scaling_factor")
 """A scale of each latent's activation before the decoder, trained in a last phase by SAELens before 6; newer and older
 name."""
+_TOKEN_SCALINGS: dict[str, TokenScaling] = {
+    "none": "none",
+    "constant_norm_rescale": "constant_norm",
+    "layer_norm": "layer_norm",
+}
+"""``normalize_activations`` that a coder here can hold. SAELens scales only an SAE's output back, as we do."""
 _HEAD = re.compile(r"(.+)\[([0-9]+)\]")
 _RULE_TENSORS: dict[Rule, tuple[str, ...]] = {
     "relu": ("b_enc",),
@@ -87,6 +93,7 @@ def read(folder: Path) -> CoderSpec:
         (rule, skip), is_transcoder = _TRANSCODER_NAMES[architecture], True
     else:
         raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
+    token_scaling = _token_scaling(folder, config, skip)
     tensors = _read_tensors(folder / WEIGHTS_FILE)
     scales = {name: tensors.pop(name) for name in _SCALE_NAMES if name in tensors}
     _check_shapes(folder, config, tensors, rule, skip)
@@ -101,6 +108,8 @@ def read(folder: Path) -> CoderSpec:
     own = config.get("monosema") or {}
     hook_name = _with_head(metadata.get("hook_name"), metadata.get("hook_head_index"))
     hook_name_out = _with_head(metadata.get("hook_name_out"), metadata.get("hook_head_index_out"))
+    if token_scaling != "none" and is_transcoder:
+        hook_name_out = hook_name_out or "target"  # that it is another site than the one read decides what is computed
     sparsity_file = folder / SPARSITY_FILE
     return CoderSpec(
         rule=rule,
@@ -108,6 +117,7 @@ def read(folder: Path) -> CoderSpec:
         is_transcoder=is_transcoder,
         subtracts_b_dec=bool(config.get("apply_b_dec_to_input", True)) and not is_transcoder,
         dtype=str(config.get("dtype", "float32")).removeprefix("torch."),
+        token_scaling=token_scaling,
         k=config.get("k"),
         hook_name=hook_name,
         hook_name_out=hook_name_out or hook_name,
@@ -138,15 +148,25 @@ def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _refuse_unreadable(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise ``FileError`` for options that change what the dictionary computes and that a coder here cannot hold."""
+def _token_scaling(folder: Path, config: Mapping[str, Any], skip: bool) -> TokenScaling:
+    """The scaling by each token's size; ``FileError`` for what is not one, and beside a skip connection."""
     normalize = config.get("normalize_activations") or "none"
-    if normalize != "none":
+    if normalize not in _TOKEN_SCALINGS:
         raise FileError(
             f"{folder / CONFIG_FILE}: normalize_activations={normalize!r} is not supported; a finished SAELens run "
-            "folds 'expected_average_only_in' and 'covariance_whitening' into the weights (load its final folder, not "
-            "a checkpoint), the per-token kinds cannot be folded"
+            "folds 'expected_average_only_in' and 'covariance_whitening' into the weights: load its final folder, not "
+            "a checkpoint"
         )
+    if normalize != "none" and skip:
+        raise FileError(
+            f"{folder / CONFIG_FILE}: normalize_activations={normalize!r} of a skip transcoder is not supported; its "
+            "skip connection reads tokens that are not scaled"
+        )
+    return _TOKEN_SCALINGS[normalize]
+
+
+def _refuse_unreadable(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ``FileError`` for options that change what the dictionary computes and that a coder here cannot hold."""
     reshape = config.get("reshape_activations") or "none"
     if reshape != "none":
         raise FileError(
@@ -215,7 +235,7 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "dtype": spec.dtype,
         "device": "cpu",
         "apply_b_dec_to_input": spec.subtracts_b_dec,
-        "normalize_activations": "none",
+        "normalize_activations": next(name for name, own in _TOKEN_SCALINGS.items() if own == spec.token_scaling),
         "reshape_activations": "none",
     }
     tokens, models = spec.metadata.get("tokens") or {}, _model_names(spec)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 Rule = Literal["relu", "topk", "abstopk", "jumprelu", "gated"]
+TokenScaling = Literal["none", "constant_norm", "layer_norm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class CoderSpec:
     """Whether ``b_dec`` is subtracted from the input."""
     dtype: str
     """Floating-point type, ``float32``."""
+    token_scaling: TokenScaling = "none"
+    """What each token is scaled by before the encoder; an output that is the site read is scaled back."""
     k: int | None = None
     """Active latents per token (rules ``topk`` and ``abstopk``)."""
     hook_name: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit
+from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, TokenScaling
 from monosema.core.errors import ConfigError
 from monosema.training.config import TrainingConfig
 
@@ -104,6 +104,9 @@ class CoderOptions:
     for several sites read and as many targets."""
     skip: bool = False
     """Whether a transcoder has a linear skip connection."""
+    token_scaling: TokenScaling = "none"
+    """Scaling of each token by its own size, as a part of the dictionary; ``training.input_scaling`` can name it too,
+    and is then all the scaling there is."""
     causal: bool = False
     """Whether a crosscoder is weakly causal."""
     tied: Literal["none", "per_source", "per_target"] = "none"

@@ -26,10 +26,11 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     """Model, site, shapes and figures of the dictionary in ``folder``, a line each."""
     coder = hub.load(folder, name)
     tokens = coder.metadata.get("tokens") or {}
-    kind = _KINDS[variant_of(coder)]
+    kind, scaling = _KINDS[variant_of(coder)], coder.config.token_scaling
     lines = {
         "dictionary": f"{kind}, {coder.d_sae:,} latents, {_brief(coder.config.activation)}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
+        **({} if scaling == "none" else {"scaling": f"{scaling} of each token"}),
         "model": _model(coder.metadata),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",

@@ -24,6 +24,7 @@ def run_config(
     Several models are ``model`` (the one called ``base``) and ``other_models``; ``models`` where none is called so.
     """
     made = coder.config
+    scaled_by_training = training.input_scaling == made.token_scaling
     own: dict[str, Any] = (
         {"variant": "cross_layer_transcoder", "tied": made.tied}
         if isinstance(made, StackConfig)
@@ -39,6 +40,7 @@ def run_config(
     coder_options = CoderOptions(
         d_sae=made.d_sae,
         activation=made.activation,
+        token_scaling="none" if scaled_by_training else made.token_scaling,
         dtype="float64" if made.dtype == "float64" else "float32",
         seed=made.seed,
         **own,

@@ -143,6 +143,7 @@ def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
     plain: dict[str, Any] = {
         "expansion_factor": options.expansion_factor,
         "activation": options.activation,
+        "token_scaling": options.token_scaling,
         "dtype": options.dtype,
         "seed": options.seed,
     }

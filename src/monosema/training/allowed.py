@@ -1,7 +1,8 @@
 """What goes with what: the table that refusals, tests and ``docs/allowed.md`` are made from.
 
-A combination is a variant, an activation, a sparsity loss, nested levels and a policy for dead latents. Each rule names
-one pair that is refused and why; everything else is allowed.
+A combination is a variant, an activation, a sparsity loss, nested levels, a policy for dead latents and a scaling of
+tokens by their own size. Each rule names one pair that is refused and why; everything else is allowed. Tokens are
+scaled before anything else sees them, so that scaling is combined with variants and activations only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import product
 
 from monosema.coders.config import ActivationConfig
 from monosema.core.errors import ConfigError
+from monosema.training.config import PER_TOKEN
 from monosema.training.terms import L0, L1, Sparsity
 
 VARIANTS = ("SAE", "Transcoder", "SkipTranscoder", "Crosscoder", "CrossLayerTranscoder")
@@ -19,12 +21,16 @@ ACTIVATIONS = ("ReLU", "TanhReLU", "TopK", "AbsTopK", "BatchTopK", "JumpReLU", "
 SPARSITIES = ("None", "L1", "Lp", "Tanh", "L0", "QuadraticL0", "RatioL0")
 LEVELS = ("None", "Matryoshka", "HierarchicalTopK")
 POLICIES = ("None", "AuxK", "GhostGradients", "PreActivationLoss", "Resample")
+TOKEN_SCALINGS = ("none", *PER_TOKEN)
 
 _FIXED = "its number of active latents is fixed by k already; a loss on magnitudes (L1, Lp, Tanh) is possible"
 REFUSED: dict[tuple[str, str], str] = {
     (activation, sparsity): _FIXED
     for activation in ("TopK", "AbsTopK", "BatchTopK")
     for sparsity in ("L0", "QuadraticL0", "RatioL0")
+} | {
+    ("SkipTranscoder", scaling): "the skip connection would read tokens that are not scaled; use a linear input_scaling"
+    for scaling in PER_TOKEN
 }
 """Pairs that are refused, with the reason."""
 
@@ -49,11 +55,12 @@ class Combination:
     sparsity: str
     levels: str
     policy: str
+    token_scaling: str = "none"
 
     @property
     def refusal(self) -> str | None:
         """Why it is refused, or None."""
-        names = (self.variant, self.activation, self.sparsity, self.levels, self.policy)
+        names = (self.variant, self.activation, self.sparsity, self.levels, self.policy, self.token_scaling)
         for pair, reason in REFUSED.items():
             if set(pair) <= set(names):
                 return f"{pair[0]} and {pair[1]} cannot be used together: {reason}"
@@ -64,6 +71,8 @@ def combinations() -> Iterator[Combination]:
     """Every combination there is, allowed and refused."""
     for names in product(VARIANTS, ACTIVATIONS, SPARSITIES, LEVELS, POLICIES):
         yield Combination(*names)
+    for variant, activation, scaling in product(VARIANTS, ACTIVATIONS, PER_TOKEN):
+        yield Combination(variant, activation, "None", "None", "None", scaling)
 
 
 def resolve_sparsity(activation: ActivationConfig, sparsity: Sparsity | None) -> Sparsity | None:
@@ -72,10 +81,15 @@ def resolve_sparsity(activation: ActivationConfig, sparsity: Sparsity | None) ->
 
 
 def check_combination(
-    variant: str, activation: object, sparsity: object | None, levels: object | None, policy: object | None
+    variant: str,
+    activation: object,
+    sparsity: object | None,
+    levels: object | None,
+    policy: object | None,
+    token_scaling: str,
 ) -> None:
     """Raise ``ConfigError`` naming both options where two of them do not go together."""
     names = (type(each).__name__ if each is not None else "None" for each in (activation, sparsity, levels, policy))
-    refusal = Combination(variant, *names).refusal
+    refusal = Combination(*(variant, *names, token_scaling)).refusal
     if refusal is not None:
         raise ConfigError(refusal)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from monosema.coders.config import TokenScaling
 from monosema.core.errors import ConfigError
 from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
+
+InputScaling = Literal["expected_norm", "expected_norm_one", "whitening", "constant_norm", "layer_norm", "none"]
+PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")
+"""The input scalings that are not linear and stay in the coder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +71,12 @@ class TrainingConfig:
     could be lowered by long decoder rows (its ``weighting`` is ``none``) and for Gated."""
     b_dec_init: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     """Initial decoder bias (and input bias, of its own site), from rows of the first chunk."""
-    input_scaling: Literal["expected_norm", "expected_norm_one", "whitening", "none"] = "expected_norm"
+    input_scaling: InputScaling = "expected_norm"
     """Scale each site's inputs and targets while training, by constants so that their mean norm is √d or 1, or by a
-    linear map that whitens them; folded on save."""
+    linear map that whitens them; folded on save. Or scale each token by its own size, ``constant_norm`` to norm √d and
+    ``layer_norm`` to mean 0 and deviation 1: that is not linear and stays in the dictionary as its ``token_scaling``.
+    A transcoder's targets, whose size is not known at inference, are then scaled as by ``expected_norm``; a dictionary
+    that has a ``token_scaling`` of its own takes the linear scalings on top of it."""
     autocast: Literal["bfloat16", "float16"] | None = None
     """Type of the products of a step, forward and backward, in place of float32; weights, moments, losses and the
     values of chosen latents stay float32."""

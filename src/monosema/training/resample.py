@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from monosema.coders import SparseCoder
+from monosema.coders.stack import add_offset
+from monosema.kernels import decode
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Candidates:
 
 @torch.no_grad()
 def squared_errors(coder: SparseCoder, x_NI: Tensor, y_NO: Tensor) -> Tensor:
-    """``‖y - ŷ‖²`` of each row under the training rule: ``[n]``."""
+    """``‖y - ŷ‖²`` of each row, scaled as for training, under the training rule: ``[n]``."""
     errors = []
     for x, y in zip(x_NI.split(4096), y_NO.split(4096), strict=True):
-        errors.append((y - coder.decode(coder.encode_select(x).latents, x)).square().sum(1))
+        out = decode(coder.encode_select(x, scaled=True).latents, coder.W_dec)
+        errors.append((y - add_offset(coder, out, x)).square().sum(1))
     return torch.cat(errors)
 
 

@@ -17,14 +17,14 @@ from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.coders.config import Gated, TanhReLU
+from monosema.coders.config import Gated, TanhReLU, TokenScaling
 from monosema.coders.encoder_product import compiled_encoder_product
 from monosema.coders.scaling import estimate_scaling
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.seeds import random_stream
 from monosema.training.allowed import check_combination, resolve_sparsity
-from monosema.training.config import TrainingConfig
+from monosema.training.config import PER_TOKEN, InputScaling, TrainingConfig
 from monosema.training.controller import PAnnealer, TargetL0Controller
 from monosema.training.figures import StepRecord, step_figures, term_coefficients, threshold_figures
 from monosema.training.finetune import FineTuner
@@ -70,7 +70,7 @@ class Trainer:
 
     Args:
         coder: the dictionary; its weights are those of *scaled* activations while training (``input_scaling``) and are
-            made ones of raw activations by ``inference_coder``.
+            made ones of raw activations by ``inference_coder``. Scaling by each token's size is made its own.
         config: the run. ``config.tokens`` and ``batch_size`` give the number of steps the schedules span.
         batch_size: rows in a batch.
         directions: ``[n, d_out]`` directions of the SAE of ``config.sparse_connection``.
@@ -88,7 +88,10 @@ class Trainer:
         self.n_steps = self.n_main_steps + extra
         activation = coder.config.activation
         self.sparsity = resolve_sparsity(activation, config.sparsity)
-        check_combination(variant_of(coder), activation, self.sparsity, config.levels, config.revive)
+        scaling = _token_scaling(coder, config)
+        check_combination(variant_of(coder), activation, self.sparsity, config.levels, config.revive, scaling)
+        if scaling != coder.config.token_scaling:
+            coder.set_token_scaling(scaling)
         self.unit_norm = _unit_norm(coder, config)
         _check_options(coder, config, batch_size)
         lr = config.lr
@@ -143,11 +146,12 @@ class Trainer:
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
         """Before the first step, set scaling and biases in place from ``rows [n, d]`` of the first chunk."""
-        x, y = self._split(rows.double())
+        x, y = self._token_scaled(rows.double())
         kind, config = self.config.input_scaling, self.coder.config
         self.input_scaling = _estimate(kind, x, config.read_widths)
         same = self._is_autoencoder or getattr(config, "b_dec", None) == "input_and_output"
-        self.output_scaling = self.input_scaling if same else _estimate(kind, y, config.write_widths)
+        of_targets: InputScaling = "expected_norm" if kind in PER_TOKEN else kind
+        self.output_scaling = self.input_scaling if same else _estimate(of_targets, y, config.write_widths)
         if self.coder.is_trained:  # its weights are those of raw activations, its bias is already where it belongs
             self.coder.fold_input_scaling(self.input_scaling.inverted(), self.output_scaling.inverted())
             if self.unit_norm:
@@ -331,6 +335,7 @@ class Trainer:
                 window=window,
                 noise_BF=self._noise(i, len(x), number),
                 product=self._product,
+                scaled=True,
             )
             for i, part in enumerate(parts)
         )
@@ -528,9 +533,14 @@ class Trainer:
 
     def _scaled(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.to(device=self.coder.device, dtype=self.coder.dtype)
-        x, y = self._split(rows)
+        x, y = self._token_scaled(rows)
         x = self.input_scaling.apply(x)
         return (x, x) if self._is_autoencoder else (x, self.output_scaling.apply(y))
+
+    def _token_scaled(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self._split(rows)
+        x = self.coder.scale_tokens(x)
+        return x, x if self._is_autoencoder else y
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         d_in, d_out = self.coder.d_in, self.coder.d_out
@@ -586,6 +596,23 @@ def _unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
     return wanted and not (zeros or tanh or per_target)
 
 
+def _token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenScaling:
+    """The scaling by each token's size, which ``input_scaling`` or the coder itself may name."""
+    own, kind = coder.config.token_scaling, config.input_scaling
+    wanted = kind if kind == "constant_norm" or kind == "layer_norm" else own
+    if own not in ("none", wanted):
+        raise ConfigError(
+            f"the coder has token_scaling={own!r}, so input_scaling={wanted!r} cannot be used; use "
+            f"input_scaling={own!r}"
+        )
+    if wanted != own and coder.is_trained:
+        raise ConfigError(
+            f"input_scaling={wanted!r} cannot be used on this coder: its weights are those of tokens that are not "
+            "scaled by their size; use 'expected_norm', or train a fresh coder"
+        )
+    return wanted
+
+
 def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
     given = [part for part in parts if part is not None]
     return torch.stack(given).sum(0) if given else None
@@ -594,7 +621,7 @@ def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
 @torch.no_grad()
 def _start_with_(coder: SparseCoder, x: Tensor, l0: float) -> None:
     """Let ``l0`` of the latents of a row of ``x`` be active on average, in place."""
-    pre = coder.pre_activations(x.to(coder.dtype))
+    pre = coder.pre_activations(x.to(coder.dtype), scaled=True)
     n_above = min(pre.numel(), max(1, round(l0 * len(pre))))
     threshold = float(pre.flatten().kthvalue(pre.numel() - n_above + 1).values)
     shift = coder.activation.start_above_(max(0.0, threshold))
@@ -633,9 +660,9 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
         raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")
 
 
-def _estimate(kind: str, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
+def _estimate(kind: InputScaling, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
     match kind:
-        case "none":
+        case "none" | "constant_norm" | "layer_norm":
             return Scaling.identity(widths)
         case "expected_norm_one":
             return estimate_scaling("expected_norm", rows, widths, target="one")
