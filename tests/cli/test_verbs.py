@@ -60,6 +60,20 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
 
 
+def test_evaluate_refuses_to_compare_the_sites_of_what_has_one(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {
+        "needs a crosscoder over at least two sites": [str(run_folder), "--crosscoder"],
+        "leave out --ablation": [str(run_folder), "--crosscoder", "--ablation", "mean"],
+        "leave out --replace": ["--replace", str(run_folder), "--crosscoder"],
+        "add --crosscoder": [str(run_folder), "--site-units", "raw"],
+    }
+    for message, arguments in cases.items():
+        assert main(["evaluate", "--quiet", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_features_writes_a_page_and_prints_a_latent(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +135,16 @@ def test_a_dictionary_over_two_models_is_trained_evaluated_and_shown(
     assert "model chat" in printed
     again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", tmp_path / "run" / "report.json"))
     assert again == first
+    sites = ["evaluate", out, "--quiet", "--crosscoder", "--n-tokens", "640", "--out", str(tmp_path / "sites.json")]
+    assert main([*sites, "--site-units", "mean_norm"]) == 0
+    assert "n_confirmed" in capsys.readouterr().out
+    found = ms.CrosscoderReport.load(tmp_path / "sites.json")
+    session = ms.open_session(out)
+    same = ms.evaluate_crosscoder(
+        session.coder, session.models, session.tokens, n_tokens=640, site_units="mean_norm", progress=False
+    )
+    assert found.to_dict() == same.to_dict()
+    torch.testing.assert_close(found.latents.nu_error, same.latents.nu_error, equal_nan=True)
     assert main(["features", out, "--quiet"]) == 0
     assert main(["inspect", out, "--quiet"]) == 0
     assert "ce_loss_score of chat" in capsys.readouterr().out
