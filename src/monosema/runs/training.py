@@ -156,10 +156,12 @@ class _Run:
         self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder))
         if not isinstance(rows, IterableRows):
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
-        if isinstance(config.revive, Resample) and config.revive.by == "model_loss":
+        if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
             if not isinstance(rows, ActivationStream):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream')
-            self.trainer.model_losses = model_loss_increase(rows, config.seed)
+            self.trainer.model_losses = model_loss_increase(
+                rows, config.seed, one_per_context=config.revive.rule.one_per_context
+            )
         self.last = _Last()
         self.folder: RunFolder | None = None
         self.checkpoint: Checkpoint | None = None

@@ -6,6 +6,7 @@ Shape letters: B tokens, I input width, O output width, F latents.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +35,13 @@ from monosema.training.objectives import Loss, Objective
 from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
 from monosema.training.penalties import needed_window, penalty
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
-from monosema.training.revive import dead_after, resample_every, revival
+from monosema.training.resample_presets import ResampleRule
+from monosema.training.revive import dead_after, is_resampling_step, resample_every, revival, rewarm_steps
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
 from monosema.training.statistics import FiringStatistics
 from monosema.training.terms import Lp, Resample
+
+logger = logging.getLogger("monosema.training")
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
@@ -96,6 +100,13 @@ class Trainer:
         width = max(part.coder.d_sae for part in coder.parts)
         self.lr = automatic_lr(width, batch_size, self.n_main_steps) if lr == "auto" else float(lr)
         self.dead_after = dead_after(config.revive, config.tokens)
+        if isinstance(config.revive, Resample) and resample_every(config.revive, config.tokens) > 0.75 * config.tokens:
+            logger.warning(
+                "no latent will be resampled: every_tokens=%s is more than three quarters of the run's %s tokens; "
+                "give Resample a smaller every_tokens, or train for longer",
+                f"{resample_every(config.revive, config.tokens):,}",
+                f"{config.tokens:,}",
+            )
         self.step_number = 0
         self.input_scaling = Scaling.identity(coder.config.read_widths)
         self.output_scaling = Scaling.identity(coder.config.write_widths)
@@ -413,13 +424,13 @@ class Trainer:
 
     def _resample_if_due(self, x: Tensor, y: Tensor) -> None:
         policy = self.config.revive
-        if not isinstance(policy, Resample) or self.step_number > 0.75 * self.n_main_steps:
+        if not isinstance(policy, Resample) or not is_resampling_step(
+            policy, self.step_number, self.n_main_steps, self.config.tokens, self.batch_size
+        ):
             return
-        every = max(1, resample_every(policy, self.config.tokens) // self.batch_size)
-        if self.step_number % every != 0:
-            return
-        if policy.dead_below_density is not None:
-            dead_F = self.statistics.density() < policy.dead_below_density
+        rule = policy.rule
+        if rule.dead_below_density is not None:
+            dead_F = self.statistics.density() < rule.dead_below_density
         else:
             dead_F = self.statistics.tokens_since_fired >= self.dead_after
         if not bool(dead_F.any()):
@@ -429,9 +440,9 @@ class Trainer:
             dead = of_part.nonzero().squeeze(1)
             if dead.numel() == 0:
                 continue
-            candidates = self._candidates(policy, x, y, number)
+            candidates = self._candidates(rule, x, y, number)
             generator = random_stream(self.config.seed, "resample", self.step_number, number)
-            replace_latents_(part.coder, dead, candidates, policy.scale, generator)
+            replace_latents_(part.coder, dead, candidates, rule.scale, generator, power=rule.power)
             for name, parameter in part.coder.named_parameters():
                 if parameter.shape[:1] == (part.coder.d_sae,) and name not in ("b_dec", "b_dec_in", "W_skip"):
                     self._optimizer.reset_moments_(part.prefix + name, dead)
@@ -439,16 +450,16 @@ class Trainer:
         self.n_resampled += int(dead_F.sum())
         self.last_resampled = self.step_number
 
-    def _candidates(self, policy: Resample, x: Tensor, y: Tensor, number: int) -> Candidates:
+    def _candidates(self, rule: ResampleRule, x: Tensor, y: Tensor, number: int) -> Candidates:
         part = self.coder.parts[number]
-        if policy.by == "model_loss":
+        if rule.by == "model_loss":
             if self.model_losses is None or not isinstance(self.coder, SparseCoder):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream, one coder')
-            rows, losses = self.model_losses(self.inference_coder(), policy.n_contexts)  # type: ignore[arg-type]
+            rows, losses = self.model_losses(self.inference_coder(), rule.n_contexts)  # type: ignore[arg-type]
             x, y = self._scaled(rows)
             return Candidates(x, y, losses.clamp(min=0).to(x.device))
         if self.candidate_rows is not None:
-            x, y = self._scaled(self.candidate_rows(policy.n_candidates))
+            x, y = self._scaled(self.candidate_rows(rule.n_candidates))
         target = y if isinstance(self.coder, SparseCoder) else part.take(y) / len(part.writes)
         inputs = x[:, part.read]
         return Candidates(inputs, target, squared_errors(part.coder, inputs, target))
@@ -471,8 +482,8 @@ class Trainer:
             cycles=config.lr_cycles,
         )
         if isinstance(config.revive, Resample) and self.last_resampled >= 0:
-            n = round(config.revive.rewarm_fraction * self.n_main_steps)
-            factor *= rewarm_factor(step - self.last_resampled, n, config.revive.rewarm_floor)
+            n = rewarm_steps(config.revive, self.n_main_steps, self.batch_size)
+            factor *= rewarm_factor(step - self.last_resampled, n, config.revive.rule.rewarm_floor)
         return self.lr * factor
 
     def _k_now(self) -> float:
