@@ -118,10 +118,19 @@ class CoderOptions:
     """Type of the parameters."""
     seed: int = 0
     """Seed of the initial weights."""
+    start_from: str | None = None
+    """Saved dictionary, run folder or hub repository that the run starts from; it has all of the above already, and
+    what is given none the less must agree with it (starting weights apart)."""
+    start_name: str | None = None
+    """Dictionary inside that repository or folder of several."""
+    start_at_other_sites: bool = False
+    """Whether it may be trained on other sites than those it names."""
 
     def __post_init__(self) -> None:
         if self.d_sae is not None and self.expansion_factor is not None:
             raise ConfigError("give d_sae or expansion_factor, not both")
+        if self.start_from is None and self.start_name is not None:
+            raise ConfigError("start_name is a dictionary inside start_from; give that too")
 
 
 @dataclass(frozen=True, kw_only=True)

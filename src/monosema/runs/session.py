@@ -24,6 +24,7 @@ from monosema.data.rebuild import (
 )
 from monosema.models import LanguageModel
 from monosema.runs.config import MAIN_MODEL, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.start import load_start
 
 DEFAULT_CONTEXT_SIZE = 256
 DEFAULT_EXPANSION = 16
@@ -131,8 +132,10 @@ def given(options: Any) -> dict[str, Any]:
 
 
 def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
-    """The coder of ``config.coder`` for the stream's sites."""
+    """The coder of ``config.coder`` for the stream's sites, or the saved one that it starts from."""
     options, layout = config.coder, stream.layout
+    if options.start_from is not None:
+        return load_start(options, stream)
     reads, writes = ([width for _, width in sites] for sites in (layout.reads, layout.writes))
     cross_layer = options.variant == "cross_layer_transcoder" or (
         options.variant == "auto" and not layout.is_autoencoder and len(reads) > 1

@@ -323,8 +323,7 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
 
 
 def _tokens(config: TrainingConfig, batch_size: int) -> int:
-    extra = 0 if config.finetuning is None else max(1, config.finetuning.tokens // batch_size)
-    return (max(1, config.tokens // batch_size) + extra) * batch_size
+    return (config.main_steps(batch_size) + config.finetuning_steps(batch_size)) * batch_size
 
 
 def _directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:

@@ -88,9 +88,8 @@ class Trainer:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.coder, self.config, self.batch_size = coder, config, batch_size
-        self.n_main_steps = max(1, config.tokens // batch_size)
-        extra = 0 if config.finetuning is None else max(1, config.finetuning.tokens // batch_size)
-        self.n_steps = self.n_main_steps + extra
+        self.n_main_steps = config.main_steps(batch_size)
+        self.n_steps = self.n_main_steps + config.finetuning_steps(batch_size)
         activation = coder.config.activation
         self.sparsity = resolve_sparsity(activation, config.sparsity)
         check_combination(variant_of(coder), activation, self.sparsity, config.levels, config.revive)
@@ -98,9 +97,11 @@ class Trainer:
         _check_options(coder, config, batch_size)
         lr = config.lr
         width = max(part.coder.d_sae for part in coder.parts)
-        self.lr = automatic_lr(width, batch_size, self.n_main_steps) if lr == "auto" else float(lr)
-        self.dead_after = dead_after(config.revive, config.tokens)
-        if isinstance(config.revive, Resample) and resample_every(config.revive, config.tokens) > 0.75 * config.tokens:
+        self.lr = automatic_lr(width, batch_size, self.n_main_steps or self.n_steps) if lr == "auto" else float(lr)
+        self.dead_after = dead_after(config.revive, config.tokens or self.n_steps * batch_size)
+        if isinstance(config.revive, Resample) and 0 < 0.75 * config.tokens < resample_every(
+            config.revive, config.tokens
+        ):
             logger.warning(
                 "no latent will be resampled: every_tokens=%s is more than three quarters of the run's %s tokens; "
                 "give Resample a smaller every_tokens, or train for longer",
@@ -164,6 +165,8 @@ class Trainer:
             self.coder.fold_input_scaling(self.input_scaling.inverted(), self.output_scaling.inverted())
             if self.unit_norm:
                 _make_unit_norm(self.coder)
+            else:
+                _bring_decoder_to_size(self.coder)
         elif self.config.b_dec_init != "zeros":
             if self.coder.b_dec is not None:
                 self.coder.b_dec.copy_(self._center(self.output_scaling.apply(y)))
@@ -605,6 +608,20 @@ def _make_unit_norm(coder: Dictionary) -> None:
         renormalise_(coder, torch.ones((), dtype=torch.bool, device=coder.device))
 
 
+@torch.no_grad()
+def _bring_decoder_to_size(coder: Dictionary) -> None:
+    """Decoder rows of norm one, or of mean norm one, in place, function and selection unchanged.
+
+    A saved decoder is as large as raw activations make it; learning rates and windows are for scaled ones.
+    """
+    if can_fold_norms(coder, norms_are_equal=False):
+        coder.fold_W_dec_norm()
+    elif not isinstance(coder.config.activation, TanhReLU) and getattr(coder.config, "tied", "none") != "per_target":
+        for part in coder.parts:
+            mean = part.coder.W_dec.norm(dim=1).mean().clamp(min=1e-8)
+            part.coder.scale_latents_(mean.expand(part.coder.d_sae))
+
+
 def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
     if config.k_start is not None:
         if not hasattr(coder.config.activation, "k"):
@@ -612,6 +629,11 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
             raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
         if config.k_start > coder.parts[0].coder.d_sae:
             raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
+    if config.tokens == 0 and not coder.is_trained:
+        raise ConfigError(
+            "tokens=0 leaves nothing but fine-tuning, which needs a trained dictionary: load one (coder.start_from in "
+            "a run's config), or give tokens"
+        )
     if config.gradient_accumulation > batch_size:
         raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
     if config.autocast is not None and coder.dtype != torch.float32:
