@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit
+from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit
 from monosema.core.errors import ConfigError
 from monosema.training.config import TrainingConfig
 
@@ -112,8 +112,8 @@ class CoderOptions:
     """Starting directions of the decoder rows."""
     decoder_init_norm: float | None = None
     """Starting norm of the decoder rows; by default as the coder's activation wants it."""
-    encoder_init: Literal["auto", "transpose", "independent"] = "auto"
-    """Whether encoder rows start as the decoder's."""
+    encoder_init: EncoderInit = "auto"
+    """Whether encoder rows start as the decoder's; by default those of autoencoders and crosscoders do."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the parameters."""
     seed: int = 0
