@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import monosema as ms
-from monosema.evaluation import ReplacedLayer
+from monosema.evaluation import LatentSites, ReplacedLayer, SiteFigures
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +23,8 @@ PUBLIC_NAMES = [
     "Callback",
     "CrossLayerTranscoder",
     "Crosscoder",
+    "CrosscoderReport",
+    "CrosscoderThresholds",
     "EvaluationOptions",
     "FeatureStore",
     "FineTuning",
@@ -61,6 +63,7 @@ PUBLIC_NAMES = [
     "calibrate_threshold",
     "collect_features",
     "evaluate",
+    "evaluate_crosscoder",
     "evaluate_replacement",
     "geometric_median",
     "load",
@@ -129,7 +132,8 @@ def test_every_docs_metric_is_logged_or_reported() -> None:
     documented = set(re.findall(r"^\| ((?:`[^`]+`(?:, )?)+)", report, re.M))
     names = {name for cell in documented for name in re.findall(r"`([^`]+)`", cell)}
     fields = set(ms.Report.__dataclass_fields__) | set(ms.ReplacementReport.__dataclass_fields__)
-    fields |= set(ReplacedLayer.__dataclass_fields__)
+    for part in (ReplacedLayer, ms.CrosscoderReport, SiteFigures, LatentSites):
+        fields |= set(part.__dataclass_fields__)
     assert names <= fields, names - fields
     assert "threshold" in log
 

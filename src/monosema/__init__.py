@@ -22,7 +22,16 @@ _HOMES = {
     "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
     "monosema.data": ("ActivationStream", "Tokens", "load_tokens"),
-    "monosema.evaluation": ("ReplacementReport", "Report", "calibrate_threshold", "evaluate", "evaluate_replacement"),
+    "monosema.evaluation": (
+        "CrosscoderReport",
+        "CrosscoderThresholds",
+        "ReplacementReport",
+        "Report",
+        "calibrate_threshold",
+        "evaluate",
+        "evaluate_crosscoder",
+        "evaluate_replacement",
+    ),
     "monosema.features": ("FeatureStore", "collect_features"),
     "monosema.hub": ("load", "save"),
     "monosema.models": ("LanguageModel", "load_model"),
@@ -54,7 +63,16 @@ if TYPE_CHECKING:
     from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
     from monosema.data import ActivationStream, Tokens, load_tokens
-    from monosema.evaluation import ReplacementReport, Report, calibrate_threshold, evaluate, evaluate_replacement
+    from monosema.evaluation import (
+        CrosscoderReport,
+        CrosscoderThresholds,
+        ReplacementReport,
+        Report,
+        calibrate_threshold,
+        evaluate,
+        evaluate_crosscoder,
+        evaluate_replacement,
+    )
     from monosema.features import FeatureStore, collect_features
     from monosema.hub import load, save
     from monosema.models import LanguageModel, load_model

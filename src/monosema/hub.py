@@ -28,6 +28,7 @@ from monosema.coders import (
 )
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import ActivationConfig
+from monosema.coders.parts import Origin
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError
@@ -72,6 +73,7 @@ def load(
     folder = _local_folder(source, name, token=token, revision=revision, force_download=force_download)
     coder: Dictionary
     coder = from_native(native.read(folder)) if native.is_native(folder) else from_spec(saelens.read(folder))
+    coder.loaded_from = Origin(str(source), name, (coder.hook_name, coder.hook_name_out))
     return coder.to(device=choose_device(device), dtype=None if dtype is None else parse_dtype(dtype))
 
 

@@ -6,7 +6,10 @@ import pytest
 import yaml
 
 from monosema.cli.main import VERBS, main
+from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, UnknownNameError
+from monosema.training.config import TrainingConfig
+from monosema.training.resample_presets import RESAMPLE_PRESETS
 
 
 def printed_config(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
@@ -37,6 +40,15 @@ def test_kinds_are_chosen_by_name_and_take_their_own_options(capsys: pytest.Capt
     assert config["training"]["revive"] is None
     config = printed_config(["--training.sparsity", "L1", "--training.sparsity.target-l0", "20"], capsys)
     assert config["training"]["sparsity"]["target_l0"] == 20
+
+
+def test_resampling_presets_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("training: {revive: {kind: Resample, preset: drrik, scale: 0.5}}")
+    from_file = printed_config(["--config", "run.yaml", "--training.revive.every-tokens", "5000"], capsys)
+    by_flag = printed_config(["--training.revive", "Resample", "--training.revive.preset", "anthropic"], capsys)
+    resolved = [from_plain(TrainingConfig, each["training"]).revive.rule for each in (from_file, by_flag)]
+    assert (resolved[0].every_tokens, resolved[0].scale, resolved[0].n_candidates) == (5000, 0.5, 256)
+    assert resolved[1] == RESAMPLE_PRESETS["anthropic"]
 
 
 def test_what_is_printed_is_read_back_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import monosema as ms
 from monosema.cli.main import main
@@ -58,6 +59,20 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     few = ["evaluate", "--quiet", "--n-tokens", "320", str(run_folder), "--out", str(tmp_path / "few.json")]
     assert main(few) == 0
     assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
+
+
+def test_evaluate_refuses_to_compare_the_sites_of_what_has_one(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {
+        "needs a crosscoder over at least two sites": [str(run_folder), "--crosscoder"],
+        "leave out --ablation": [str(run_folder), "--crosscoder", "--ablation", "mean"],
+        "leave out --replace": ["--replace", str(run_folder), "--crosscoder"],
+        "add --crosscoder": [str(run_folder), "--site-units", "raw"],
+    }
+    for message, arguments in cases.items():
+        assert main(["evaluate", "--quiet", *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_features_writes_a_page_and_prints_a_latent(
@@ -121,6 +136,16 @@ def test_a_dictionary_over_two_models_is_trained_evaluated_and_shown(
     assert "model chat" in printed
     again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", tmp_path / "run" / "report.json"))
     assert again == first
+    sites = ["evaluate", out, "--quiet", "--crosscoder", "--n-tokens", "640", "--out", str(tmp_path / "sites.json")]
+    assert main([*sites, "--site-units", "mean_norm"]) == 0
+    assert "n_confirmed" in capsys.readouterr().out
+    found = ms.CrosscoderReport.load(tmp_path / "sites.json")
+    session = ms.open_session(out)
+    same = ms.evaluate_crosscoder(
+        session.coder, session.models, session.tokens, n_tokens=640, site_units="mean_norm", progress=False
+    )
+    assert found.to_dict() == same.to_dict()
+    torch.testing.assert_close(found.latents.nu_error, same.latents.nu_error, equal_nan=True)
     assert main(["features", out, "--quiet"]) == 0
     assert main(["inspect", out, "--quiet"]) == 0
     assert "ce_loss_score of chat" in capsys.readouterr().out
@@ -223,3 +248,95 @@ def test_evaluate_wants_one_folder_or_several_to_replace(capsys: pytest.CaptureF
             main(["evaluate", *arguments])
         assert stop.value.code == 2
         assert "or several after --replace" in capsys.readouterr().err
+
+
+def with_sites(arguments: list[str], reads: list[str], targets: list[str]) -> list[str]:
+    place = arguments.index("blocks.1.hook_resid_post")
+    return [*arguments[:place], *reads, *(["--stream.targets", *targets] if targets else []), *arguments[place + 1 :]]
+
+
+@pytest.fixture(scope="module")
+def starts(model_folder: Path, text_file: Path, mlp_runs: dict[str, str], run_folder: Path) -> dict[str, tuple]:
+    """A saved run of every variant: its folder and the arguments of a run at the same sites."""
+    out = Path(mlp_runs["first"]).parent
+    base = [*train_arguments(model_folder, text_file), "--evaluation.n-tokens", "640"]
+    mlp_in, mlp_out = ([f"blocks.{layer}.{site}" for layer in (0, 1)] for site in ("mlp.hook_in", "hook_mlp_out"))
+    residual = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1)]
+    crosscoder = with_sites(base, residual, [])
+    assert main([*crosscoder, "--out", str(out / "crosscoder")]) == 0
+    return {
+        "sae": (str(run_folder), base),
+        "transcoder": (mlp_runs["first"], with_sites(base, mlp_in[:1], mlp_out[:1])),
+        "crosscoder": (str(out / "crosscoder"), crosscoder),
+        "clt": (mlp_runs["both"], with_sites(base, mlp_in, mlp_out)),
+    }
+
+
+@pytest.mark.parametrize("variant", ["sae", "transcoder", "crosscoder", "clt"])
+def test_a_run_starts_from_a_saved_dictionary(variant: str, starts: dict[str, tuple], tmp_path: Path) -> None:
+    folder, arguments = starts[variant]
+    one_tiny_step = ["--coder.start-from", folder, "--training.tokens", "64", "--training.lr", "1e-12"]
+    assert main([*arguments, *one_tiny_step, "--out", str(tmp_path / "run")]) == 0
+    first, again = ms.load(folder), ms.load(tmp_path / "run")
+    x = torch.randn(50, first.d_in, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again(x), first(x), rtol=1e-3, atol=1e-4)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["coder"]["start_from"] == folder
+    assert (
+        main(["train", "--quiet", "--config", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
+    )
+    for name, value in ms.load(tmp_path / "b").state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert main([*arguments, *one_tiny_step, "--out", str(tmp_path / "run")]) == 0  # finished: it is read
+
+
+@pytest.mark.parametrize("variant", ["sae", "transcoder", "crosscoder", "clt"])
+@pytest.mark.parametrize("weights", ["scale", "decoder"])
+def test_a_saved_dictionary_is_fine_tuned_alone(
+    variant: str, weights: str, starts: dict[str, tuple], tmp_path: Path
+) -> None:
+    folder, arguments = starts[variant]
+    arguments = arguments.copy()
+    arguments[arguments.index("--training.tokens") + 1] = "0"
+    options = {"coder": {"start_from": folder}, "training": {"finetuning": {"tokens": 640, "weights": weights}}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
+    assert main([*arguments, "--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] == 640
+    first, again = (ms.load(each) for each in (folder, tmp_path / "run"))
+    moved = False
+    for mine, theirs in zip(again.parts, first.parts, strict=True):
+        a, b = mine.coder, theirs.coder
+        cosine = torch.nn.functional.cosine_similarity(a.W_dec, b.W_dec, dim=1)
+        encoders = torch.nn.functional.cosine_similarity(a.W_enc_rows, b.W_enc_rows, dim=1)
+        assert bool((encoders > 1 - 1e-5).all())
+        assert bool((cosine > 1 - 1e-5).all()) == (weights == "scale")
+        x = torch.randn(50, a.d_in, generator=torch.Generator().manual_seed(0))
+        moved |= bool((a(x) - b(x)).norm() > 1e-4 * b(x).norm())
+    assert moved
+
+
+def test_what_does_not_fit_the_saved_dictionary_is_refused(
+    starts: dict[str, tuple], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae, sae_arguments = starts["sae"]
+    other_site = [each.replace("blocks.1.hook_resid_post", "blocks.0.hook_resid_post") for each in sae_arguments]
+    cases = [
+        (other_site, sae, [], "the run's sites are blocks.0.hook_resid_post; set stream.hook_names"),
+        (starts["crosscoder"][1], sae, [], "sites read [16] wide; the run's sites"),
+        (starts["transcoder"][1], sae, [], "reconstructs what it reads"),
+        (starts["clt"][1], starts["crosscoder"][0], [], "reconstructs what it reads"),
+        (sae_arguments, starts["transcoder"][0], [], "writes other sites than it reads"),
+        (sae_arguments, "nowhere/at-all", [], "nowhere/at-all"),
+        (sae_arguments, sae, ["--coder.d-sae", "64"], "coder.d_sae=64 contradicts coder.start_from"),
+        (sae_arguments, sae, ["--coder.activation.k", "5"], "coder.activation=TopK(k=5"),
+    ]
+    for arguments, folder, more, message in cases:
+        out = str(tmp_path / "run")
+        assert main([*arguments, "--coder.start-from", folder, *more, "--out", out]) == 2, message
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    few = ["--training.tokens", "64", "--coder.start-at-other-sites"]
+    assert main([*other_site, "--coder.start-from", sae, *few, "--out", str(tmp_path / "moved")]) == 0
+    assert ms.load(tmp_path / "moved").hook_name == "blocks.0.hook_resid_post"
+    config = str(tmp_path / "moved" / "config.yaml")
+    assert main(["train", "--quiet", "--config", config, "--out", str(tmp_path / "again")]) == 0

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
+from torch.nn.functional import cosine_similarity
 
-from monosema.coders import SAE, BatchTopK, CoderConfig, Gated, JumpReLU, ReLU, TopK, Transcoder
+from monosema.coders import SAE, BatchTopK, CoderConfig, Crosscoder, Gated, JumpReLU, ReLU, TopK, Transcoder
 from monosema.core.config import from_plain, from_yaml, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 
@@ -20,6 +22,36 @@ def test_widths() -> None:
     assert made.W_skip is not None
     assert made.W_skip.shape == (6, 5)
     assert Transcoder(6, 5, expansion_factor=2).W_skip is None
+
+
+MAKERS = {
+    "sae": lambda **options: SAE(4, 8, activation=ReLU(), **options),
+    "crosscoder": lambda **options: Crosscoder([2, 2], 8, activation=ReLU(), **options),
+    "transcoder": lambda **options: Transcoder(4, 4, 8, activation=ReLU(), **options),
+    "skip transcoder": lambda **options: Transcoder(4, 4, 8, activation=ReLU(), skip=True, **options),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("encoder_init", ["auto", "transpose", "independent"])
+def test_the_encoder_starts_as_the_decoder_where_input_is_output_unless_told(name: str, encoder_init: Any) -> None:
+    coder = MAKERS[name](encoder_init=encoder_init, decoder_init_norm=0.3).requires_grad_(False)
+    cosine = cosine_similarity(coder.W_enc_rows, coder.W_dec, dim=1)
+    transposed = bool((cosine > 1 - 1e-5).all())
+    assert transposed == (encoder_init == "transpose" or (encoder_init == "auto" and name in ("sae", "crosscoder")))
+    assert float(cosine.abs().mean()) < 0.8 or transposed
+    for rows, norm in ((coder.W_enc_rows, 1.0), (coder.W_dec, 0.3)):
+        torch.testing.assert_close(rows.norm(dim=1), torch.full((8,), norm))
+    zeros = MAKERS[name](decoder_init="zeros").requires_grad_(False)
+    assert float(zeros.W_dec.abs().sum()) == 0
+    assert float(zeros.W_enc_rows.abs().sum()) > 0
+
+
+def test_an_encoder_cannot_start_as_a_decoder_of_another_width_or_of_zeros() -> None:
+    with pytest.raises(ConfigError, match="encoder_init='transpose' needs d_in == d_out, got 4 and 5"):
+        Transcoder(4, 5, 8, activation=ReLU(), encoder_init="transpose")
+    with pytest.raises(ConfigError, match="use encoder_init='independent'"):
+        Transcoder(4, 4, 8, activation=ReLU(), encoder_init="transpose", decoder_init="zeros")
 
 
 @pytest.mark.parametrize(

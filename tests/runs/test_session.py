@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import monosema as ms
+from monosema.core.config import from_yaml
 from monosema.core.errors import ConfigError, FileError
 from monosema.runs.describe import describe
+from monosema.runs.session import build_coder
 
 SITE = "blocks.0.hook_mlp_out"
 
@@ -62,3 +64,30 @@ def test_describe_names_what_is_there(run_folder: Path) -> None:
     text = describe(run_folder)
     for part in ("SAE, 32 latents, TopK(k=3)", "d_in 16, d_out 16", SITE, "fve", "step_000000010"):
         assert part in text
+
+
+@pytest.mark.parametrize("encoder_init", ["auto", "transpose", "independent"])
+@pytest.mark.parametrize("variant", ["sae", "crosscoder", "transcoder"])
+def test_starting_weights_come_from_the_config(
+    model: ms.LanguageModel, tokens: ms.Tokens, encoder_init: str, variant: str
+) -> None:
+    sites = {
+        "sae": ([SITE], None),
+        "crosscoder": ([SITE, "blocks.1.hook_mlp_out"], None),
+        "transcoder": (["blocks.0.mlp.hook_in"], [SITE]),
+    }
+    text = f"coder: {{d_sae: 48, decoder_init_norm: 0.3, encoder_init: {encoder_init}}}"
+    reads, targets = sites[variant]
+    coder = build_coder(from_yaml(ms.RunConfig, text), ms.ActivationStream(model, tokens, reads, 64, targets=targets))
+    cosine = torch.nn.functional.cosine_similarity(coder.W_enc_rows, coder.W_dec, dim=1)
+    by_default = encoder_init == "auto" and variant != "transcoder"
+    assert bool((cosine > 1 - 1e-5).all()) == (encoder_init == "transpose" or by_default)
+    torch.testing.assert_close(coder.W_dec.norm(dim=1), torch.full((48,), 0.3))
+
+
+def test_a_cross_layer_transcoder_refuses_other_starting_weights(model: ms.LanguageModel, tokens: ms.Tokens) -> None:
+    reads, targets = ([f"blocks.{layer}.{name}" for layer in (0, 1)] for name in ("mlp.hook_in", "hook_mlp_out"))
+    stream = ms.ActivationStream(model, tokens, reads, 64, targets=targets)
+    for option in ("encoder_init: transpose", "decoder_init: orthogonal", "decoder_init_norm: 0.5"):
+        with pytest.raises(ConfigError, match=r"start at random, .*leave out coder\.decoder_init"):
+            build_coder(from_yaml(ms.RunConfig, f"coder: {{d_sae: 48, {option}}}"), stream)

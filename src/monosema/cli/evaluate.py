@@ -14,7 +14,7 @@ from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
 
 if TYPE_CHECKING:
-    from monosema.evaluation import ReplacementReport, Report
+    from monosema.evaluation import CrosscoderReport, ReplacementReport, Report
 
 _NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
 
@@ -38,10 +38,31 @@ def run(arguments: Sequence[str]) -> int:
         help="instead: put the transcoders of these runs, or one cross-layer transcoder, in the place of all the MLPs "
         "they write at once, and measure what the model still predicts",
     )
+    parser.add_argument(
+        "--crosscoder",
+        action="store_true",
+        help="instead: which latents of a crosscoder belong to one site alone, by decoder norms and by latent scaling; "
+        "--out also writes each latent's numbers, as .safetensors beside the JSON",
+    )
+    parser.add_argument(
+        "--site-units",
+        choices=["raw", "mean_norm"],
+        help="with --crosscoder: what each site is divided by before its decoder norms are compared",
+    )
     parsed = parse(EvaluationOptions, _joined(arguments), parser)
     extra, options = parsed.extra, parsed.config
     if (extra.folder is None) == (extra.replace is None):
         parser.error("name the folder of a run or of a dictionary, or several after --replace")
+    if extra.crosscoder and extra.replace is not None:
+        raise ConfigError("--crosscoder measures one dictionary; leave out --replace")
+    if extra.site_units is not None and not extra.crosscoder:
+        raise ConfigError("--site-units compares the sites of a crosscoder; add --crosscoder")
+    if extra.crosscoder:
+        sites = _crosscoder(extra, options)
+        print(sites)
+        if extra.out is not None:
+            sites.save(extra.out)
+        return 0
     from monosema.core.files import write_json
 
     report = _replacement(extra, options) if extra.replace is not None else _one(extra, options)
@@ -75,6 +96,23 @@ def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
         n_tokens=options.n_tokens,
         n_loss_tokens=options.n_loss_tokens,
         ablation=options.ablation,
+        progress=not extra.quiet,
+    )
+
+
+def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> CrosscoderReport:
+    if options.ablation != "zero" or options.n_loss_tokens is not None:
+        raise ConfigError("--crosscoder runs no model with edits; leave out --ablation and --n-loss-tokens")
+    from monosema.evaluation import evaluate_crosscoder
+    from monosema.runs import open_session
+
+    session = open_session(extra.folder, extra.name, **_overrides(extra))
+    return evaluate_crosscoder(
+        session.coder,
+        session.models,
+        session.tokens,
+        n_tokens=options.n_tokens,
+        site_units=extra.site_units or "raw",
         progress=not extra.quiet,
     )
 

@@ -17,7 +17,7 @@ from monosema.coders.activations.base import Activation, ChannelGradients, Selec
 from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TokenScaling, TopK
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
 from monosema.coders.initial import initial_weights, zero_acausal_
-from monosema.coders.parts import Part
+from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
 from monosema.coders.token_scaling import ScaledTokens, scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
@@ -116,7 +116,8 @@ class SparseCoder(nn.Module):
     Attributes: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]`` (absent for Gated), ``W_dec [d_sae, d_out]``,
     ``b_dec [d_out]``, ``W_skip [d_in, d_out]`` or None, ``activation`` with its own parameters. ``W_enc`` is a view
     of latent-major storage: a latent's encoder row is contiguous, as its gradient is. ``is_trained`` says whether the
-    weights are those of raw activations (trained or loaded) rather than a fresh start.
+    weights are those of raw activations (trained or loaded) rather than a fresh start; ``loaded_from`` says where
+    it was loaded from, if it was.
     """
 
     def __init__(self, config: CoderConfig, *, metadata: Mapping[str, Any] | None = None):
@@ -124,6 +125,7 @@ class SparseCoder(nn.Module):
         self.config = config
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.is_trained = False
+        self.loaded_from: Origin | None = None
         dtype = parse_dtype(config.dtype)
         encoder, decoder = initial_weights(config)
         self.activation: Activation = config.activation.build(config.d_sae).to(dtype)
@@ -460,13 +462,25 @@ class SparseCoder(nn.Module):
         ``W_dec_i /= n_i``, ``W_enc_i *= n_i``, ``b_enc_i *= n_i``, thresholds too; ``unfold_W_dec_norm`` undoes it.
         """
         norms = self.W_dec.norm(dim=1).clamp(min=1e-8)
-        self._scale_latents(norms)
+        self.scale_latents_(norms)
         return norms
 
     @torch.no_grad()
     def unfold_W_dec_norm(self, norms_F: Tensor) -> None:
         """Undo ``fold_W_dec_norm`` given the norms it returned."""
-        self._scale_latents(1 / norms_F)
+        self.scale_latents_(1 / norms_F)
+
+    @torch.no_grad()
+    def scale_latents_(self, factors_F: Tensor) -> None:
+        """Multiply activations by ``factors_F > 0`` in place and divide decoder rows by them; the function stays.
+
+        Which latents are active stays too where the factors are equal, or where latents do not compete unweighted.
+        """
+        self.activation.scale_latents_(factors_F)
+        self.W_dec.div_(factors_F.unsqueeze(1))
+        self.W_enc_rows.mul_(factors_F.unsqueeze(1))
+        if self.b_enc is not None:
+            self.b_enc.mul_(factors_F)
 
     @torch.no_grad()
     def fold_selection_weights(self) -> None:
@@ -474,7 +488,7 @@ class SparseCoder(nn.Module):
         decoder the function and the selection are unchanged."""
         weights, activation = self.selection_weights(), self.config.activation
         if weights is not None and isinstance(activation, TopK | AbsTopK | BatchTopK):
-            self._scale_latents(weights.clamp(min=1e-8))
+            self.scale_latents_(weights.clamp(min=1e-8))
             self.activation.weights_by_decoder_norm = False
             self.config = replace(self.config, activation=replace(activation, weight_by_decoder_norm=False))
 
@@ -525,13 +539,6 @@ class SparseCoder(nn.Module):
         if not 0 < scaling < math.inf:
             raise ConfigError(f"input scaling must be positive and finite, got {scaling}")
         return Scaling.uniform(scaling, (width,))
-
-    def _scale_latents(self, factors_F: Tensor) -> None:
-        self.activation.scale_latents_(factors_F)
-        self.W_dec.div_(factors_F.unsqueeze(1))
-        self.W_enc_rows.mul_(factors_F.unsqueeze(1))
-        if self.b_enc is not None:
-            self.b_enc.mul_(factors_F)
 
     def extra_repr(self) -> str:
         sites = self.hook_name if self.hook_name == self.hook_name_out else f"{self.hook_name} -> {self.hook_name_out}"

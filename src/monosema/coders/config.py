@@ -153,6 +153,7 @@ ActivationConfig = Union[ReLU, TanhReLU, TopK, AbsTopK, BatchTopK, JumpReLU, Gat
 BDecMode = Literal["input_and_output", "output", "separate", "none"]
 DecoderInit = Literal["random", "orthogonal", "zeros"]
 TokenScaling = Literal["none", "constant_norm", "layer_norm"]
+EncoderInit = Literal["auto", "transpose", "independent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +188,9 @@ class CoderConfig:
     """Starting directions of the decoder rows: random, orthogonal in blocks of ``d_out`` rows, or zero."""
     decoder_init_norm: float | None = None
     """Starting norm of the decoder rows: by default 0.1, and 1 for tanh-ReLU."""
-    encoder_init: Literal["auto", "transpose", "independent"] = "auto"
-    """Encoder rows start as the decoder's, or drawn anew (norm one); the former where input and output are one site."""
+    encoder_init: EncoderInit = "auto"
+    """Encoder rows start as the decoder's, or drawn anew (norm one). ``auto``: the former where input and output are
+    one site; a transcoder's directions of input and output have nothing to do with each other."""
     hook_name: str | None = None
     """Sites read, joined by ``+``; set from the stream when training starts."""
     hook_name_out: str | None = None

@@ -12,8 +12,9 @@ from monosema.core.seeds import random_stream
 def initial_weights(config: CoderConfig) -> tuple[Tensor, Tensor]:
     """Encoder rows ``[d_sae, d_in]`` of norm one and decoder rows ``[d_sae, d_out]`` of ``decoder_init_norm``."""
     directions = _rows(config.d_sae, config.d_out, config.seed, "W_dec", config.decoder_init == "orthogonal")
+    reconstructs = config.hook_name == config.hook_name_out and config.d_in == config.d_out and not config.skip
     transpose = config.encoder_init == "transpose" or (
-        config.encoder_init == "auto" and config.d_in == config.d_out and config.decoder_init != "zeros"
+        config.encoder_init == "auto" and reconstructs and config.decoder_init != "zeros"
     )
     encoder = directions.clone() if transpose else _rows(config.d_sae, config.d_in, config.seed, "W_enc", False)
     decoder = torch.zeros_like(directions) if config.decoder_init == "zeros" else directions * config.norm_at_start

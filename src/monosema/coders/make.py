@@ -12,6 +12,7 @@ from monosema.coders.config import (
     BDecMode,
     CoderConfig,
     DecoderInit,
+    EncoderInit,
     StackConfig,
     TokenScaling,
 )
@@ -29,7 +30,7 @@ def SAE(
     b_dec: BDecMode = "input_and_output",
     decoder_init: DecoderInit = "random",
     decoder_init_norm: float | None = None,
-    encoder_init: Literal["auto", "transpose", "independent"] = "auto",
+    encoder_init: EncoderInit = "auto",
     hook_name: str | None = None,
     dtype: str = "float32",
     seed: int = 0,
@@ -70,6 +71,8 @@ def Transcoder(
     skip: bool = False,
     b_dec: BDecMode = "output",
     decoder_init: DecoderInit = "random",
+    decoder_init_norm: float | None = None,
+    encoder_init: EncoderInit = "auto",
     hook_name: str = "input",
     hook_name_out: str = "target",
     dtype: str = "float32",
@@ -78,7 +81,8 @@ def Transcoder(
     """A transcoder: reads one site (an MLP's input) and predicts another (its output).
 
     ``skip=True`` adds a linear map from input to output (Paulo et al. 2025, arXiv 2501.18823); ``b_dec="separate"`` a
-    bias subtracted from the input (Dunefsky et al. 2024, arXiv 2406.11944).
+    bias subtracted from the input (Dunefsky et al. 2024, arXiv 2406.11944). The encoder starts independent of the
+    decoder, unless ``encoder_init="transpose"``.
     """
     width = _width(d_in, d_sae, expansion_factor)
     config = CoderConfig(
@@ -90,6 +94,8 @@ def Transcoder(
         b_dec=b_dec,
         skip=skip,
         decoder_init=decoder_init,
+        decoder_init_norm=decoder_init_norm,
+        encoder_init=encoder_init,
         hook_name=hook_name,
         hook_name_out=hook_name_out,
         dtype=dtype,
@@ -106,6 +112,9 @@ def Crosscoder(
     activation: ActivationConfig | None = None,
     token_scaling: TokenScaling = "none",
     causal: bool = False,
+    decoder_init: DecoderInit = "random",
+    decoder_init_norm: float | None = None,
+    encoder_init: EncoderInit = "auto",
     hook_names: Sequence[str] | None = None,
     dtype: str = "float32",
     seed: int = 0,
@@ -116,6 +125,8 @@ def Crosscoder(
     sites' widths; ``expansion_factor`` is relative to the first. ``causal=True`` is the weakly causal form.
     """
     d_in = sum(widths)
+    if encoder_init == "auto":
+        encoder_init = "independent" if decoder_init == "zeros" else "transpose"
     width = _width(widths[0] if len(widths) else 1, d_sae, expansion_factor)
     name = None if hook_names is None else "+".join(hook_names)
     config = CoderConfig(
@@ -128,7 +139,9 @@ def Crosscoder(
         read_widths=tuple(widths),
         write_widths=tuple(widths),
         causal=causal,
-        encoder_init="transpose",
+        decoder_init=decoder_init,
+        decoder_init_norm=decoder_init_norm,
+        encoder_init=encoder_init,
         hook_name=name,
         hook_name_out=name,
         dtype=dtype,

@@ -1,4 +1,4 @@
-"""``Part``: one sparse coder inside a dictionary, and the columns it reads and writes."""
+"""``Part``: one sparse coder inside a dictionary, and the columns it reads and writes; ``Origin``: what was loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from monosema.coders.coder import SparseCoder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a dictionary was loaded from."""
+
+    source: str
+    """Folder or repository."""
+    name: str | None
+    """Dictionary inside it."""
+    hook_names: tuple[str | None, str | None]
+    """Sites it read and wrote there."""
 
 
 @dataclass(frozen=True)

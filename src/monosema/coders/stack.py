@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from monosema.coders.coder import SparseCoder
 from monosema.coders.config import StackConfig, TokenScaling
-from monosema.coders.parts import Part
+from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
 from monosema.coders.token_scaling import scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
@@ -41,6 +41,7 @@ class CrossLayerTranscoder(nn.Module):
         self.config = config
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.is_trained = False
+        self.loaded_from: Origin | None = None
         self.layers = nn.ModuleList(SparseCoder(layer) for layer in config.layers())
         self.b_dec = nn.Parameter(torch.zeros(config.d_out, dtype=parse_dtype(config.dtype)))
         if config.tied == "per_target":

@@ -6,21 +6,29 @@ Its job: run a coder as it is, with or without its model, and fill one ``Report`
 May import: ``core``, ``metrics``, ``coders``, ``models``, ``data``. Start reading in ``evaluate.py``; ``contexts.py``
 chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over the batches and ``losses.py`` compares
 the clean, spliced and ablated runs of each. ``replacement.py`` puts coders in place of all MLPs at once, by the run
-in ``replaced.py``. ``calibrate.py`` sets thresholds by the L0 they give.
+in ``replaced.py``; ``crosscoder.py`` compares the sites of a crosscoder. ``calibrate.py`` sets thresholds by the L0
+they give.
 """
 
 from monosema.evaluation.calibrate import calibrate_threshold
+from monosema.evaluation.crosscoder import evaluate_crosscoder
+from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
 from monosema.evaluation.evaluate import evaluate
 from monosema.evaluation.replacement import evaluate_replacement
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
 from monosema.evaluation.report import ModelLosses, Report
 
 __all__ = [
+    "CrosscoderReport",
+    "CrosscoderThresholds",
+    "LatentSites",
     "ModelLosses",
     "ReplacedLayer",
     "ReplacementReport",
     "Report",
+    "SiteFigures",
     "calibrate_threshold",
     "evaluate",
+    "evaluate_crosscoder",
     "evaluate_replacement",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monosema.coders import Dictionary
+from monosema.coders import Dictionary, Latents
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
 
@@ -46,6 +46,8 @@ class MeasuredRows:
 
     x_hat: Tensor
     """``[n, d_out]`` in the coder's dtype, on its device."""
+    latents: Latents
+    """What it was decoded from."""
     sums: RowSums
     """The sums of these rows."""
 
@@ -67,7 +69,7 @@ def measure_rows(coder: Dictionary, x: Tensor, target: Tensor, widths: Sequence[
     target = target.to(coder.device)
     columns = zip(target.split(list(widths), 1), x_hat.split(list(widths), 1), strict=True) if len(widths) > 1 else ()
     sites = tuple(ReconstructionSums.of(own, own_hat) for own, own_hat in columns)
-    return MeasuredRows(x_hat, RowSums(ReconstructionSums.of(target, x_hat), SparsitySums.of(latents), sites))
+    return MeasuredRows(x_hat, latents, RowSums(ReconstructionSums.of(target, x_hat), SparsitySums.of(latents), sites))
 
 
 def measure_activations(

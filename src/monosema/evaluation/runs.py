@@ -129,14 +129,7 @@ class ModelRuns:
         return logits, values
 
     def _capture(self, tokens: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        wanted = set(self.sites.places if names is None else names)
-        values: dict[str, Tensor] = {}
-        for key, model in self.models.items():
-            own = {name: hook for name, hook in self.sites.of_model(key).items() if name in wanted}
-            if own:
-                found = model.capture(tokens, own.values())
-                values.update({name: found[hook] for name, hook in own.items()})
-        return values
+        return capture_sites(self.models, self.sites, tokens, names)
 
     def _ablated_level(self) -> Tensor:
         """``[d_out]``: what the sites written become in the ablated run. The mean takes a pass of its own."""
@@ -152,6 +145,20 @@ class ModelRuns:
 
 def _replacing(values: Mapping[str, Tensor]) -> Edits:
     return {hook_name: replace_by(value) for hook_name, value in values.items()}
+
+
+def capture_sites(
+    models: Mapping[str, LanguageModel], sites: Sites, tokens: Tensor, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """The sites' values ``[B, T, width]`` by the coder's names (all of them, or ``names``); each model runs once."""
+    wanted = set(sites.places if names is None else names)
+    values: dict[str, Tensor] = {}
+    for key, model in models.items():
+        own = {name: hook for name, hook in sites.of_model(key).items() if name in wanted}
+        if own:
+            found = model.capture(tokens, own.values())
+            values.update({name: found[hook] for name, hook in own.items()})
+    return values
 
 
 def batches(chosen: EvaluationContexts, batch_size: int, stop: int | None = None) -> Iterator[slice]:

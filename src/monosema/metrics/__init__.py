@@ -11,10 +11,20 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
 ``language.py`` compares next-token predictions;
-``recovery.py`` compares a decoder with a known dictionary.
+``recovery.py`` compares a decoder with a known dictionary and ``crosscoders.py`` the sites of one with each other.
 """
 
 from monosema.metrics.checks import require_finite
+from monosema.metrics.crosscoders import (
+    BETWEEN,
+    NOWHERE,
+    SHARED,
+    LatentScaling,
+    LatentScalingSums,
+    decoder_shares,
+    site_classes,
+    site_cosines,
+)
 from monosema.metrics.language import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
 from monosema.metrics.reconstruction import (
     ReconstructionSums,
@@ -39,7 +49,12 @@ from monosema.metrics.sparsity import (
 )
 
 __all__ = [
+    "BETWEEN",
+    "NOWHERE",
     "RELIABLE_DEAD_TOKENS",
+    "SHARED",
+    "LatentScaling",
+    "LatentScalingSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
@@ -47,6 +62,7 @@ __all__ = [
     "ce_loss_score",
     "cosine",
     "dead_fraction",
+    "decoder_shares",
     "firing_density",
     "fve",
     "kl_score",
@@ -63,6 +79,8 @@ __all__ = [
     "recovered_fraction",
     "relative_reconstruction_bias",
     "require_finite",
+    "site_classes",
+    "site_cosines",
     "token_cross_entropy",
     "token_kl",
 ]

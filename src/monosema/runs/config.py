@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, TokenScaling
+from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
 from monosema.core.errors import ConfigError
 from monosema.training.config import TrainingConfig
 
@@ -115,16 +115,25 @@ class CoderOptions:
     """Starting directions of the decoder rows."""
     decoder_init_norm: float | None = None
     """Starting norm of the decoder rows; by default as the coder's activation wants it."""
-    encoder_init: Literal["auto", "transpose", "independent"] = "auto"
-    """Whether encoder rows start as the decoder's."""
+    encoder_init: EncoderInit = "auto"
+    """Whether encoder rows start as the decoder's; by default those of autoencoders and crosscoders do."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the parameters."""
     seed: int = 0
     """Seed of the initial weights."""
+    start_from: str | None = None
+    """Saved dictionary, run folder or hub repository that the run starts from; it has all of the above already, and
+    what is given none the less must agree with it (starting weights apart)."""
+    start_name: str | None = None
+    """Dictionary inside that repository or folder of several."""
+    start_at_other_sites: bool = False
+    """Whether it may be trained on other sites than those it names."""
 
     def __post_init__(self) -> None:
         if self.d_sae is not None and self.expansion_factor is not None:
             raise ConfigError("give d_sae or expansion_factor, not both")
+        if self.start_from is None and self.start_name is not None:
+            raise ConfigError("start_name is a dictionary inside start_from; give that too")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,16 @@ from monosema.core.seeds import random_stream
 from monosema.data import ActivationStream
 
 
-def model_loss_increase(stream: ActivationStream, seed: int) -> Callable[[SparseCoder, int], tuple[Tensor, Tensor]]:
+def model_loss_increase(
+    stream: ActivationStream, seed: int, *, one_per_context: bool = False
+) -> Callable[[SparseCoder, int], tuple[Tensor, Tensor]]:
     """A function of a coder and a number of contexts: rows ``[n, d]`` and the loss increase at each ``[n]``, in nats.
 
     The increase at position t is the cross-entropy of predicting token t + 1 with the site replaced by the coder's
     reconstruction, less that of the model alone. Contexts are drawn by ``seed``; special positions keep their value and
-    are left out, as is the last position. Source: Bricken et al. 2023, "Neuron Resampling".
+    are left out, as is the last position. With ``one_per_context`` a context gives one row, drawn with probability
+    proportional to its increase; one in which no position increases gives none. Source: Bricken et al. 2023, "Neuron
+    Resampling".
     """
 
     @torch.no_grad()
@@ -30,6 +34,7 @@ def model_loss_increase(stream: ActivationStream, seed: int) -> Callable[[Sparse
         if name is None or written is None or "+" in name or "+" in written or not model.site(written).writable:
             raise ConfigError('Resample(by="model_loss") needs one site read and one written, and that one writable')
         order = torch.randperm(split.n_contexts, generator=random_stream(seed, "model_loss"))[:n_contexts]
+        generator = random_stream(seed, "model_loss", "position")
         rows, losses = [], []
         for part in order.split(stream.model_batch_size):
             ids = split.contexts[part].to(device=model.device, dtype=torch.int64)
@@ -41,13 +46,26 @@ def model_loss_increase(stream: ActivationStream, seed: int) -> Callable[[Sparse
             clean = _token_losses(model(ids), ids)
             with model.edits({written: partial(_instead, replaced)}):
                 spliced = _token_losses(model(ids), ids)
-            kept = usable[:, :-1]
+            increase, kept = spliced - clean, usable[:, :-1]
+            if one_per_context:
+                kept = _one_each(increase, kept, generator)
             both = [values[site][:, :-1][kept] for site in sites]
             rows.append(torch.cat(both, dim=1))
-            losses.append((spliced - clean)[kept])
+            losses.append(increase[kept])
         return torch.cat(rows), torch.cat(losses)
 
     return measure
+
+
+def _one_each(increase_BT: Tensor, usable_BT: Tensor, generator: torch.Generator) -> Tensor:
+    """A mask ``[B, T]`` of one usable position in each row, drawn ∝ its increase; none where no loss increases."""
+    weights = torch.where(usable_BT, increase_BT.double().clamp(min=0), 0.0).cpu()
+    drawn = torch.zeros_like(usable_BT)
+    possible = (weights.sum(1) > 0).nonzero().squeeze(1)
+    if possible.numel() > 0:
+        position = torch.multinomial(weights[possible], 1, generator=generator).squeeze(1)
+        drawn[possible.to(drawn.device), position.to(drawn.device)] = True
+    return drawn
 
 
 def _instead(new: Tensor, value: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from monosema.coders import Dictionary, StackConfig
+from monosema.coders import Dictionary
 from monosema.core.config import from_plain, to_plain
 from monosema.data import ActivationStream, ArrayRows, IterableRows
 from monosema.data.rebuild import recorded_options
-from monosema.runs.config import MAIN_MODEL, CoderOptions, EvaluationOptions, ModelOptions, StreamOptions, TokenOptions
+from monosema.runs.config import MAIN_MODEL, EvaluationOptions, ModelOptions, StreamOptions, TokenOptions
+from monosema.runs.start import coder_options
 from monosema.training import TrainingConfig
 
 
@@ -23,29 +25,10 @@ def run_config(
 
     Several models are ``model`` (the one called ``base``) and ``other_models``; ``models`` where none is called so.
     """
-    made = coder.config
-    scaled_by_training = training.input_scaling == made.token_scaling
-    own: dict[str, Any] = (
-        {"variant": "cross_layer_transcoder", "tied": made.tied}
-        if isinstance(made, StackConfig)
-        else {
-            "b_dec": made.b_dec,
-            "skip": made.skip,
-            "causal": made.causal,
-            "decoder_init": made.decoder_init,
-            "decoder_init_norm": made.decoder_init_norm,
-            "encoder_init": made.encoder_init,
-        }
-    )
-    coder_options = CoderOptions(
-        d_sae=made.d_sae,
-        activation=made.activation,
-        token_scaling="none" if scaled_by_training else made.token_scaling,
-        dtype="float64" if made.dtype == "float64" else "float32",
-        seed=made.seed,
-        **own,
-    )
-    described = {"coder": to_plain(coder_options), "training": to_plain(training)}
+    options = coder_options(coder)
+    if options.token_scaling == training.input_scaling:  # it was training that made it the coder's own
+        options = replace(options, token_scaling="none")
+    described = {"coder": to_plain(options), "training": to_plain(training)}
     if not isinstance(rows, ActivationStream):
         return {"rows": rows.record(), **described}
     recorded = recorded_options(rows.record())

@@ -24,6 +24,7 @@ from monosema.data.rebuild import (
 )
 from monosema.models import LanguageModel
 from monosema.runs.config import MAIN_MODEL, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.start import load_start
 
 DEFAULT_CONTEXT_SIZE = 256
 DEFAULT_EXPANSION = 16
@@ -131,8 +132,10 @@ def given(options: Any) -> dict[str, Any]:
 
 
 def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
-    """The coder of ``config.coder`` for the stream's sites."""
+    """The coder of ``config.coder`` for the stream's sites, or the saved one that it starts from."""
     options, layout = config.coder, stream.layout
+    if options.start_from is not None:
+        return load_start(options, stream)
     reads, writes = ([width for _, width in sites] for sites in (layout.reads, layout.writes))
     cross_layer = options.variant == "cross_layer_transcoder" or (
         options.variant == "auto" and not layout.is_autoencoder and len(reads) > 1
@@ -149,15 +152,23 @@ def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
     }
     if layout.is_autoencoder and (options.skip or cross_layer):
         raise ConfigError("coder.skip and cross-layer transcoders write other sites: name them with stream.targets")
+    start: dict[str, Any] = {
+        "decoder_init": options.decoder_init,
+        "decoder_init_norm": options.decoder_init_norm,
+        "encoder_init": options.encoder_init,
+    }
     if cross_layer:
+        if start != {"decoder_init": "random", "decoder_init_norm": None, "encoder_init": "auto"}:
+            raise ConfigError(
+                "a cross-layer transcoder's encoders and decoders start at random, independent of each other; leave "
+                "out coder.decoder_init, coder.decoder_init_norm and coder.encoder_init"
+            )
         return CLT(reads, writes, d_sae, tied=options.tied, **plain)
     if layout.is_autoencoder and len(reads) > 1:
-        return Crosscoder(reads, d_sae, causal=options.causal, **plain)
+        return Crosscoder(reads, d_sae, causal=options.causal, **start, **plain)
     if layout.is_autoencoder:
-        b_dec = options.b_dec or "input_and_output"
-        own: dict[str, Any] = {"decoder_init_norm": options.decoder_init_norm, "encoder_init": options.encoder_init}
-        return SAE(reads[0], d_sae, b_dec=b_dec, decoder_init=options.decoder_init, **own, **plain)
+        return SAE(reads[0], d_sae, b_dec=options.b_dec or "input_and_output", **start, **plain)
     if options.b_dec == "input_and_output":
         raise ConfigError("a transcoder's b_dec belongs to its output; use coder.b_dec=output or separate")
-    own = {"skip": options.skip, "b_dec": options.b_dec or "output", "decoder_init": options.decoder_init}
-    return Transcoder(sum(reads), sum(writes), d_sae, **own, **plain)
+    own: dict[str, Any] = {"skip": options.skip, "b_dec": options.b_dec or "output"}
+    return Transcoder(sum(reads), sum(writes), d_sae, **own, **start, **plain)

@@ -156,10 +156,12 @@ class _Run:
         self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder))
         if not isinstance(rows, IterableRows):
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
-        if isinstance(config.revive, Resample) and config.revive.by == "model_loss":
+        if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
             if not isinstance(rows, ActivationStream):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream')
-            self.trainer.model_losses = model_loss_increase(rows, config.seed)
+            self.trainer.model_losses = model_loss_increase(
+                rows, config.seed, one_per_context=config.revive.rule.one_per_context
+            )
         self.last = _Last()
         self.folder: RunFolder | None = None
         self.checkpoint: Checkpoint | None = None
@@ -321,8 +323,7 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
 
 
 def _tokens(config: TrainingConfig, batch_size: int) -> int:
-    extra = 0 if config.finetuning is None else max(1, config.finetuning.tokens // batch_size)
-    return (max(1, config.tokens // batch_size) + extra) * batch_size
+    return (config.main_steps(batch_size) + config.finetuning_steps(batch_size)) * batch_size
 
 
 def _directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:

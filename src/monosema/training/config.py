@@ -19,7 +19,7 @@ class TrainingConfig:
     """One training run; the defaults work untouched."""
 
     tokens: int = 1_200_000
-    """Training tokens (rows), in whole batches."""
+    """Training tokens (rows), in whole batches; 0 for fine-tuning alone, of a dictionary that was saved."""
     lr: float | Literal["auto"] = "auto"
     """Adam's learning rate; ``"auto"`` chooses by width, batch and run length (``schedules.automatic_lr``)."""
     seed: int = 0
@@ -93,7 +93,8 @@ class TrainingConfig:
     """Steps between evaluations on held-out text while training; 0 for none but the last."""
 
     def __post_init__(self) -> None:
-        _require(self.tokens >= 1, f"tokens must be at least 1, got {self.tokens}")
+        least = 1 if self.finetuning is None else 0
+        _require(self.tokens >= least, f"tokens must be at least {least}, got {self.tokens}")
         _require(self.lr == "auto" or self.lr > 0, f"lr must be positive or 'auto', got {self.lr}")
         for name in ("warmup_fraction", "decay_fraction"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
@@ -126,6 +127,14 @@ class TrainingConfig:
             "is selected; use compile='default' or 'max-autotune'",
         )
         _require(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip}")
+
+    def main_steps(self, batch_size: int) -> int:
+        """Steps before the fine-tuning phase: of all that is trained, where there is none."""
+        return 0 if self.tokens == 0 else max(1, self.tokens // batch_size)
+
+    def finetuning_steps(self, batch_size: int) -> int:
+        """Steps of the fine-tuning phase."""
+        return 0 if self.finetuning is None else max(1, self.finetuning.tokens // batch_size)
 
 
 def _require(condition: bool, message: str) -> None:

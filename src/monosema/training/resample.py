@@ -24,7 +24,7 @@ class Candidates:
     y_NO: Tensor
     """Scaled targets."""
     losses_N: Tensor
-    """Their losses; latents are drawn with probability proportional to the squares."""
+    """Their losses, by which latents are drawn."""
 
 
 @torch.no_grad()
@@ -39,15 +39,22 @@ def squared_errors(coder: SparseCoder, x_NI: Tensor, y_NO: Tensor) -> Tensor:
 
 @torch.no_grad()
 def replace_latents_(
-    coder: SparseCoder, dead: Tensor, candidates: Candidates, scale: float, generator: torch.Generator
+    coder: SparseCoder,
+    dead: Tensor,
+    candidates: Candidates,
+    scale: float,
+    generator: torch.Generator,
+    *,
+    power: float = 2.0,
 ) -> None:
     """Give the latents ``dead [D]`` new weights in place.
 
-    For each, a candidate is drawn with probability ∝ loss². With u the unit vector of its input less the input bias:
-    encoder row ``u · scale · (mean norm of the living encoder rows)``, decoder row the unit vector of its target less
-    ``b_dec`` (times the mean living norm), encoder bias zero, own parameters of the activation as at the start.
+    For each, a candidate is drawn with probability ∝ loss to ``power``. With u the unit vector of its input less the
+    input bias: encoder row ``u · scale · (mean norm of the living encoder rows)``, decoder row the unit vector of its
+    target less ``b_dec`` (times the mean living norm), encoder bias zero, own parameters of the activation as at the
+    start.
     """
-    weights = candidates.losses_N.double().square()
+    weights = candidates.losses_N.double().pow(power)
     if not bool((weights > 0).any()):
         weights = torch.ones_like(weights)
     picked = torch.multinomial(weights.cpu(), dead.numel(), replacement=True, generator=generator).to(dead.device)

@@ -126,8 +126,11 @@ def default_k(coder: SparseCoder) -> int:
 
 def dead_after(policy: Revive | None, n_tokens: int) -> int:
     """Tokens without firing after which a latent counts as dead in a run of ``n_tokens``."""
-    if policy is not None and policy.dead_after_tokens is not None:
-        return policy.dead_after_tokens
+    given = (
+        policy.rule.dead_after_tokens if isinstance(policy, Resample) else getattr(policy, "dead_after_tokens", None)
+    )
+    if given is not None:
+        return int(given)
     if isinstance(policy, Resample):
         return max(1, resample_every(policy, n_tokens) // 2)
     return max(1, min(10_000_000, n_tokens // 10))
@@ -135,7 +138,21 @@ def dead_after(policy: Revive | None, n_tokens: int) -> int:
 
 def resample_every(policy: Resample, n_tokens: int) -> int:
     """Tokens between resamplings in a run of ``n_tokens``."""
-    return policy.every_tokens if policy.every_tokens is not None else max(1, n_tokens // 8)
+    every = policy.rule.every_tokens
+    return every if every is not None else max(1, n_tokens // 8)
+
+
+def is_resampling_step(policy: Resample, step: int, n_steps: int, n_tokens: int, batch_size: int) -> bool:
+    """Whether dead latents are replaced after ``step`` steps of ``n_steps``: none in the last quarter of the run."""
+    every = max(1, resample_every(policy, n_tokens) // batch_size)
+    n_times = policy.rule.n_times
+    return step % every == 0 and step <= 0.75 * n_steps and (n_times is None or step <= n_times * every)
+
+
+def rewarm_steps(policy: Resample, n_steps: int, batch_size: int) -> int:
+    """Steps over which the learning rate rises again after a resampling."""
+    rule = policy.rule
+    return round(rule.rewarm_fraction * n_steps if rule.rewarm_tokens is None else rule.rewarm_tokens / batch_size)
 
 
 def _own(part: Part, of_all: Tensor) -> Tensor:

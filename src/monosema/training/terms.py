@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, Union
 
 from monosema.core.errors import ConfigError
+from monosema.training.resample_presets import RESAMPLE_PRESETS, ResampleBy, ResamplePreset, ResampleRule
 
 Weighting = Literal["decoder_norm", "concatenated_norm", "none"]
 """What multiplies an activation in a sparsity loss: the sum over sites of its decoder norms, the norm of its whole
@@ -280,40 +281,72 @@ class Resample:
 
     Encoder row ``scale · mean norm of the living ones`` along the input's direction, decoder row along the target's,
     bias zero, optimiser moments zero; the learning rate then rises again. Source: Bricken et al. 2023.
+
+    ``Resample(preset="anthropic")`` takes a published recipe's values for whatever is not given; ``rule`` has them all.
     """
 
     is_variant: ClassVar[bool] = True
+    preset: ResamplePreset | None = None
+    """Whose values stand for what is not given (``training/resample_presets.py`` cites each); ours by default."""
     every_tokens: int | None = None
     """Tokens between resamplings; an eighth of the run by default. None happens in the last quarter of the run."""
-    by: Literal["error", "model_loss"] = "error"
-    """The loss that is squared: the input's squared error, or the language model's increase in loss."""
+    n_times: int | None = None
+    """Resamplings at most; as many as fit by default."""
+    by: ResampleBy | None = None
+    """The loss they are drawn by: the input's squared error (``error``, the default), or the language model's increase
+    in loss (``model_loss``)."""
+    power: float | None = None
+    """The power of the loss that probabilities are proportional to; 2 by default."""
     dead_after_tokens: int | None = None
     """Dead by silence: replaced after so many tokens without firing; half of ``every_tokens`` by default."""
     dead_below_density: float | None = None
     """Dead by rate, instead: a latent is replaced where it fires on a smaller share of the window's tokens."""
-    n_candidates: int = 16_384
-    """Inputs drawn from, of the current chunk."""
-    n_contexts: int = 64
-    """Contexts whose tokens are drawn from, for ``by="model_loss"``."""
-    scale: float = 0.2
-    """Norm of a new encoder row, relative to the mean of the living ones."""
-    rewarm_fraction: float = 0.02
-    """Share of the run over which the learning rate rises again."""
-    rewarm_floor: float = 0.0
-    """Share of the learning rate that it rises from."""
+    n_candidates: int | None = None
+    """Inputs drawn from, of the current chunk; 16,384 by default."""
+    n_contexts: int | None = None
+    """Contexts whose tokens are drawn from, for ``by="model_loss"``; 64 by default."""
+    one_per_context: bool | None = None
+    """Whether each of them offers one token, drawn ∝ its loss increase, rather than all (the default)."""
+    scale: float | None = None
+    """Norm of a new encoder row, relative to the mean of the living ones; 0.2 by default."""
+    rewarm_tokens: int | None = None
+    """Tokens over which the learning rate rises again; by default given by ``rewarm_fraction``."""
+    rewarm_fraction: float | None = None
+    """The same as a share of the run; 0.02 by default."""
+    rewarm_floor: float | None = None
+    """Share of the learning rate that it rises from; 0 by default."""
 
     def __post_init__(self) -> None:
-        for name in ("every_tokens", "dead_after_tokens", "n_candidates", "n_contexts"):
+        for name in ("every_tokens", "n_times", "dead_after_tokens", "n_candidates", "n_contexts"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"Resample: {name} must be at least 1, got {value}")
-        _require(self.scale > 0, f"Resample: scale must be positive, got {self.scale}")
+        for name in ("scale", "power"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"Resample: {name} must be positive, got {value}")
         for name in ("rewarm_fraction", "rewarm_floor"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"Resample: {name} must be between 0 and 1, got {value}")
+            _require(value is None or 0 <= value <= 1, f"Resample: {name} must be between 0 and 1, got {value}")
+        tokens = self.rewarm_tokens
+        _require(tokens is None or tokens >= 0, f"Resample: rewarm_tokens must not be negative, got {tokens}")
+        for one, other in (("dead_after_tokens", "dead_below_density"), ("rewarm_tokens", "rewarm_fraction")):
+            both = getattr(self, one) is not None and getattr(self, other) is not None
+            _require(not both, f"Resample: give {one} or {other}, not both")
+        presets = tuple(RESAMPLE_PRESETS)
         _require(
-            self.dead_after_tokens is None or self.dead_below_density is None,
-            "Resample: give dead_after_tokens or dead_below_density, not both",
+            self.preset is None or self.preset in presets,
+            f"Resample: preset must be one of {', '.join(presets)}, got {self.preset!r}",
         )
+
+    @property
+    def rule(self) -> ResampleRule:
+        """Every value: those given, then the preset's, then ours."""
+        base = ResampleRule() if self.preset is None else RESAMPLE_PRESETS[self.preset]
+        if self.dead_below_density is not None:  # one criterion of death, one length of the rise: not the preset's too
+            base = replace(base, dead_after_tokens=None)
+        if self.rewarm_fraction is not None:
+            base = replace(base, rewarm_tokens=None)
+        given = {each.name: getattr(self, each.name) for each in fields(ResampleRule)}
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
 Revive = Union[AuxK, GhostGradients, PreActivationLoss, Resample]

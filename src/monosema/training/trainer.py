@@ -6,6 +6,7 @@ Shape letters: B tokens, I input width, O output width, F latents.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +34,13 @@ from monosema.training.objectives import Loss, Objective
 from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
 from monosema.training.penalties import needed_window, penalty
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
-from monosema.training.revive import dead_after, resample_every, revival
+from monosema.training.resample_presets import ResampleRule
+from monosema.training.revive import dead_after, is_resampling_step, resample_every, revival, rewarm_steps
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
 from monosema.training.statistics import FiringStatistics
 from monosema.training.terms import L1, Lp, Resample, Tanh
+
+logger = logging.getLogger("monosema.training")
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
@@ -83,9 +87,8 @@ class Trainer:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.coder, self.config, self.batch_size = coder, config, batch_size
-        self.n_main_steps = max(1, config.tokens // batch_size)
-        extra = 0 if config.finetuning is None else max(1, config.finetuning.tokens // batch_size)
-        self.n_steps = self.n_main_steps + extra
+        self.n_main_steps = config.main_steps(batch_size)
+        self.n_steps = self.n_main_steps + config.finetuning_steps(batch_size)
         activation = coder.config.activation
         self.sparsity = resolve_sparsity(activation, config.sparsity)
         scaling = _token_scaling(coder, config)
@@ -96,8 +99,17 @@ class Trainer:
         _check_options(coder, config, batch_size)
         lr = config.lr
         width = max(part.coder.d_sae for part in coder.parts)
-        self.lr = automatic_lr(width, batch_size, self.n_main_steps) if lr == "auto" else float(lr)
-        self.dead_after = dead_after(config.revive, config.tokens)
+        self.lr = automatic_lr(width, batch_size, self.n_main_steps or self.n_steps) if lr == "auto" else float(lr)
+        self.dead_after = dead_after(config.revive, config.tokens or self.n_steps * batch_size)
+        if isinstance(config.revive, Resample) and 0 < 0.75 * config.tokens < resample_every(
+            config.revive, config.tokens
+        ):
+            logger.warning(
+                "no latent will be resampled: every_tokens=%s is more than three quarters of the run's %s tokens; "
+                "give Resample a smaller every_tokens, or train for longer",
+                f"{resample_every(config.revive, config.tokens):,}",
+                f"{config.tokens:,}",
+            )
         self.step_number = 0
         self.input_scaling = Scaling.identity(coder.config.read_widths)
         self.output_scaling = Scaling.identity(coder.config.write_widths)
@@ -156,6 +168,8 @@ class Trainer:
             self.coder.fold_input_scaling(self.input_scaling.inverted(), self.output_scaling.inverted())
             if self.unit_norm:
                 _make_unit_norm(self.coder)
+            else:
+                _bring_decoder_to_size(self.coder)
         elif self.config.b_dec_init != "zeros":
             if self.coder.b_dec is not None:
                 self.coder.b_dec.copy_(self._center(self.output_scaling.apply(y)))
@@ -425,13 +439,13 @@ class Trainer:
 
     def _resample_if_due(self, x: Tensor, y: Tensor) -> None:
         policy = self.config.revive
-        if not isinstance(policy, Resample) or self.step_number > 0.75 * self.n_main_steps:
+        if not isinstance(policy, Resample) or not is_resampling_step(
+            policy, self.step_number, self.n_main_steps, self.config.tokens, self.batch_size
+        ):
             return
-        every = max(1, resample_every(policy, self.config.tokens) // self.batch_size)
-        if self.step_number % every != 0:
-            return
-        if policy.dead_below_density is not None:
-            dead_F = self.statistics.density() < policy.dead_below_density
+        rule = policy.rule
+        if rule.dead_below_density is not None:
+            dead_F = self.statistics.density() < rule.dead_below_density
         else:
             dead_F = self.statistics.tokens_since_fired >= self.dead_after
         if not bool(dead_F.any()):
@@ -441,9 +455,9 @@ class Trainer:
             dead = of_part.nonzero().squeeze(1)
             if dead.numel() == 0:
                 continue
-            candidates = self._candidates(policy, x, y, number)
+            candidates = self._candidates(rule, x, y, number)
             generator = random_stream(self.config.seed, "resample", self.step_number, number)
-            replace_latents_(part.coder, dead, candidates, policy.scale, generator)
+            replace_latents_(part.coder, dead, candidates, rule.scale, generator, power=rule.power)
             for name, parameter in part.coder.named_parameters():
                 if parameter.shape[:1] == (part.coder.d_sae,) and name not in ("b_dec", "b_dec_in", "W_skip"):
                     self._optimizer.reset_moments_(part.prefix + name, dead)
@@ -451,16 +465,16 @@ class Trainer:
         self.n_resampled += int(dead_F.sum())
         self.last_resampled = self.step_number
 
-    def _candidates(self, policy: Resample, x: Tensor, y: Tensor, number: int) -> Candidates:
+    def _candidates(self, rule: ResampleRule, x: Tensor, y: Tensor, number: int) -> Candidates:
         part = self.coder.parts[number]
-        if policy.by == "model_loss":
+        if rule.by == "model_loss":
             if self.model_losses is None or not isinstance(self.coder, SparseCoder):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream, one coder')
-            rows, losses = self.model_losses(self.inference_coder(), policy.n_contexts)  # type: ignore[arg-type]
+            rows, losses = self.model_losses(self.inference_coder(), rule.n_contexts)  # type: ignore[arg-type]
             x, y = self._scaled(rows)
             return Candidates(x, y, losses.clamp(min=0).to(x.device))
         if self.candidate_rows is not None:
-            x, y = self._scaled(self.candidate_rows(policy.n_candidates))
+            x, y = self._scaled(self.candidate_rows(rule.n_candidates))
         target = y if isinstance(self.coder, SparseCoder) else part.take(y) / len(part.writes)
         inputs = x[:, part.read]
         return Candidates(inputs, target, squared_errors(part.coder, inputs, target))
@@ -483,8 +497,8 @@ class Trainer:
             cycles=config.lr_cycles,
         )
         if isinstance(config.revive, Resample) and self.last_resampled >= 0:
-            n = round(config.revive.rewarm_fraction * self.n_main_steps)
-            factor *= rewarm_factor(step - self.last_resampled, n, config.revive.rewarm_floor)
+            n = rewarm_steps(config.revive, self.n_main_steps, self.batch_size)
+            factor *= rewarm_factor(step - self.last_resampled, n, config.revive.rule.rewarm_floor)
         return self.lr * factor
 
     def _k_now(self) -> float:
@@ -640,6 +654,20 @@ def _make_unit_norm(coder: Dictionary) -> None:
         renormalise_(coder, torch.ones((), dtype=torch.bool, device=coder.device))
 
 
+@torch.no_grad()
+def _bring_decoder_to_size(coder: Dictionary) -> None:
+    """Decoder rows of norm one, or of mean norm one, in place, function and selection unchanged.
+
+    A saved decoder is as large as raw activations make it; learning rates and windows are for scaled ones.
+    """
+    if can_fold_norms(coder, norms_are_equal=False):
+        coder.fold_W_dec_norm()
+    elif not isinstance(coder.config.activation, TanhReLU) and getattr(coder.config, "tied", "none") != "per_target":
+        for part in coder.parts:
+            mean = part.coder.W_dec.norm(dim=1).mean().clamp(min=1e-8)
+            part.coder.scale_latents_(mean.expand(part.coder.d_sae))
+
+
 def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
     if config.k_start is not None:
         if not hasattr(coder.config.activation, "k"):
@@ -647,6 +675,11 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
             raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
         if config.k_start > coder.parts[0].coder.d_sae:
             raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
+    if config.tokens == 0 and not coder.is_trained:
+        raise ConfigError(
+            "tokens=0 leaves nothing but fine-tuning, which needs a trained dictionary: load one (coder.start_from in "
+            "a run's config), or give tokens"
+        )
     if config.gradient_accumulation > batch_size:
         raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
     if config.autocast is not None and coder.dtype != torch.float32:
