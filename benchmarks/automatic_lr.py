@@ -18,8 +18,8 @@ from monosema.training.schedules import automatic_lr
 
 SITE = "blocks.2.hook_resid_post"
 BATCH_SIZE = 2048
-RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-RUNS = ((1024, 200_000), (4096, 200_000), (4096, 1_000_000), (8192, 400_000))
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+RUNS = ((1024, 200_000), (4096, 400_000), (2048, 1_000_000))
 """(latents, tokens)"""
 
 
