@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,16 @@ class Contest:
     def run(self, tasks: Iterable[tuple[System, str, str, Job]]) -> None:
         """Run ``(system, architecture, label, job)`` with one process per system, two systems at a time."""
         by_system: dict[str, list[tuple[System, str, str, Job]]] = {}
+        failed = False
         for task in tasks:
             by_system.setdefault(task[0].name, []).append(task)
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(self._run_system, each) for each in by_system.values()]:
-                done.result()
+            for done in as_completed([pool.submit(self._run_system, each) for each in by_system.values()]):
+                if done.exception() is not None:
+                    print(done.exception(), file=sys.stderr, flush=True)
+                    failed = True
+        if failed:
+            raise SystemExit("a system stopped; what it had finished is kept, run again to go on")
 
     def _run_system(self, tasks: list[tuple[System, str, str, Job]]) -> None:
         worker = Worker(tasks[0][0])
@@ -195,7 +200,8 @@ class Contest:
                 off = math.log(max(answer["l0"], 1e-3) / job.l0)
                 if abs(off) < nearest:
                     nearest = abs(off)
-                    entry = {**answer, **self.score(out), "coefficient": coefficient}
+                    with self._lock:  # hooks on one model: one measurement at a time
+                        entry = {**answer, **self.score(out), "coefficient": coefficient}
                 if nearest <= math.log(1 + L0_TOLERANCE):
                     break
                 low, high = (coefficient, high) if off > 0 else (low, coefficient)
