@@ -11,7 +11,7 @@ from typing import Any
 from monosema import hub
 from monosema.core.files import read_json
 from monosema.data.rebuild import several_models
-from monosema.training.trainer import variant_of
+from monosema.training.resolve import variant_of
 
 _KINDS = {
     "SAE": "SAE",

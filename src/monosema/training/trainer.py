@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.coders.config import Gated, TanhReLU, TokenScaling
+from monosema.coders.config import Gated
 from monosema.coders.encoder_product import compiled_encoder_product
-from monosema.coders.scaling import estimate_scaling
-from monosema.core.devices import dtype_name, parse_dtype
+from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.seeds import random_stream
 from monosema.training.allowed import check_combination, resolve_sparsity
@@ -35,8 +33,10 @@ from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
 from monosema.training.penalties import needed_window, penalty
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
 from monosema.training.resample_presets import ResampleRule
+from monosema.training.resolve import check_options, has_unit_norm, resolve_token_scaling, variant_of
 from monosema.training.revive import dead_after, is_resampling_step, resample_every, revival, rewarm_steps
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor, warmup_factor
+from monosema.training.start import bring_decoder_to_size_, can_fold_norms, estimate, make_unit_norm_, start_with_
 from monosema.training.statistics import FiringStatistics
 from monosema.training.terms import L1, Lp, Resample, Tanh
 
@@ -91,12 +91,12 @@ class Trainer:
         self.n_steps = self.n_main_steps + config.finetuning_steps(batch_size)
         activation = coder.config.activation
         self.sparsity = resolve_sparsity(activation, config.sparsity)
-        scaling = _token_scaling(coder, config)
+        scaling = resolve_token_scaling(coder, config)
         check_combination(variant_of(coder), activation, self.sparsity, config.levels, config.revive, scaling)
         if scaling != coder.config.token_scaling:
             coder.set_token_scaling(scaling)
-        self.unit_norm = _unit_norm(coder, config)
-        _check_options(coder, config, batch_size)
+        self.unit_norm = has_unit_norm(coder, config)
+        check_options(coder, config, batch_size)
         lr = config.lr
         width = max(part.coder.d_sae for part in coder.parts)
         self.lr = automatic_lr(width, batch_size, self.n_main_steps or self.n_steps) if lr == "auto" else float(lr)
@@ -135,7 +135,7 @@ class Trainer:
         self._record: StepRecord | None = None
         coder.requires_grad_(True)
         if self.unit_norm:
-            _make_unit_norm(coder)
+            make_unit_norm_(coder)
 
     @property
     def tokens_seen(self) -> int:
@@ -160,16 +160,16 @@ class Trainer:
         """Before the first step, set scaling and biases in place from ``rows [n, d]`` of the first chunk."""
         x, y = self._token_scaled(rows.double())
         kind, config = self.config.input_scaling, self.coder.config
-        self.input_scaling = _estimate(kind, x, config.read_widths)
+        self.input_scaling = estimate(kind, x, config.read_widths)
         same = self._is_autoencoder or getattr(config, "b_dec", None) == "input_and_output"
         of_targets: InputScaling = "expected_norm" if kind in PER_TOKEN else kind
-        self.output_scaling = self.input_scaling if same else _estimate(of_targets, y, config.write_widths)
+        self.output_scaling = self.input_scaling if same else estimate(of_targets, y, config.write_widths)
         if self.coder.is_trained:  # its weights are those of raw activations, its bias is already where it belongs
             self.coder.fold_input_scaling(self.input_scaling.inverted(), self.output_scaling.inverted())
             if self.unit_norm:
-                _make_unit_norm(self.coder)
+                make_unit_norm_(self.coder)
             else:
-                _bring_decoder_to_size(self.coder)
+                bring_decoder_to_size_(self.coder)
         elif self.config.b_dec_init != "zeros":
             if self.coder.b_dec is not None:
                 self.coder.b_dec.copy_(self._center(self.output_scaling.apply(y)))
@@ -179,7 +179,7 @@ class Trainer:
         if not self.coder.is_trained and target is not None:
             scaled = self.input_scaling.apply(x[:START_ROWS])
             for part in self.coder.parts:
-                _start_with_(part.coder, scaled[:, part.read], START * target)
+                start_with_(part.coder, scaled[:, part.read], START * target)
 
     @torch.no_grad()
     def step(self, batch: Tensor) -> None:
@@ -574,131 +574,6 @@ class Trainer:
         return self._workspaces[part]
 
 
-def variant_of(coder: Dictionary) -> str:
-    """The name of the variant, as in ``allowed.VARIANTS``."""
-    if not isinstance(coder, SparseCoder):
-        return "CrossLayerTranscoder"
-    if len(coder.config.write_widths) > 1 or len(coder.config.read_widths) > 1:
-        return "Crosscoder"
-    if coder.W_skip is not None:
-        return "SkipTranscoder"
-    return "SAE" if coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out else "Transcoder"
-
-
-def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
-    """Whether decoder norms can be folded into the encoder without changing which latents are active."""
-    activation = coder.config.activation
-    if isinstance(activation, TanhReLU) or getattr(coder.config, "tied", "none") == "per_target":
-        return False
-    if not hasattr(activation, "k"):
-        return True
-    return norms_are_equal or bool(getattr(activation, "weight_by_decoder_norm", False))
-
-
-def _unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
-    zeros = getattr(coder.config, "decoder_init", "random") == "zeros"
-    tanh = isinstance(coder.config.activation, TanhReLU)
-    per_target = getattr(coder.config, "tied", "none") == "per_target"
-    if config.decoder == "unit_norm":
-        for met, what in ((zeros, "decoder_init='zeros'"), (tanh, "TanhReLU"), (per_target, "tied='per_target'")):
-            if met:
-                raise ConfigError(f"decoder='unit_norm' cannot be used with {what}; use decoder='free'")
-    if config.decoder != "auto":
-        return config.decoder == "unit_norm"
-    weighting = getattr(resolve_sparsity(coder.config.activation, config.sparsity), "weighting", None)
-    wanted = weighting == "none" or isinstance(coder.config.activation, Gated)
-    return wanted and not (zeros or tanh or per_target)
-
-
-def _token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenScaling:
-    """The scaling by each token's size, which ``input_scaling`` or the coder itself may name."""
-    own, kind = coder.config.token_scaling, config.input_scaling
-    wanted = kind if kind == "constant_norm" or kind == "layer_norm" else own
-    if own not in ("none", wanted):
-        raise ConfigError(
-            f"the coder has token_scaling={own!r}, so input_scaling={wanted!r} cannot be used; use "
-            f"input_scaling={own!r}"
-        )
-    if wanted != own and coder.is_trained:
-        raise ConfigError(
-            f"input_scaling={wanted!r} cannot be used on this coder: its weights are those of tokens that are not "
-            "scaled by their size; use 'expected_norm', or train a fresh coder"
-        )
-    return wanted
-
-
 def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
     given = [part for part in parts if part is not None]
     return torch.stack(given).sum(0) if given else None
-
-
-@torch.no_grad()
-def _start_with_(coder: SparseCoder, x: Tensor, l0: float) -> None:
-    """Let ``l0`` of the latents of a row of ``x`` be active on average, in place."""
-    pre = coder.pre_activations(x.to(coder.dtype), scaled=True)
-    n_above = min(pre.numel(), max(1, round(l0 * len(pre))))
-    threshold = float(pre.flatten().kthvalue(pre.numel() - n_above + 1).values)
-    shift = coder.activation.start_above_(max(0.0, threshold))
-    if coder.b_enc is not None:
-        coder.b_enc.add_(shift)
-
-
-@torch.no_grad()
-def _make_unit_norm(coder: Dictionary) -> None:
-    """Decoder rows of norm one in place, their norms moved into the encoder; thresholds follow where it is trained."""
-    if coder.is_trained:
-        coder.fold_W_dec_norm()
-    else:
-        for part in coder.parts:
-            part.coder.W_enc_rows.mul_(part.coder.W_dec.norm(dim=1, keepdim=True))
-        renormalise_(coder, torch.ones((), dtype=torch.bool, device=coder.device))
-
-
-@torch.no_grad()
-def _bring_decoder_to_size(coder: Dictionary) -> None:
-    """Decoder rows of norm one, or of mean norm one, in place, function and selection unchanged.
-
-    A saved decoder is as large as raw activations make it; learning rates and windows are for scaled ones.
-    """
-    if can_fold_norms(coder, norms_are_equal=False):
-        coder.fold_W_dec_norm()
-    elif not isinstance(coder.config.activation, TanhReLU) and getattr(coder.config, "tied", "none") != "per_target":
-        for part in coder.parts:
-            mean = part.coder.W_dec.norm(dim=1).mean().clamp(min=1e-8)
-            part.coder.scale_latents_(mean.expand(part.coder.d_sae))
-
-
-def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
-    if config.k_start is not None:
-        if not hasattr(coder.config.activation, "k"):
-            name = type(coder.config.activation).__name__
-            raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
-        if config.k_start > coder.parts[0].coder.d_sae:
-            raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
-    if config.tokens == 0 and not coder.is_trained:
-        raise ConfigError(
-            "tokens=0 leaves nothing but fine-tuning, which needs a trained dictionary: load one (coder.start_from in "
-            "a run's config), or give tokens"
-        )
-    if config.gradient_accumulation > batch_size:
-        raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
-    if config.autocast is not None and coder.dtype != torch.float32:
-        raise ConfigError(
-            f"autocast={config.autocast!r} lowers the precision of float32 products; this coder's weights are "
-            f"{dtype_name(coder.dtype)}: make it with dtype='float32', or leave autocast out"
-        )
-    if config.autocast is not None and not is_autocast_available(coder.device.type):
-        raise ConfigError(f"torch has no autocast for the device {coder.device.type!r}; leave autocast out")
-    if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
-        raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")
-
-
-def _estimate(kind: InputScaling, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
-    match kind:
-        case "none" | "constant_norm" | "layer_norm":
-            return Scaling.identity(widths)
-        case "expected_norm_one":
-            return estimate_scaling("expected_norm", rows, widths, target="one")
-        case "whitening":
-            return estimate_scaling("whitening", rows, widths)
-    return estimate_scaling("expected_norm", rows, widths)

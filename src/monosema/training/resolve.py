@@ -1,0 +1,81 @@
+"""What a run's options come to for one dictionary, and which it cannot have."""
+
+from __future__ import annotations
+
+import torch
+from torch.amp.autocast_mode import is_autocast_available
+
+from monosema.coders import Dictionary, SparseCoder
+from monosema.coders.config import Gated, TanhReLU, TokenScaling
+from monosema.core.devices import dtype_name
+from monosema.core.errors import ConfigError
+from monosema.training.allowed import resolve_sparsity
+from monosema.training.config import TrainingConfig
+
+
+def variant_of(coder: Dictionary) -> str:
+    """The name of the variant, as in ``allowed.VARIANTS``."""
+    if not isinstance(coder, SparseCoder):
+        return "CrossLayerTranscoder"
+    if len(coder.config.write_widths) > 1 or len(coder.config.read_widths) > 1:
+        return "Crosscoder"
+    if coder.W_skip is not None:
+        return "SkipTranscoder"
+    return "SAE" if coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out else "Transcoder"
+
+
+def has_unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
+    zeros = getattr(coder.config, "decoder_init", "random") == "zeros"
+    tanh = isinstance(coder.config.activation, TanhReLU)
+    per_target = getattr(coder.config, "tied", "none") == "per_target"
+    if config.decoder == "unit_norm":
+        for met, what in ((zeros, "decoder_init='zeros'"), (tanh, "TanhReLU"), (per_target, "tied='per_target'")):
+            if met:
+                raise ConfigError(f"decoder='unit_norm' cannot be used with {what}; use decoder='free'")
+    if config.decoder != "auto":
+        return config.decoder == "unit_norm"
+    weighting = getattr(resolve_sparsity(coder.config.activation, config.sparsity), "weighting", None)
+    wanted = weighting == "none" or isinstance(coder.config.activation, Gated)
+    return wanted and not (zeros or tanh or per_target)
+
+
+def resolve_token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenScaling:
+    """The scaling by each token's size, which ``input_scaling`` or the coder itself may name."""
+    own, kind = coder.config.token_scaling, config.input_scaling
+    wanted = kind if kind == "constant_norm" or kind == "layer_norm" else own
+    if own not in ("none", wanted):
+        raise ConfigError(
+            f"the coder has token_scaling={own!r}, so input_scaling={wanted!r} cannot be used; use "
+            f"input_scaling={own!r}"
+        )
+    if wanted != own and coder.is_trained:
+        raise ConfigError(
+            f"input_scaling={wanted!r} cannot be used on this coder: its weights are those of tokens that are not "
+            "scaled by their size; use 'expected_norm', or train a fresh coder"
+        )
+    return wanted
+
+
+def check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+    if config.k_start is not None:
+        if not hasattr(coder.config.activation, "k"):
+            name = type(coder.config.activation).__name__
+            raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
+        if config.k_start > coder.parts[0].coder.d_sae:
+            raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
+    if config.tokens == 0 and not coder.is_trained:
+        raise ConfigError(
+            "tokens=0 leaves nothing but fine-tuning, which needs a trained dictionary: load one (coder.start_from in "
+            "a run's config), or give tokens"
+        )
+    if config.gradient_accumulation > batch_size:
+        raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
+    if config.autocast is not None and coder.dtype != torch.float32:
+        raise ConfigError(
+            f"autocast={config.autocast!r} lowers the precision of float32 products; this coder's weights are "
+            f"{dtype_name(coder.dtype)}: make it with dtype='float32', or leave autocast out"
+        )
+    if config.autocast is not None and not is_autocast_available(coder.device.type):
+        raise ConfigError(f"torch has no autocast for the device {coder.device.type!r}; leave autocast out")
+    if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
+        raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")

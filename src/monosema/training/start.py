@@ -1,0 +1,69 @@
+"""A dictionary as a run takes it over: decoder norms, the first active latents, scaling estimated from rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosema.coders import Dictionary, Scaling, SparseCoder
+from monosema.coders.config import TanhReLU
+from monosema.coders.scaling import estimate_scaling
+from monosema.training.config import InputScaling
+from monosema.training.optimizer import renormalise_
+
+
+def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
+    """Whether decoder norms can be folded into the encoder without changing which latents are active."""
+    activation = coder.config.activation
+    if isinstance(activation, TanhReLU) or getattr(coder.config, "tied", "none") == "per_target":
+        return False
+    if not hasattr(activation, "k"):
+        return True
+    return norms_are_equal or bool(getattr(activation, "weight_by_decoder_norm", False))
+
+
+@torch.no_grad()
+def make_unit_norm_(coder: Dictionary) -> None:
+    """Decoder rows of norm one in place, their norms moved into the encoder; thresholds follow where it is trained."""
+    if coder.is_trained:
+        coder.fold_W_dec_norm()
+    else:
+        for part in coder.parts:
+            part.coder.W_enc_rows.mul_(part.coder.W_dec.norm(dim=1, keepdim=True))
+        renormalise_(coder, torch.ones((), dtype=torch.bool, device=coder.device))
+
+
+@torch.no_grad()
+def bring_decoder_to_size_(coder: Dictionary) -> None:
+    """Decoder rows of norm one, or of mean norm one, in place, function and selection unchanged.
+
+    A saved decoder is as large as raw activations make it; learning rates and windows are for scaled ones.
+    """
+    if can_fold_norms(coder, norms_are_equal=False):
+        coder.fold_W_dec_norm()
+    elif not isinstance(coder.config.activation, TanhReLU) and getattr(coder.config, "tied", "none") != "per_target":
+        for part in coder.parts:
+            mean = part.coder.W_dec.norm(dim=1).mean().clamp(min=1e-8)
+            part.coder.scale_latents_(mean.expand(part.coder.d_sae))
+
+
+@torch.no_grad()
+def start_with_(coder: SparseCoder, x: Tensor, l0: float) -> None:
+    """Let ``l0`` of the latents of a row of ``x`` be active on average, in place."""
+    pre = coder.pre_activations(x.to(coder.dtype), scaled=True)
+    n_above = min(pre.numel(), max(1, round(l0 * len(pre))))
+    threshold = float(pre.flatten().kthvalue(pre.numel() - n_above + 1).values)
+    shift = coder.activation.start_above_(max(0.0, threshold))
+    if coder.b_enc is not None:
+        coder.b_enc.add_(shift)
+
+
+def estimate(kind: InputScaling, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
+    match kind:
+        case "none" | "constant_norm" | "layer_norm":
+            return Scaling.identity(widths)
+        case "expected_norm_one":
+            return estimate_scaling("expected_norm", rows, widths, target="one")
+        case "whitening":
+            return estimate_scaling("whitening", rows, widths)
+    return estimate_scaling("expected_norm", rows, widths)
