@@ -336,6 +336,26 @@ def test_evaluation_while_training_is_logged_and_changes_nothing(
     assert steps == [20, 40]
 
 
+def test_rows_set_aside_are_evaluated_while_training(tmp_path: Path) -> None:
+    rows = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
+    source = ArrayRows(rows, 100, epochs=2, validation_fraction=0.2)
+    config = ms.TrainingConfig(tokens=1000, eval_every=5)
+    result = ms.train(make_coder(), source, config, out=tmp_path / "run", progress=False)
+    lines = [line for line in logged(tmp_path / "run") if "heldout/fve" in line]
+    assert [line["step"] for line in lines] == [5, 10]
+    assert result.report is not None
+    assert lines[-1]["heldout/fve"] == result.report.fve
+
+
+def test_evaluation_while_training_needs_something_held_out(model: ms.LanguageModel, text_file: Path) -> None:
+    config = ms.TrainingConfig(tokens=1000, eval_every=5)
+    rows = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
+    everything = ms.load_tokens(str(text_file), model.tokenizer, 32, heldout_fraction=0.0)
+    for source in (ArrayRows(rows, 100), iter([rows]), make_stream(model, everything)):
+        with pytest.raises(ConfigError, match="eval_every needs held-out rows"):
+            ms.train(make_coder(), source, config)
+
+
 def test_every_name_a_run_logs_is_documented_and_the_report_is_logged_while_training(
     model: ms.LanguageModel, tokens: ms.Tokens, tmp_path: Path
 ) -> None:

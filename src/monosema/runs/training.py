@@ -149,6 +149,11 @@ class _Run:
         callbacks: Sequence[Callback],
         folders: contextlib.ExitStack,
     ):
+        if config.eval_every > 0 and not _has_heldout(rows):
+            raise ConfigError(
+                "eval_every needs held-out rows: load_tokens(..., heldout_fraction=...) sets text aside, "
+                "ArrayRows(..., validation_fraction=...) rows; or leave eval_every at 0"
+            )
         self.name, self.rows, self.options = name, rows, options
         self.columns: Columns = columns_of(coder, rows.layout)
         layout = self.columns.layout
@@ -172,7 +177,7 @@ class _Run:
         self.watch = Stopwatch(0.0 if self.checkpoint is None else self.checkpoint.plain.get("seconds"))
         own: list[Callback] = [self.last, self.watch]
         if self.folder is not None:
-            own.append(_Keeper(self.folder, rows, options, self.watch))
+            own.append(_Keeper(self.folder, rows, self.columns, options, self.watch))
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
         self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, name)
         self.failure = None if self.folder is None else self.folder.failure()
@@ -260,13 +265,15 @@ class _Last(Callback):
 class _Keeper(Callback):
     """Writes metrics and checkpoints into the run folder."""
 
-    def __init__(self, folder: RunFolder, rows: RowSource, options: EvaluationOptions, watch: Stopwatch):
-        self._folder, self._rows, self._options, self._watch = folder, rows, options, watch
+    def __init__(
+        self, folder: RunFolder, rows: RowSource, columns: Columns, options: EvaluationOptions, watch: Stopwatch
+    ):
+        self._folder, self._rows, self._columns, self._options, self._watch = folder, rows, columns, options, watch
 
     def on_step(self, trainer: Trainer) -> None:
         every = trainer.config.eval_every
-        if every > 0 and trainer.step_number % every == 0 and isinstance(self._rows, ActivationStream):
-            report = _evaluate(trainer.inference_coder(), self._rows, None, self._options, progress=False)
+        if every > 0 and trainer.step_number % every == 0:
+            report = _evaluate(trainer.inference_coder(), self._rows, self._columns, self._options, progress=False)
             if report is not None:
                 self._folder.append_metrics({"step": trainer.step_number, **_heldout_figures(report)})
 
@@ -288,6 +295,8 @@ class _Keeper(Callback):
 def _heldout_figures(report: Report) -> dict[str, Any]:
     """What the log keeps of a report."""
     figures = {f"heldout/{name}": getattr(report, name) for name in ROW_FIGURES}
+    if report.ce_clean is None and not report.models:  # of plain rows, without a model
+        return figures
     runs: dict[str, Any] = {**(report.models or {"": report})}
     for key, losses in runs.items():
         of_model = f"/{key}" if key else ""
@@ -390,18 +399,25 @@ def _save_coder(trainer: Trainer, path: Path) -> None:
     hub.save(trainer.inference_coder(), path, log10_density=trainer.statistics.log10_density())
 
 
+def _has_heldout(rows: RowSource) -> bool:
+    if isinstance(rows, ArrayRows):
+        return len(rows.validation) > 0
+    return isinstance(rows, ActivationStream) and rows.tokens is not None and rows.tokens.heldout.n_contexts > 0
+
+
 def _evaluate(
     coder: Dictionary,
     rows: RowSource,
-    columns: Columns | None,
+    columns: Columns,
     options: EvaluationOptions,
     progress: bool | float,
 ) -> Report | None:
     if isinstance(rows, ArrayRows):
-        validation = rows.validation if columns is None else columns.of(rows.validation)
-        return evaluate(coder, activations=validation, n_tokens=options.n_tokens) if len(validation) > 0 else None
+        if not _has_heldout(rows):
+            return None
+        return evaluate(coder, activations=columns.of(rows.validation), n_tokens=options.n_tokens)
     assert isinstance(rows, ActivationStream)
-    if rows.tokens is None or rows.tokens.heldout.n_contexts == 0:
+    if rows.tokens is None or not _has_heldout(rows):
         logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
         return None
     return evaluate(
