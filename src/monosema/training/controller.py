@@ -8,6 +8,7 @@ from typing import Any
 from monosema.training.terms import Lp
 
 GAIN, LEAD, MEMORY = 0.1, 20.0, 5.0
+FAR = 1.5
 
 
 class TargetL0Controller:
@@ -15,8 +16,8 @@ class TargetL0Controller:
 
     With the error ``e_t = log(L̄_t / target)`` of an exponential mean L̄ of L0 over about five steps, each step does
     ``log λ ← log λ + 0.1 · (clip(e_t, ±1) + 20 · (e_t − e_{t−1}))``, at most ±0.2. L0 follows λ only as fast as weights
-    move; the second part, what L0 is about to do in the next twenty steps, keeps λ from overshooting meanwhile. Above
-    the bound ``most`` that a step may give, λ does not rise, and falls to it as fast as it may.
+    move; the second part, what L0 is about to do in the next twenty steps, keeps λ from overshooting meanwhile. While
+    L̄ exceeds 1.5 times the target, λ does not rise above the bound ``most``, and falls to it as fast as it may.
     """
 
     def __init__(self, coefficient: float, target: float):
@@ -30,8 +31,9 @@ class TargetL0Controller:
         self._mean_l0 = before + (l0 - before) / MEMORY
         error, change = self._error(self._mean_l0), self._error(self._mean_l0) - self._error(before)
         step = GAIN * (min(1.0, max(-1.0, error)) + LEAD * change)
-        bound = math.log(most / self.coefficient) if most > 0 else -math.inf
-        self.coefficient *= math.exp(min(0.2, max(-0.2, min(step, bound))))
+        if error > math.log(FAR):
+            step = min(step, math.log(most / self.coefficient) if most > 0 else -math.inf)
+        self.coefficient *= math.exp(min(0.2, max(-0.2, step)))
 
     def _error(self, l0: float) -> float:
         return math.log(max(l0, 1e-3 * self.target) / self.target)
