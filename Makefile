@@ -1,6 +1,8 @@
 # `make demo` and `make check` need nothing but Python, gcc and git: they make .venv, install, and run.
 PYTHON ?= python3
 BIN := .venv/bin
+# a process for each processor, of one thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 .PHONY: demo check test lint types imports fault parity install clean
 
@@ -17,11 +19,11 @@ demo: install
 
 # everything CI runs
 check: lint types imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # the fast suite
 test: install
-	$(BIN)/python -m pytest -m "not slow and not fault and not browser"
+	$(PYTEST) -m "not slow and not fault and not browser"
 
 lint: install
 	$(BIN)/ruff format --check .
