@@ -88,10 +88,21 @@ def test_token_scaling_is_kept_where_saelens_has_no_class(variant: str, kind: st
 
 def test_saving_over_a_dictionary_replaces_it_whole(tmp_path: Path) -> None:
     ms.save(ms.SAE(4, 8, activation=ms.ReLU()), tmp_path / "d")
-    (tmp_path / "d" / "stray.txt").write_text("old")
-    ms.save(ms.SAE(4, 16, activation=ms.ReLU()), tmp_path / "d")
+    ms.save(ms.SAE(4, 16, activation=ms.TanhReLU()), tmp_path / "d")
     assert ms.load(tmp_path / "d").d_sae == 16
-    assert not (tmp_path / "d" / "stray.txt").exists()
+    assert not (tmp_path / "d" / "sae_weights.safetensors").exists(), "of the other format"
+
+
+def test_saving_over_anything_else_is_refused_and_leaves_it(tmp_path: Path) -> None:
+    ms.save(ms.SAE(4, 8, activation=ms.ReLU()), tmp_path / "d")
+    (tmp_path / "d" / "notes.md").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileError, match=r"holds more than a dictionary \(notes.md\)"):
+        ms.save(ms.SAE(4, 16, activation=ms.ReLU()), tmp_path / "d")
+    with pytest.raises(FileError, match="is a file"):
+        ms.save(ms.SAE(4, 16, activation=ms.ReLU()), tmp_path / "file")
+    assert (tmp_path / "d" / "notes.md").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert ms.load(tmp_path / "d").d_sae == 8
 
 
 def broken(tmp_path: Path, change: str) -> Path:

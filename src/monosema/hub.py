@@ -44,9 +44,11 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
     """Write ``coder`` as a folder that ``load`` reads, and SAELens too where it has such a class.
 
     Selection rules with one threshold (BatchTopK) are written as ``jumprelu`` with it. The folder appears whole or not
-    at all.
+    at all. It takes the place of a dictionary saved there before; a folder that holds anything else is refused with
+    ``FileError``.
     """
     target = Path(folder)
+    _require_replaceable(target)
     _require_threshold(coder)
     with atomic_folder(target) as temporary:
         if isinstance(coder, SparseCoder) and fits_saelens(coder):
@@ -54,6 +56,19 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
         else:
             native.write(to_native(coder, log10_density), temporary)
     return target
+
+
+def _require_replaceable(target: Path) -> None:
+    """Refuse to take the place of anything but a saved dictionary."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise FileError(f"{target} is a file; save the dictionary under another name")
+    own = {*saelens.FILES, *native.FILES}
+    others = sorted(path.name for path in target.iterdir() if path.name not in own)
+    if others:
+        shown = ", ".join(others[:3])
+        raise FileError(f"{target} holds more than a dictionary ({shown}); save it to a new folder, say {target}/coder")
 
 
 def load(

@@ -336,6 +336,14 @@ def test_evaluation_while_training_is_logged_and_changes_nothing(
     assert steps == [20, 40]
 
 
+def test_a_whitened_run_is_saved_and_resumed(tmp_path: Path) -> None:
+    rows = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(16, 16)
+    config = ms.TrainingConfig(tokens=1000, input_scaling="whitening", checkpoint_every=5)
+    whole = ms.train(make_coder(), ArrayRows(rows, 100), config, out=tmp_path / "run", progress=False)
+    again = ms.train(make_coder(), ArrayRows(rows, 100), config, out=tmp_path / "run", progress=False)
+    assert torch.equal(whole.coder.W_dec, again.coder.W_dec)
+
+
 def test_rows_set_aside_are_evaluated_while_training(tmp_path: Path) -> None:
     rows = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
     source = ArrayRows(rows, 100, epochs=2, validation_fraction=0.2)

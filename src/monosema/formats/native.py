@@ -19,6 +19,8 @@ from monosema.core.errors import FileError
 from monosema.core.files import read_json, write_atomically, write_json
 
 CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "monosema.safetensors", "sparsity.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE)
+"""All that a folder of this format holds."""
 ARCHITECTURE = "monosema"
 VERSION = 1
 

@@ -22,6 +22,8 @@ from monosema.core.files import read_json, write_atomically, write_json
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 
 CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE)
+"""All that a folder of this format holds."""
 SAELENS_VERSION = "6.54.12"
 """The version whose rules are followed; readers use the field to tell the layout."""
 

@@ -264,7 +264,7 @@ class Trainer:
         plain_scaling: dict[str, Any] = {}
         for name, each in (("input", self.input_scaling), ("output", self.output_scaling)):
             tensors, plain_scaling[name] = each.to_state()
-            scaling |= {f"scaling.{name}.{key}": value for key, value in tensors.items()}
+            scaling |= {f"scaling.{name}.{key}": value.clone() for key, value in tensors.items()}  # may be one object
         tensors = {f"coder.{name}": value for name, value in self.coder.state_dict().items()}
         tensors |= {f"adam.{name}": value for name, value in self._optimizer.state_dict().items()}
         tensors |= {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
