@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,3 +214,38 @@ def test_differences() -> None:
     assert not any(line.startswith("inner") for line in lines)
     assert differences(to_plain(FULL), to_plain(FULL)) == []
     assert differences({"a": {"b": 1}}, {"a": {"b": 2}}) == ["a.b: 1 -> 2"]
+
+
+ACCEPTED_OR_REFUSED = """
+import numpy as np
+import monosema as ms
+from monosema.core.errors import ConfigError
+ms.TrainingConfig(tokens=np.int64(10), lr=1, site_weights=(1, 2.5))
+ms.SAE(8, np.int64(16), activation=ms.BatchTopK(k=2))
+for make in (
+    lambda: ms.TrainingConfig(tokens=10, input_scaling="whiten"),
+    lambda: ms.TrainingConfig(tokens=10, revive="AuxK"),
+    lambda: ms.TrainingConfig(tokens=10, lr="automatic"),
+    lambda: ms.TrainingConfig(tokens=10, sparsity=ms.L1),
+    lambda: ms.TrainingConfig(tokens=1.5),
+    lambda: ms.TrainingConfig(tokens=True),
+    lambda: ms.TrainingConfig(tokens=10, site_weights=1.0),
+    lambda: ms.SAE(8, 16, b_dec="outptu"),
+    lambda: ms.SAE(8, 32.5),
+    lambda: ms.SAE(8, 16, activation="topk"),
+    lambda: ms.TopK(k=2.5),
+    lambda: ms.JumpReLU(bandwidth="wide"),
+):
+    try:
+        make()
+    except ConfigError as error:
+        assert ": expected " in str(error), error
+    else:
+        raise SystemExit("accepted")
+"""
+
+
+def test_python_configs_are_checked_as_those_from_files_are() -> None:
+    """In an interpreter of its own: here the tests' type checker would be first."""
+    done = subprocess.run([sys.executable, "-c", ACCEPTED_OR_REFUSED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Union
 
+from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class JumpReLU:
     """Whether the straight-through estimates reach the pre-activations too (Anthropic, January 2025)."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         start = self.init_threshold
         _require(start is None or start >= 0, f"JumpReLU: init_threshold must not be negative, got {start}")
         _require(self.bandwidth > 0, f"JumpReLU: bandwidth must be positive, got {self.bandwidth}")
@@ -201,6 +203,7 @@ class CoderConfig:
     """Seed of the initial weights."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("d_in", "d_sae", "d_out"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         if self.decoder_init_norm is None:
@@ -296,6 +299,7 @@ class StackConfig:
     """Seed of the initial weights."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         n, m = len(self.read_widths), len(self.write_widths)
         _require(n >= 1 and n == m, f"a cross-layer transcoder writes as many sites as it reads, got {n} and {m}")
         equal = self.tied == "none" or len(set(self.write_widths)) == 1
@@ -337,6 +341,7 @@ class StackConfig:
 
 
 def _check_fixed_count(config: FixedCount) -> None:
+    check_types(config)
     name, rate = type(config).__name__, config.threshold_rate
     least = "positive" if isinstance(config, BatchTopK) else "at least 1"
     _require(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -104,6 +105,45 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif a != b:
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
+
+
+def check_types(config: Any) -> None:
+    """``ConfigError`` for a field of ``config`` that does not hold what its annotation says: a misspelled word, a class
+    in place of an object, a fraction where a whole number belongs. For use at the start of ``__post_init__``."""
+    cls: type = type(config)
+    for field in dataclasses.fields(config):
+        expected, value = _hints(cls)[field.name], getattr(config, field.name)
+        if not _holds(expected, value):
+            raise _wrong(f"{cls.__name__}.{field.name}", _words(expected), value)
+
+
+def _holds(expected: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_holds(each, value) for each in arguments)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in arguments)
+    if origin in (tuple, list):
+        if not isinstance(value, (tuple, list)):
+            return False
+        inner = arguments[:1] * len(value) if arguments[-1:] == (Ellipsis,) or origin is list else arguments
+        return len(inner) == len(value) and all(map(_holds, inner, value))
+    if expected in (int, float):
+        number = numbers.Integral if expected is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    plain = origin or expected
+    return not isinstance(plain, type) or isinstance(value, plain)
+
+
+def _words(expected: Any) -> str:
+    if typing.get_origin(expected) in (Union, types.UnionType):
+        return " or ".join(_words(each) for each in typing.get_args(expected))
+    if typing.get_origin(expected) is Literal:
+        return " or ".join(repr(each) for each in typing.get_args(expected))
+    named = {int: "a whole number", float: "a number", str: "text", type(None): "None"}
+    return named.get(expected, getattr(expected, "__name__", str(expected)))
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monosema.coders.config import TokenScaling
+from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
@@ -93,6 +94,7 @@ class TrainingConfig:
     """Steps between evaluations on held-out text while training; 0 for none but the last."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         least = 1 if self.finetuning is None else 0
         _require(self.tokens >= least, f"tokens must be at least {least}, got {self.tokens}")
         _require(self.lr == "auto" or self.lr > 0, f"lr must be positive or 'auto', got {self.lr}")
