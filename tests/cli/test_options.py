@@ -128,3 +128,9 @@ def test_the_terminals_help_imports_nothing_heavy() -> None:
     code = "import sys; from monosema.cli.main import main; main(['--help'])\n"
     code += "print([name for name in ('torch', 'transformers', 'tyro', 'numpy', 'yaml') if name in sys.modules])"
     assert without(set(), code).rstrip().endswith("[]")
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "monosema", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "train" in done.stdout
