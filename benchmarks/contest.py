@@ -132,8 +132,8 @@ class Contest:
     best_by: str
     """The figure of ``score`` by which a learning rate is chosen; more is better."""
     n_seeds: int
-    search_at: float
-    """The L0 at which the learning rate is searched for."""
+    search_at: tuple[str, float]
+    """The label and L0 at which the learning rate is searched for; the others take the one found there."""
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -167,9 +167,9 @@ class Contest:
 
     def _run_one(self, worker: Worker, system: System, architecture: str, label: str, job: Job) -> None:
         guess = system.searched.get(architecture, 1.0)
-        found = self.chosen(system.name, architecture, label, self.search_at)
+        found = self.chosen(system.name, architecture, *self.search_at)
         rates: tuple[float, ...] = RATES
-        if job.l0 != self.search_at and found:
+        if (label, job.l0) != self.search_at and found:
             rates, guess = (found[0]["lr"],), found[0]["coefficient"]
         best_rate, best, best_guess = rates[0], -math.inf, guess
         for rate in rates:

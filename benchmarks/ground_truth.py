@@ -49,7 +49,7 @@ def main() -> None:
             learned = torch.from_numpy(np.load(out)["W_dec"])
             return {"mmcs": mean_max_cosine(learned, truth), "found": recovered_fraction(learned, truth)}
 
-        contests[kind] = Contest(options.results, score, "mmcs", options.seeds, features.l0)
+        contests[kind] = Contest(options.results, score, "mmcs", options.seeds, (KINDS[0], features.l0))
         with tempfile.TemporaryDirectory() as folder:
             rows, heldout = Path(folder) / "rows.npy", Path(folder) / "heldout.npy"
             np.save(rows, features.rows(options.steps * BATCH_SIZE).numpy())
@@ -97,7 +97,7 @@ def render(contests: Mapping[Literal["independent", "correlated", "hierarchical"
             markdown_table(header, rows),
             "",
             f"{n_steps:,} batches of {BATCH_SIZE:,}, learning rate the best of {', '.join(f'{r:g}' for r in RATES)} on "
-            "the first seed; mean ± standard deviation over seeds. Found: directions with a cosine above 0.9. The "
+            f"{KINDS[0]} features and the first seed; mean ± standard deviation over seeds. Found: directions with a cosine above 0.9. The "
             f"truth's L0 is {l0:g}. monosema {version('monosema')}, sae-lens 6.54.12, dictionary-learning 0.1.0.",
             f"Printed by `{command()}`.",
         ]

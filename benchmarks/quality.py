@@ -111,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         heldout, rows, heldout_rows = prepare(options, Path(folder))
-        contest = Contest(options.results, heldout.score, "fve", options.seeds, options.l0[0])
+        contest = Contest(options.results, heldout.score, "fve", options.seeds, ("quality", options.l0[0]))
         contest.run(
             (
                 system,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from monosema.coders import SAE, Crosscoder, JumpReLU, ReLU
+from monosema.coders import SAE, Crosscoder, Gated, JumpReLU, ReLU
 from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Objective
 from monosema.training.penalties import penalty
@@ -101,6 +101,12 @@ def test_the_coefficient_above_which_activations_shrink_to_nothing_by_hand():
     loss = Objective.of(coder, config, L1()).loss(coder, (coder.encode_select(X),), X, X, 0.5)
     assert loss.largest_coefficient(1.0) == pytest.approx(1.2 * 16 * math.sqrt(110 / 32) / 9)
     assert loss.largest_coefficient(0.5) == pytest.approx(2 * loss.largest_coefficient(1.0))
+    gated = hand_coder(Gated())
+    with torch.no_grad():
+        gated.activation.b_mag.add_(1.0)
+    auxiliary = Objective.of(gated, config, L1()).loss(gated, (gated.encode_select(X),), X, X, 0.5)
+    assert float(auxiliary.terms["mse"]) != 16
+    assert auxiliary.largest_coefficient(1.0) == pytest.approx(2 * 16 * math.sqrt(110 / 32) / 9)
     assert (
         Objective.of(coder, config, None).loss(coder, (coder.encode_select(X),), X, X, 0.0).largest_coefficient(1.0)
         == math.inf

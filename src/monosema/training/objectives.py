@@ -58,17 +58,21 @@ class Loss:
         return torch.stack(list(self.terms.values())).sum()
 
     def largest_coefficient(self, p: float) -> float:
-        """``1.2 R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``: three fifths of the λ above which ``S ∝ |f|^p`` takes f to nothing.
+        """The λ above which ``S ∝ |f|^p`` takes f to nothing, ``2R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``, or three fifths of it.
 
         With all activations scaled by s, the loss ``R(s) + λ s^p S`` has the slope
         ``pλS - 2R ⟨y - ŷ, ŷ - b_dec⟩ / ‖y - ŷ‖²`` at s = 1. Whatever the angle, it is positive for every λ above
-        ``2R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``. Infinite where there is no penalty.
+        that value. Gated's penalty acts on the gate, so R and ŷ are its auxiliary reconstruction's; closing gates leaves
+        magnitudes as they are, and the value itself is the bound. Infinite where there is no penalty.
         """
         if self.penalty is None or self.energies is None:
             return math.inf
+        reconstruction, safe = self.terms["mse"], 0.6
+        if "gate_mse" in self.terms:
+            reconstruction, safe = self.terms["gate_mse"], 1.0
         made, missed = self.energies.tolist()
         below = p * math.sqrt(missed) * float(self.penalty)
-        return 1.2 * float(self.terms["mse"]) * math.sqrt(made) / below if below > 0 else math.inf
+        return 2 * safe * float(reconstruction) * math.sqrt(made) / below if below > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,9 @@ class Objective:
             terms[type(self.sparsity).__name__.lower()] = coefficient * total
         energies = None
         if total is not None:
-            made = y_BO - error if dictionary.b_dec is None else y_BO - error - dictionary.b_dec
-            energies = torch.stack([made.square().sum(), error.square().sum()])
+            missed = error if gate_error is None else gate_error
+            made = y_BO - missed if dictionary.b_dec is None else y_BO - missed - dictionary.b_dec
+            energies = torch.stack([made.square().sum(), missed.square().sum()])
         return Loss(terms, total, error, weights, g_out, tuple(gradients), energies)
 
     def _levels(self, coder: SparseCoder, encoding: Encoding) -> Levels | None:

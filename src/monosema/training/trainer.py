@@ -17,7 +17,6 @@ from torch import Tensor
 
 from monosema.coders import Dictionary, Encoding, Scaling, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.coders.config import Gated
 from monosema.coders.encoder_product import compiled_encoder_product
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError, ShapeError
@@ -430,9 +429,8 @@ class Trainer:
             self.annealer.update_(self.step_number, float(done.loss.penalty), float(done.next_penalty))
 
     def _largest_coefficient(self, loss: Loss) -> float:
-        """Bound of the controller: above it, a penalty that shrinks activations takes them all to zero. Gated's shrinks
-        its gate only."""
-        if not isinstance(self.sparsity, L1 | Lp | Tanh) or isinstance(self.coder.config.activation, Gated):
+        """Bound of the controller: above it, a penalty that shrinks activations takes them all to zero."""
+        if not isinstance(self.sparsity, L1 | Lp | Tanh):
             return math.inf
         power, factor = (1.0, 1.0) if self.annealer is None else (self.annealer.p, self.annealer.factor)
         return loss.largest_coefficient(power) / factor
