@@ -97,8 +97,9 @@ def render(contests: Mapping[Literal["independent", "correlated", "hierarchical"
             markdown_table(header, rows),
             "",
             f"{n_steps:,} batches of {BATCH_SIZE:,}, learning rate the best of {', '.join(f'{r:g}' for r in RATES)} on "
-            f"{KINDS[0]} features and the first seed; mean ± standard deviation over seeds. Found: directions with a cosine above 0.9. The "
-            f"truth's L0 is {l0:g}. monosema {version('monosema')}, sae-lens 6.54.12, dictionary-learning 0.1.0.",
+            f"{KINDS[0]} features and the first seed; mean ± standard deviation over seeds. Found: directions with a "
+            f"cosine above 0.9. The truth's L0 is {l0:g}. monosema {version('monosema')}, sae-lens 6.54.12, "
+            "dictionary-learning 0.1.0.",
             f"Printed by `{command()}`.",
         ]
     )

@@ -21,6 +21,18 @@ ROOMS_WITHOUT_GLOBAL_GENERATOR = ("core", "kernels", "coders")
 """Rooms whose tests may not move torch's global generator (those that build transformers models cannot join)."""
 
 
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skips where torch.compile cannot build its kernels."""
+    from monosema.core.compiling import compiled
+    from monosema.core.errors import ConfigError
+
+    try:
+        compiled(lambda x: x.sin() + 1, "default")(torch.ones(8))
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(autouse=True)
 def global_generator_untouched(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that draws from, or seeds, torch's global generator: the library has named streams for that."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
@@ -30,17 +28,6 @@ def llama() -> LanguageModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return load_model(LlamaForCausalLM(config).eval(), tokenizer=False)
-
-
-@pytest.fixture(scope="module")
-def compiler() -> None:
-    """Skips where torch.compile cannot build its kernels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, while it imports its compiler
-        try:
-            torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
-        except Exception as error:  # noqa: BLE001 - whatever its compiler raises
-            pytest.skip(f"torch.compile does not work here: {str(error).splitlines()[0]}")
 
 
 def compiled_in_block(model: LanguageModel, *names: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor
@@ -140,17 +138,6 @@ def test_autocast_is_for_float32_weights_and_known_types() -> None:
         Trainer(coder, TrainingConfig(autocast="bfloat16"), ROWS)
     with pytest.raises(ConfigError, match="CUDA graphs need shapes that do not depend"):
         TrainingConfig(compile="reduce-overhead")
-
-
-@pytest.fixture(scope="module")
-def compiler() -> None:
-    """Skips where torch.compile cannot build its kernels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, while it imports its compiler
-        try:
-            torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
-        except Exception as error:  # noqa: BLE001 - whatever its compiler raises
-            pytest.skip(f"torch.compile does not work here: {str(error).splitlines()[0]}")
 
 
 @pytest.mark.usefixtures("compiler")

@@ -524,10 +524,9 @@ class SparseCoder(nn.Module):
             self.b_dec_in.copy_(inputs.vector_right_inverse(self.b_dec_in) + inputs.mean_vector().to(self.b_dec_in))
         if inputs.has_mean and self.input_bias is None:
             offset = -(inputs.mean_vector().to(self.W_enc_rows) @ self.W_enc_rows.T)
-            if self.b_enc is None:
-                self.activation.shift_latents_(offset)
-            else:
-                self.b_enc.add_(offset)
+            rest = self.activation.shift_latents_(offset)
+            if self.b_enc is not None:
+                self.b_enc.add_(rest)
         if self.W_skip is not None:
             self.W_skip.copy_(outputs.right_inverse(inputs.left(self.W_skip)))
             if inputs.has_mean and self.b_dec is not None:

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable
 from typing import Literal, TypeVar, cast
 
-import torch
-
 from monosema.core.errors import ConfigError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -28,6 +26,8 @@ def compiled(function: Function, mode: str, *, dynamic: bool | None = None) -> F
 
     The call raises ``ConfigError`` where compiling fails (no C compiler, for example).
     """
+    import torch  # configs name modes without it
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations, while it imports its compiler
         mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode

@@ -143,7 +143,7 @@ def _vocabulary_difference(first: str, a: Any, other: str, b: Any) -> str:
     """What differs, in words; empty where nothing does."""
     try:
         ids_a, ids_b = dict(a.get_vocab()), dict(b.get_vocab())
-    except (AttributeError, NotImplementedError):  # not every tokenizer lists its tokens
+    except (AttributeError, NotImplementedError):  # a tokenizer may encode without listing its tokens
         if len(a) != len(b):
             return f"they have {len(a)} and {len(b)} tokens"
         encoded = [tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"] for tokenizer in (a, b)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
+from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
 from monosema.training.config import TrainingConfig
 
@@ -83,7 +84,7 @@ class StreamOptions:
     """Type of the activations; the model's own by default."""
     autocast: Literal["bfloat16", "float16"] | None = None
     """Type of a float32 model's products while activations are made."""
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile: CompileMode | None = None
     """Mode of ``torch.compile`` for the model's blocks meanwhile; ``reduce-overhead`` is refused."""
 
 

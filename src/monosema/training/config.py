@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monosema.coders.config import TokenScaling
+from monosema.core.compiling import CompileMode, check_compile_mode
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
@@ -81,7 +82,7 @@ class TrainingConfig:
     autocast: Literal["bfloat16", "float16"] | None = None
     """Type of the products of a step, forward and backward, in place of float32; weights, moments, losses and the
     values of chosen latents stay float32."""
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile: CompileMode | None = None
     """Mode of ``torch.compile`` for the encoder's product, the part of a step whose shapes are fixed; eager by
     default. ``reduce-overhead`` is refused: CUDA graphs need fixed shapes throughout."""
     checkpoint_every: int | None = None
@@ -123,11 +124,8 @@ class TrainingConfig:
             self.checkpoint_every is None or self.checkpoint_every >= 0,
             f"checkpoint_every must not be negative, got {self.checkpoint_every}",
         )
-        _require(
-            self.compile != "reduce-overhead",
-            "compile='reduce-overhead' cannot be used for a coder: CUDA graphs need shapes that do not depend on what "
-            "is selected; use compile='default' or 'max-autotune'",
-        )
+        reason = "CUDA graphs need shapes that do not depend on what is selected"
+        check_compile_mode(self.compile, "a coder", reason)
         _require(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip}")
 
     def main_steps(self, batch_size: int) -> int:

@@ -58,12 +58,12 @@ class Loss:
         return torch.stack(list(self.terms.values())).sum()
 
     def largest_coefficient(self, p: float) -> float:
-        """The λ above which ``S ∝ |f|^p`` takes f to nothing, ``2R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``, or three fifths of it.
+        """``2R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``, above which ``S ∝ |f|^p`` takes f to nothing; three fifths of it.
 
         With all activations scaled by s, the loss ``R(s) + λ s^p S`` has the slope
         ``pλS - 2R ⟨y - ŷ, ŷ - b_dec⟩ / ‖y - ŷ‖²`` at s = 1. Whatever the angle, it is positive for every λ above
-        that value. Gated's penalty acts on the gate, so R and ŷ are its auxiliary reconstruction's; closing gates leaves
-        magnitudes as they are, and the value itself is the bound. Infinite where there is no penalty.
+        that value. Gated's penalty acts on the gate: R and ŷ are its auxiliary reconstruction's, and as closing gates
+        leaves magnitudes as they are, the value itself is the bound. Infinite where there is no penalty.
         """
         if self.penalty is None or self.energies is None:
             return math.inf

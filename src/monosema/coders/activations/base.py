@@ -114,9 +114,10 @@ class Activation(nn.Module, ABC):
     def scale_weights_(self, factor: float) -> None:
         """Change own parameters in place as if the selection's weights were multiplied by ``factor > 0``."""
 
-    def shift_latents_(self, offsets_F: Tensor) -> None:
-        """Add ``offsets_F`` to every pre-activation through own parameters; only without an encoder bias."""
-        raise NotImplementedError
+    def shift_latents_(self, offsets_F: Tensor) -> Tensor:
+        """Change own parameters in place as if ``offsets_F`` were added to every pre-activation, as far as they can;
+        returns what must be added to the encoder bias for the rest, 0 without one."""
+        return offsets_F
 
     def thresholds(self) -> Tensor | float:
         """θ: what a pre-activation must exceed, where the rule is one of thresholds; 0 elsewhere."""

@@ -69,9 +69,10 @@ class GatedActivation(Activation):
         self.b_mag.mul_(factors_F)
 
     @torch.no_grad()
-    def shift_latents_(self, offsets_F: Tensor) -> None:
+    def shift_latents_(self, offsets_F: Tensor) -> Tensor:
         self.b_gate.add_(offsets_F)
         self.b_mag.add_(offsets_F * self.r_mag.exp())
+        return torch.zeros_like(offsets_F)
 
     @torch.no_grad()
     def start_above_(self, threshold: float) -> float:
