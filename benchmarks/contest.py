@@ -1,7 +1,7 @@
 """The parents' end of the quality benchmarks: systems side by side, a learning rate each, L0 matched.
 
 Every system trains on the same rows in the same order. For each architecture the learning rate is the best of
-``RATES`` on the first seed, by the score of the benchmark, at the first L0; other seeds and L0s use it. A system that
+a few on the first seed, by the score of the benchmark; other seeds use it. A system that
 cannot be told an L0 gets its sparsity coefficient by bisection until the L0 on held-out rows, as saved, is within
 ``L0_TOLERANCE``. Results are kept line by line in a file, and a benchmark that is run again goes on where it stopped.
 """
@@ -132,8 +132,10 @@ class Contest:
     best_by: str
     """The figure of ``score`` by which a learning rate is chosen; more is better."""
     n_seeds: int
-    search_at: tuple[str, float]
-    """The label and L0 at which the learning rate is searched for; the others take the one found there."""
+    rates: tuple[float, ...]
+    """Learning rates to try."""
+    search_at: str | None
+    """The label at which the learning rate is searched for, the others taking the one found there; None for each."""
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -166,13 +168,16 @@ class Contest:
             worker.close()
 
     def _run_one(self, worker: Worker, system: System, architecture: str, label: str, job: Job) -> None:
+        tried = [e for e in self.known.values() if (e["system"], e["architecture"]) == (system.name, architecture)]
+        guesses = {entry["lr"]: entry["coefficient"] for entry in tried}
         guess = system.searched.get(architecture, 1.0)
-        found = self.chosen(system.name, architecture, *self.search_at)
-        rates: tuple[float, ...] = RATES
-        if (label, job.l0) != self.search_at and found:
-            rates, guess = (found[0]["lr"],), found[0]["coefficient"]
+        rates = self.rates
+        if self.search_at not in (None, label):
+            found = self.chosen(system.name, architecture, self.search_at, job.l0)
+            rates = (found[0]["lr"],)
         best_rate, best, best_guess = rates[0], -math.inf, guess
         for rate in rates:
+            guess = guesses.get(rate, guess)
             entry = self._matched(worker, label, replace(job, architecture=architecture, lr=rate, coefficient=guess))
             guess = entry["coefficient"]
             if entry[self.best_by] > best:

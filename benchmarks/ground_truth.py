@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from contest import RATES, SYSTEMS, Contest, spread
+from contest import SYSTEMS, Contest, spread
 from jobs import Job
 from report import command, markdown_table, refresh_block
 
@@ -28,6 +28,7 @@ from monosema.metrics import mean_max_cosine, recovered_fraction
 KINDS: tuple[Literal["independent", "correlated", "hierarchical"], ...] = ("independent", "correlated", "hierarchical")
 BATCH_SIZE = 1024
 N_HELDOUT = 16_384
+RATES = (1e-2, 3e-2)
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
             learned = torch.from_numpy(np.load(out)["W_dec"])
             return {"mmcs": mean_max_cosine(learned, truth), "found": recovered_fraction(learned, truth)}
 
-        contests[kind] = Contest(options.results, score, "mmcs", options.seeds, (KINDS[0], features.l0))
+        contests[kind] = Contest(options.results, score, "mmcs", options.seeds, RATES, search_at=KINDS[0])
         with tempfile.TemporaryDirectory() as folder:
             rows, heldout = Path(folder) / "rows.npy", Path(folder) / "heldout.npy"
             np.save(rows, features.rows(options.steps * BATCH_SIZE).numpy())

@@ -111,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         heldout, rows, heldout_rows = prepare(options, Path(folder))
-        contest = Contest(options.results, heldout.score, "fve", options.seeds, ("quality", options.l0[0]))
+        contest = Contest(options.results, heldout.score, "fve", options.seeds, RATES, search_at=None)
         contest.run(
             (
                 system,
@@ -172,7 +172,7 @@ def render(contest: Contest, options: argparse.Namespace, n_heldout: int) -> str
             "",
             f"{options.latents:,} latents, {options.tokens:,} tokens in batches of {options.batch_size:,}, measured on "
             f"{n_heldout:,} held-out tokens; learning rate the best of {', '.join(f'{r:g}' for r in RATES)} on the "
-            f"first seed, by FVE, at an L0 of {options.l0[0]}; mean ± standard deviation over seeds. "
+            "first seed, by FVE; mean ± standard deviation over seeds. "
             f"monosema {version('monosema')}, sae-lens 6.54.12, dictionary-learning 0.1.0.",
             f"Printed by `{command()}`.",
         ]
