@@ -113,5 +113,5 @@ def test_every_combination_trains_or_is_refused_naming_both(variant, name):
 @pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_every_activation_trains_with_the_default(name):
     trainer = make_trainer(name, sparsity=None)
-    assert trainer.sparsity is DEFAULTS[name]
-    assert (trainer.controller is None) == (DEFAULTS[name] is None)
+    assert trainer.control.sparsity is DEFAULTS[name]
+    assert (trainer.control.controller is None) == (DEFAULTS[name] is None)

@@ -41,7 +41,7 @@ def test_the_coefficient_keeps_the_penalty_of_the_last_ten_steps(accumulation):
         coder = trainer.coder
         v = coder.encode(batch).detach() * coder.W_dec.detach().norm(dim=1)
         seen.append([float(v.pow(p).sum(1).mean()) for p in (1.0, 0.75, 0.5)])
-        used.append((trainer.annealer.p, trainer.coefficient))
+        used.append((trainer.control.annealer.p, trainer.control.coefficient(trainer.step_number)))
 
     trainer = annealed(accumulation, batches(N_STEPS), watch)
     now, coming = (sum(step[power] for step in seen[START - 10 : START]) for power in (0, 1))
@@ -51,7 +51,7 @@ def test_the_coefficient_keeps_the_penalty_of_the_last_ten_steps(accumulation):
     assert [p for p, _ in used] == [1.0] * START + [0.75] * EVERY + [0.5] * EVERY
     expected = [0.1] * START + [0.1 * first] * EVERY + [0.1 * second] * EVERY
     assert [coefficient for _, coefficient in used] == pytest.approx(expected, rel=1e-12)
-    assert trainer.annealer.factor == pytest.approx(second, rel=1e-12)
+    assert trainer.control.annealer.factor == pytest.approx(second, rel=1e-12)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():

@@ -66,8 +66,8 @@ def test_a_transcoders_input_is_scaled_by_token_and_its_target_by_a_constant(kin
     trainer.initialise(torch.cat(data))
     y = torch.cat(data)[:, D:]
     factor = math.sqrt(D) / float(y.norm(dim=1).mean())
-    assert trainer.input_scaling.is_identity
-    assert trainer.output_scaling.sites[0].factor == pytest.approx(factor)
+    assert trainer.scaling.input.is_identity
+    assert trainer.scaling.output.sites[0].factor == pytest.approx(factor)
     x, y = data[0].split(D, 1)
     u = by_hand(x, kind)[0]
     f = trainer.coder.encode_select(u, scaled=True).latents.to_dense()

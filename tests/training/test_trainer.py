@@ -32,7 +32,7 @@ def scale_of(scaling):
 
 
 def recipe_of(trainer: Trainer, name: str) -> Recipe:
-    sparsity, config = trainer.sparsity, trainer.config
+    sparsity, config = trainer.control.sparsity, trainer.config
     return Recipe(
         kind=name,
         k=getattr(ACTIVATIONS[name], "k", 0),
@@ -184,15 +184,15 @@ def test_the_inference_coder_does_on_raw_rows_what_the_trained_one_does_on_scale
     data = [7.0 * batch + 3.0 for batch in batches(9)]
     trainer = make_trainer(name, decoder=decoder)
     trainer.initialise(torch.cat(data))
-    assert scale_of(trainer.input_scaling) == scale_of(trainer.output_scaling) != 1.0
-    assert float(torch.cat(data).norm(dim=1).mean()) * scale_of(trainer.input_scaling) == pytest.approx(math.sqrt(D))
+    assert scale_of(trainer.scaling.input) == scale_of(trainer.scaling.output) != 1.0
+    assert float(torch.cat(data).norm(dim=1).mean()) * scale_of(trainer.scaling.input) == pytest.approx(math.sqrt(D))
     for batch in data[:8]:
         trainer.step(batch)
     before = snapshot(trainer)
     coder, x = trainer.inference_coder(), data[8]
-    expected = trainer.coder(x * scale_of(trainer.input_scaling)) / scale_of(trainer.input_scaling)
+    expected = trainer.coder(x * scale_of(trainer.scaling.input)) / scale_of(trainer.scaling.input)
     assert torch.allclose(coder(x), expected.detach(), rtol=1e-9, atol=1e-10)
-    trained = trainer.coder.encode_sparse(x * scale_of(trainer.input_scaling))
+    trained = trainer.coder.encode_sparse(x * scale_of(trainer.scaling.input))
     assert torch.equal(coder.encode_sparse(x).indices, trained.indices)
     assert 0 < trained.nnz < BATCH * F or name == "TanhReLU"
     assert differences(before, snapshot(trainer)) == []
@@ -215,16 +215,16 @@ def test_transcoder_rows_are_input_then_target(bound, skip):
     rows = batches(10, width=11)
     trainer.initialise(rows[0])
     x, y = rows[0][:, :6], rows[0][:, 6:]
-    assert scale_of(trainer.input_scaling) == pytest.approx(math.sqrt(6) / float(x.norm(dim=1).mean()))
-    assert scale_of(trainer.output_scaling) == pytest.approx(math.sqrt(5) / float(y.norm(dim=1).mean()))
+    assert scale_of(trainer.scaling.input) == pytest.approx(math.sqrt(6) / float(x.norm(dim=1).mean()))
+    assert scale_of(trainer.scaling.output) == pytest.approx(math.sqrt(5) / float(y.norm(dim=1).mean()))
     expected = (
-        coder(x * scale_of(trainer.input_scaling)) - y * scale_of(trainer.output_scaling)
+        coder(x * scale_of(trainer.scaling.input)) - y * scale_of(trainer.scaling.output)
     ).square().sum() / BATCH
     trainer.step(rows[0])
     assert trainer.metrics()["loss/mse"] == pytest.approx(float(expected.detach()), rel=1e-10)
     for batch in rows[1:]:
         trainer.step(batch)
-    prediction = trainer.coder(x * scale_of(trainer.input_scaling)) / scale_of(trainer.output_scaling)
+    prediction = trainer.coder(x * scale_of(trainer.scaling.input)) / scale_of(trainer.scaling.output)
     assert torch.allclose(trainer.inference_coder()(x), prediction.detach(), rtol=1e-9)
 
 
@@ -318,7 +318,7 @@ def test_a_wanted_l0_starts_at_six_times_as_much(name):
     trainer = Trainer(coder, TrainingConfig(tokens=160, sparsity=sparsity), BATCH)
     x = torch.cat(batches(256 // BATCH))
     trainer.initialise(x)
-    active = trainer.coder.encode_sparse(trainer.input_scaling.apply(x))
+    active = trainer.coder.encode_sparse(trainer.scaling.input.apply(x))
     assert active.nnz == pytest.approx(24 * len(x), abs=1)
 
 

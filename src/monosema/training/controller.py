@@ -1,11 +1,16 @@
-"""What adjusts a sparsity loss while it runs: the coefficient towards a wanted L0, and p in p-annealing."""
+"""A sparsity loss over a run: its coefficient, steered towards a wanted L0 or not, and p in p-annealing."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from monosema.training.terms import Lp
+from torch import Tensor
+
+from monosema.training.objectives import Loss
+from monosema.training.schedules import warmup_factor
+from monosema.training.terms import L1, Lp, Sparsity, Tanh
 
 GAIN, LEAD, MEMORY = 0.1, 20.0, 5.0
 FAR = 1.5
@@ -95,3 +100,57 @@ class PAnnealer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.index, self.factor = int(state["index"]), float(state["factor"])
         self._queue = [(float(a), float(b)) for a, b in state["queue"]]
+
+
+class SparsityControl:
+    """The coefficient λ and the power p of ``sparsity`` at each of ``n_steps`` steps, of all ``n_parts`` together."""
+
+    def __init__(self, sparsity: Sparsity | None, n_parts: int, n_steps: int):
+        self.sparsity, self.n_steps = sparsity, n_steps
+        target = getattr(sparsity, "target_l0", None)
+        self.controller: TargetL0Controller | None = None
+        if sparsity is not None and target is not None:
+            self.controller = TargetL0Controller(sparsity.coefficient, target * n_parts)
+        self.annealer = PAnnealer(sparsity, n_steps) if isinstance(sparsity, Lp) else None
+
+    def coefficient(self, step: int) -> float:
+        """λ, warm-up and annealing included."""
+        if self.sparsity is None:
+            return 0.0
+        peak = self.sparsity.coefficient if self.controller is None else self.controller.coefficient
+        return peak * self._factor * warmup_factor(step, self.n_steps, self.sparsity.warmup_fraction)
+
+    @property
+    def p(self) -> float:
+        return 1.0 if self.annealer is None else self.annealer.p
+
+    def next_p(self, step: int) -> float | None:
+        """The coming power, where its penalty must be known too."""
+        return None if self.annealer is None or step >= self.n_steps else self.annealer.next_p(step)
+
+    def update_(self, step: int, loss: Loss, l0: float, next_penalty: Tensor | None) -> None:
+        """Take a step's loss and mean L0 into account, in place."""
+        if step >= self.n_steps:
+            return
+        if self.controller is not None:
+            shrinks = isinstance(self.sparsity, L1 | Lp | Tanh)
+            most = loss.largest_coefficient(self.p) / self._factor if shrinks else math.inf
+            self.controller.update_(l0, most)
+        if self.annealer is not None and next_penalty is not None and loss.penalty is not None:
+            self.annealer.update_(step, float(loss.penalty), float(next_penalty))
+
+    @property
+    def _factor(self) -> float:
+        return 1.0 if self.annealer is None else self.annealer.factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "controller": None if self.controller is None else self.controller.state_dict(),
+            "annealer": None if self.annealer is None else self.annealer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.controller is not None:
+            self.controller.load_state_dict(state["controller"])
+        if self.annealer is not None:
+            self.annealer.load_state_dict(state["annealer"])

@@ -1,14 +1,12 @@
-"""A dictionary as a run takes it over: decoder norms, the first active latents, scaling estimated from rows."""
+"""A dictionary as a run takes it over: decoder norms and the first active latents."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, Scaling, SparseCoder
+from monosema.coders import Dictionary, SparseCoder
 from monosema.coders.config import TanhReLU
-from monosema.coders.scaling import estimate_scaling
-from monosema.training.config import InputScaling
 from monosema.training.optimizer import renormalise_
 
 
@@ -56,14 +54,3 @@ def start_with_(coder: SparseCoder, x: Tensor, l0: float) -> None:
     shift = coder.activation.start_above_(max(0.0, threshold))
     if coder.b_enc is not None:
         coder.b_enc.add_(shift)
-
-
-def estimate(kind: InputScaling, rows: Tensor, widths: tuple[int, ...]) -> Scaling:
-    match kind:
-        case "none" | "constant_norm" | "layer_norm":
-            return Scaling.identity(widths)
-        case "expected_norm_one":
-            return estimate_scaling("expected_norm", rows, widths, target="one")
-        case "whitening":
-            return estimate_scaling("whitening", rows, widths)
-    return estimate_scaling("expected_norm", rows, widths)

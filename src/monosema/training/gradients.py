@@ -1,0 +1,195 @@
+"""One batch: its losses, and what they ask of every weight.
+
+Shape letters: B tokens, F latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosema.coders import Dictionary, Encoding, SparseCoder
+from monosema.coders.encoder_product import compiled_encoder_product
+from monosema.core.errors import ConfigError
+from monosema.core.seeds import random_stream
+from monosema.training.config import TrainingConfig
+from monosema.training.objectives import Loss, Objective
+from monosema.training.penalties import needed_window, penalty
+from monosema.training.revive import revival
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a step's losses depend on beside weights and rows."""
+
+    number: int
+    """Steps before it."""
+    coefficient: float
+    """The sparsity coefficient λ."""
+    p: float
+    """The power of p-annealing."""
+    next_p: float | None
+    """The coming power, shortly before it comes."""
+    dead_F: Tensor
+    """Which latents are dead."""
+
+
+@dataclass(frozen=True)
+class BatchGradients:
+    """What came of a batch, or of a part of it."""
+
+    gradients: dict[str, Tensor]
+    """By parameter."""
+    loss: Loss
+    encodings: tuple[Encoding, ...]
+    """One for each part of the dictionary (and each part of the batch)."""
+    terms: dict[str, Tensor]
+    """Every term of the loss, those of the policy for dead latents included."""
+    next_penalty: Tensor | None
+    """The penalty under ``StepState.next_p``."""
+
+
+class GradientPass:
+    """Computes ``BatchGradients`` for one dictionary and objective.
+
+    ``directions [n, d_out]`` are those of the SAE of ``config.sparse_connection``; with ``unit_norm`` decoder gradients
+    are projected off the rows.
+    """
+
+    def __init__(
+        self,
+        coder: Dictionary,
+        config: TrainingConfig,
+        objective: Objective,
+        *,
+        unit_norm: bool,
+        directions: Tensor | None = None,
+    ):
+        if config.sparse_connection is not None and directions is None:
+            raise ConfigError("sparse_connection: the SAE's directions are missing; ms.train loads them")
+        self.coder, self.config, self.objective = coder, config, objective
+        self.unit_norm, self.directions = unit_norm, directions
+        self._product = None if config.compile is None else compiled_encoder_product(config.compile)
+        self._workspaces: list[Tensor] = []
+
+    def __call__(self, x: Tensor, y: Tensor, state: StepState) -> BatchGradients:
+        """Of scaled inputs ``x [B, d_in]`` and targets ``y [B, d_out]``, in ``gradient_accumulation`` parts."""
+        n = self.config.gradient_accumulation
+        if n == 1:
+            return self._part(x, y, state, 0)
+        parts = list(zip(x.tensor_split(n), y.tensor_split(n), strict=True))
+        done = [self._part(xs, ys, state, number) for number, (xs, ys) in enumerate(parts)]
+        return _mean(done, [len(xs) / len(x) for xs, _ in parts])
+
+    def _part(self, x: Tensor, y: Tensor, state: StepState, number: int) -> BatchGradients:
+        coder, parts = self.coder, self.coder.parts
+        window = needed_window(self.objective.sparsity)
+        encodings = tuple(
+            part.coder.encode_select(
+                x[:, part.read],
+                self._workspace(i, part.coder, len(x)),
+                window=window,
+                noise_BF=self._noise(i, len(x), state.number, number),
+                product=self._product,
+                scaled=True,
+            )
+            for i, part in enumerate(parts)
+        )
+        loss = self.objective.loss(coder, encodings, x, y, state.coefficient, state.p)
+        gradients: dict[str, Tensor] = {}
+        terms = dict(loss.terms)
+        dead = state.dead_F.split([part.coder.d_sae for part in parts])
+        for part, encoding, own, dead_F in zip(parts, encodings, loss.parts, dead, strict=True):
+            found = revival(part, encoding, loss, dead_F, self.config.revive)
+            mine = part.coder.backward(
+                encoding,
+                own.g_out,
+                own.own,
+                levels=own.levels,
+                extra=None if found is None else found.extra,
+                everywhere=None if found is None else found.everywhere,
+                unit_norm=self.unit_norm,
+            )
+            if found is not None:
+                terms[found.name] = terms.get(found.name, 0) + found.value
+                for name, value in found.parameters.items():
+                    mine[name] = mine[name] + value
+            gradients |= {part.prefix + name: value for name, value in mine.items()}
+        if not isinstance(coder, SparseCoder):
+            gradients["b_dec"] = loss.g_out.reshape(-1, coder.d_out).sum(0)
+            coder.tie_gradients_(gradients)
+        if self.config.sparse_connection is not None:
+            with torch.autocast(coder.device.type, enabled=False):
+                terms["sparse_connection"] = self._connect_(gradients)
+        return BatchGradients(gradients, loss, encodings, terms, self._next_penalty(encodings, state.next_p))
+
+    def _next_penalty(self, encodings: tuple[Encoding, ...], p: float | None) -> Tensor | None:
+        sparsity = self.objective.sparsity
+        if p is None or sparsity is None:
+            return None
+        pairs = zip(self.coder.parts, encodings, strict=True)
+        return torch.stack([penalty(part.coder, encoding, sparsity, 0.0, p).value for part, encoding in pairs]).sum()
+
+    def _connect_(self, gradients: dict[str, Tensor]) -> Tensor:
+        """Add the sparse-connection loss's gradient in place; returns its value."""
+        config, directions = self.config.sparse_connection, self.directions
+        assert config is not None and directions is not None and isinstance(self.coder, SparseCoder)
+        decoder = self.coder.W_dec
+        share, value = config.coefficient / len(directions), decoder.new_zeros(())
+        gradient = torch.zeros_like(decoder)
+        for block in directions.to(decoder).split(max(1, 2**24 // self.coder.d_sae)):
+            products = decoder @ block.T
+            value += share * products.abs().sum()
+            gradient.addmm_(products.sign_(), block, alpha=share)
+        if self.unit_norm:
+            gradient -= (gradient * decoder).sum(1, keepdim=True) * decoder
+        gradients["W_dec"] = gradients["W_dec"] + gradient
+        return value
+
+    def _noise(self, part: int, n_tokens: int, step: int, number: int) -> Tensor | None:
+        if self.config.pre_noise == 0:
+            return None
+        coder = self.coder.parts[part].coder
+        generator = random_stream(self.config.seed, "pre_noise", step, part, number)
+        noise = torch.randn(n_tokens, coder.d_sae, generator=generator, dtype=torch.float32)
+        return noise.mul_(self.config.pre_noise).to(device=coder.device, dtype=coder.dtype)
+
+    def _workspace(self, part: int, coder: SparseCoder, n_tokens: int) -> Tensor:
+        while len(self._workspaces) <= part:
+            self._workspaces.append(torch.empty(0))
+        if len(self._workspaces[part]) < n_tokens:
+            self._workspaces[part] = torch.empty(n_tokens, coder.d_sae, dtype=coder.dtype, device=coder.device)
+        return self._workspaces[part]
+
+
+def _mean(done: Sequence[BatchGradients], shares: Sequence[float]) -> BatchGradients:
+    """Parts of a batch as one, each with its share of the tokens."""
+    last = done[-1]
+    gradients = {
+        name: sum((d.gradients[name] * s for d, s in zip(done, shares, strict=True)), torch.zeros_like(value))
+        for name, value in last.gradients.items()
+    }
+    names = dict.fromkeys(name for d in done for name in d.terms)
+    terms = {
+        name: torch.stack([d.terms[name] * s for d, s in zip(done, shares, strict=True) if name in d.terms]).sum()
+        for name in names
+    }
+    loss = Loss(
+        terms,
+        _sum([None if d.loss.penalty is None else d.loss.penalty * s for d, s in zip(done, shares, strict=True)]),
+        torch.cat([d.loss.error_BO for d in done]),
+        last.loss.weights_BO,
+        last.loss.g_out,
+        last.loss.parts,
+        _sum([d.loss.energies for d in done]),
+    )
+    coming = [None if d.next_penalty is None else d.next_penalty * s for d, s in zip(done, shares, strict=True)]
+    return BatchGradients(gradients, loss, tuple(e for d in done for e in d.encodings), terms, _sum(coming))
+
+
+def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.stack(given).sum(0) if given else None
