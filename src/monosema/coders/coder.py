@@ -106,18 +106,19 @@ class SparseCoder(nn.Module):
     """A dictionary that reads activations, encodes them sparsely and writes predicted activations.
 
     ``pre = (x - b_dec) W_enc + b_enc``, ``f = activation(pre)``, ``ŷ = f W_dec + b_dec [+ x W_skip]``; ``b_dec`` is
-    subtracted only with ``b_dec="input_and_output"``. An SAE writes what it reads (Bricken et al. 2023); a transcoder
-    writes an MLP's output from its input (Dunefsky et al. 2024, arXiv 2406.11944).
+    subtracted only with ``b_dec="input_and_output"``, and ``b_dec_in`` in its place with ``b_dec="separate"``. An SAE
+    writes what it reads (Bricken et al. 2023); a transcoder writes an MLP's output from its input (Dunefsky et al.
+    2024, arXiv 2406.11944).
 
     With ``token_scaling``, x above is each token scaled by its own size, and ŷ of an SAE or crosscoder is scaled back:
     its ``decode`` needs the input, as that of a skip connection does. Latents, and what the decoder rows add, are then
     in scaled units.
 
     Attributes: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]`` (absent for Gated), ``W_dec [d_sae, d_out]``,
-    ``b_dec [d_out]``, ``W_skip [d_in, d_out]`` or None, ``activation`` with its own parameters. ``W_enc`` is a view
-    of latent-major storage: a latent's encoder row is contiguous, as its gradient is. ``is_trained`` says whether the
-    weights are those of raw activations (trained or loaded) rather than a fresh start; ``loaded_from`` says where
-    it was loaded from, if it was.
+    ``b_dec [d_out]``, ``b_dec_in [d_in]`` and ``W_skip [d_in, d_out]``, each or None, ``activation`` with its own
+    parameters. ``W_enc`` is a view of latent-major storage: a latent's encoder row is contiguous, as its gradient is.
+    ``is_trained`` says whether the weights are those of raw activations (trained or loaded) rather than a fresh start;
+    ``loaded_from`` says where it was loaded from, if it was.
     """
 
     def __init__(self, config: CoderConfig, *, metadata: Mapping[str, Any] | None = None):

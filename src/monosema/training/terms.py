@@ -16,7 +16,10 @@ decoder row, or nothing. With a unit-norm decoder of one site the three are the 
 
 @dataclass(frozen=True, kw_only=True)
 class L1:
-    """``λ · mean over tokens of Σ_i v_i`` with ``v_i = f_i ‖W_dec_i‖`` (April update; unit-norm: the plain L1 norm)."""
+    """``λ · mean over tokens of Σ_i v_i`` with ``v_i = f_i ‖W_dec_i‖`` (April update; unit-norm: the plain L1 norm).
+
+    For Gated, here and in ``Lp`` and ``Tanh``, ``f_i`` is the gate's value ``ReLU(π_i)``; for AbsTopK ``|f_i|``.
+    """
 
     is_variant: ClassVar[bool] = True
     coefficient: float = 1.0
