@@ -1,4 +1,4 @@
-"""monosema: train, evaluate, read and steer sparse dictionaries of language-model activations.
+"""monosema: train, evaluate and read sparse dictionaries of language-model activations.
 
 >>> import monosema as ms
 >>> ms.BatchTopK(k=32)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from monosema.training.controller import TargetL0Controller
+from monosema.training.controller import SparsityControl, TargetL0Controller
+from monosema.training.objectives import Loss
+from monosema.training.terms import L1, Lp
 
 
 def test_updates_by_hand():
@@ -58,3 +61,19 @@ def test_state_continues_bit_for_bit():
     for controller in (one, other):
         controller.update_(6.0)
     assert one.state_dict() == other.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "degree"),
+    [(L1(target_l0=2), 1), (Lp(target_l0=2, p=0.5), 0.5), (Lp(target_l0=2, p=0.5, root=True), 1)],
+)
+def test_the_bound_follows_the_degree_of_the_penalty(sparsity: L1 | Lp, degree: float):
+    # R 3 of a miss of norm 2, decoded to norm 5, penalty 100: 1.2 · 3 · 5 / (degree · 2 · 100) = 0.09 / degree
+    energies = torch.tensor([25.0, 4.0])
+    empty = torch.zeros(1, 1)
+    loss = Loss({"mse": torch.tensor(3.0)}, torch.tensor(100.0), empty, empty, empty, (), energies)
+    control = SparsityControl(sparsity, 1, 1000)
+    for step in range(100):
+        control.update_(step, loss, 20.0, None)
+    assert control.controller is not None
+    assert control.controller.coefficient == pytest.approx(0.09 / degree)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from monosema.coders import SAE, Crosscoder, Gated, JumpReLU, ReLU
+from monosema.coders import SAE, Crosscoder, Gated, JumpReLU, ReLU, SparseCoder, Transcoder
 from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Objective
 from monosema.training.penalties import penalty
@@ -111,3 +111,20 @@ def test_the_coefficient_above_which_activations_shrink_to_nothing_by_hand():
         Objective.of(coder, config, None).loss(coder, (coder.encode_select(X),), X, X, 0.0).largest_coefficient(1.0)
         == math.inf
     )
+
+
+def test_the_coefficient_bound_leaves_a_skip_connection_out():
+    # a skip connection that adds nothing to what latents decode to, but is part of the reconstruction
+    plain, skipping = (Transcoder(4, 3, 6, skip=skip, dtype="float64", seed=0) for skip in (False, True))
+    skipping.load_state_dict(plain.state_dict(), strict=False)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(5, width, generator=generator, dtype=torch.float64) for width in (4, 3))
+    config = TrainingConfig(tokens=5, sparsity=L1(), decoder="free")
+
+    def bound(coder: SparseCoder, target: torch.Tensor) -> float:
+        encoding = coder.encode_select(x)
+        return Objective.of(coder, config, L1()).loss(coder, (encoding,), x, target, 0.5).largest_coefficient(1.0)
+
+    with torch.no_grad():
+        skipping.W_skip.copy_(torch.randn(4, 3, generator=generator, dtype=torch.float64))
+    assert bound(skipping, y + x @ skipping.W_skip.detach()) == pytest.approx(bound(plain, y))

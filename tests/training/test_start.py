@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_tiny import ACTIVATIONS, BATCH, SPARSITY, D, batches
 
-from monosema.coders import CLT, SAE, BatchTopK, Crosscoder, Dictionary, TopK
+from monosema.coders import CLT, SAE, BatchTopK, Crosscoder, Dictionary, TopK, Transcoder
 from monosema.core.errors import ConfigError
 from monosema.training import FineTuning, Trainer, TrainingConfig
 
@@ -93,3 +93,29 @@ def test_nothing_but_fine_tuning_needs_a_phase_and_a_trained_dictionary() -> Non
         TrainingConfig(tokens=0)
     with pytest.raises(ConfigError, match=r"tokens=0 leaves nothing but fine-tuning, .*coder\.start_from"):
         Trainer(CODERS["TopK"](), TrainingConfig(tokens=0, finetuning=FineTuning(tokens=64)), BATCH)
+
+
+def test_tied_decoders_take_one_factor_for_all_sites() -> None:
+    coder = CLT([4, 4], [4, 4], 24, activation=TopK(k=3), tied="per_source", dtype="float64")
+    trainer = Trainer(coder, TrainingConfig(tokens=BATCH), BATCH)
+    x = torch.cat(batches(2, 8))
+    x = torch.cat([x, x * torch.tensor([1.0] * 4 + [5.0] * 4)], 1)
+    trainer.initialise(x)
+    trainer.step(x[:BATCH])
+    norms = [float(x[:, start : start + 4].norm(dim=1).mean()) for start in (8, 12)]
+    assert [site.factor for site in trainer.scaling.output.sites] == pytest.approx([4 / sum(norms)] * 2)
+    inputs, scaled = x[:, :8], trainer.scaling.input.apply(x[:, :8])
+    with torch.no_grad():
+        expected = trainer.coder(scaled) * sum(norms) / 4
+        torch.testing.assert_close(trainer.inference_coder()(inputs), expected)
+
+
+def test_whitening_is_refused_before_training_where_it_cannot_be_folded() -> None:
+    config = TrainingConfig(tokens=BATCH, input_scaling="whitening")
+    for coder, message in (
+        (SAE(D, 24, b_dec="none"), "leaves no bias to hold the mean"),
+        (Transcoder(D, D, 24, skip=True, b_dec="input_and_output"), "skip connection and one shared bias"),
+        (CLT([4, 4], [4, 4], 24, tied="per_source"), "tied decoders cannot take"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Trainer(coder, config, BATCH)

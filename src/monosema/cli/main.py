@@ -18,7 +18,7 @@ VERBS = {
 HELP = """\
 usage: monosema VERB [options]
 
-Train, evaluate, read and steer sparse dictionaries of language-model activations.
+Train, evaluate and read sparse dictionaries of language-model activations.
 
 verbs:
 {verbs}

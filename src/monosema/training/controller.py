@@ -1,4 +1,4 @@
-"""A sparsity loss over a run: its coefficient, steered towards a wanted L0 or not, and p in p-annealing."""
+"""A sparsity loss over a run: its coefficient, which may follow a wanted L0, and p in p-annealing."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ class SparsityControl:
             return
         if self.controller is not None:
             shrinks = isinstance(self.sparsity, L1 | Lp | Tanh)
-            most = loss.largest_coefficient(self.p) / self._factor if shrinks else math.inf
+            degree = 1.0 if isinstance(self.sparsity, Lp) and self.sparsity.root else self.p
+            most = loss.largest_coefficient(degree) / self._factor if shrinks else math.inf
             self.controller.update_(l0, most)
         if self.annealer is not None and next_penalty is not None and loss.penalty is not None:
             self.annealer.update_(step, float(loss.penalty), float(next_penalty))

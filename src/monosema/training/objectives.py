@@ -58,12 +58,13 @@ class Loss:
         return torch.stack(list(self.terms.values())).sum()
 
     def largest_coefficient(self, p: float) -> float:
-        """``2R ‖ŷ - b_dec‖ / (p ‖y - ŷ‖ S)``, above which ``S ∝ |f|^p`` takes f to nothing; three fifths of it.
+        """``2R ‖D‖ / (p ‖y - ŷ‖ S)``, above which ``S ∝ |f|^p`` takes f to nothing; three fifths of it.
 
-        With all activations scaled by s, the loss ``R(s) + λ s^p S`` has the slope
-        ``pλS - 2R ⟨y - ŷ, ŷ - b_dec⟩ / ‖y - ŷ‖²`` at s = 1. Whatever the angle, it is positive for every λ above
-        that value. Gated's penalty acts on the gate: R and ŷ are its auxiliary reconstruction's, and as closing gates
-        leaves magnitudes as they are, the value itself is the bound. Infinite where there is no penalty.
+        With all activations scaled by s, and so what they decode to, D (ŷ less bias and skip), the loss
+        ``R(s) + λ s^p S`` has the slope ``pλS - 2R ⟨y - ŷ, D⟩ / ‖y - ŷ‖²`` at s = 1. Whatever the angle, it is
+        positive for every λ above that value. Gated's penalty acts on the gate: R and ŷ are its auxiliary
+        reconstruction's, and as closing gates leaves magnitudes as they are, the value itself is the bound. With levels
+        ŷ is the last one's. Infinite where there is no penalty.
         """
         if self.penalty is None or self.energies is None:
             return math.inf
@@ -155,7 +156,7 @@ class Objective:
         energies = None
         if total is not None:
             missed = error if gate_error is None else gate_error
-            made = y_BO - missed if dictionary.b_dec is None else y_BO - missed - dictionary.b_dec
+            made = y_BO - missed - add_offset(dictionary, torch.zeros_like(y_BO), x_BI)
             energies = torch.stack([made.square().sum(), missed.square().sum()])
         return Loss(terms, total, error, weights, g_out, tuple(gradients), energies)
 

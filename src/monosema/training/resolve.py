@@ -68,6 +68,18 @@ def check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) ->
             "tokens=0 leaves nothing but fine-tuning, which needs a trained dictionary: load one (coder.start_from in "
             "a run's config), or give tokens"
         )
+    if config.input_scaling == "whitening":
+        own = coder.config
+        b_dec = getattr(own, "b_dec", "output")
+        if b_dec == "none":
+            raise ConfigError("input_scaling='whitening' centres, and b_dec='none' leaves no bias to hold the mean")
+        if b_dec == "input_and_output" and getattr(own, "skip", False):
+            raise ConfigError("input_scaling='whitening' cannot be used with a skip connection and one shared bias")
+        if getattr(own, "tied", "none") != "none":
+            raise ConfigError(
+                "input_scaling='whitening' gives every site a map of its own, which tied decoders cannot take; use "
+                "'expected_norm', or tied='none'"
+            )
     if config.gradient_accumulation > batch_size:
         raise ConfigError(f"gradient_accumulation={config.gradient_accumulation} exceeds the batch of {batch_size}")
     if config.autocast is not None and coder.dtype != torch.float32:

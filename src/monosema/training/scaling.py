@@ -44,12 +44,16 @@ class RowScaling:
         return x, x if self.is_autoencoder else y
 
     def estimate_(self, kind: InputScaling, x: Tensor, y: Tensor) -> None:
-        """Set both scalings from ``by_token`` rows; an autoencoder and a bias on both sides have one."""
+        """Set both scalings from ``by_token`` rows; an autoencoder and a bias on both sides have one, and
+        tied decoders one factor for all sites, the mean of their norms."""
         config = self.coder.config
         self.input = _estimate(kind, x, config.read_widths)
         same = self.is_autoencoder or getattr(config, "b_dec", None) == "input_and_output"
         of_targets: InputScaling = "expected_norm" if kind in PER_TOKEN else kind
         self.output = self.input if same else _estimate(of_targets, y, config.write_widths)
+        if getattr(config, "tied", "none") != "none" and not self.output.is_uniform:
+            norms = [1 / site.factor for site in self.output.sites]
+            self.output = Scaling.uniform(len(norms) / sum(norms), config.write_widths)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors: dict[str, Tensor] = {}
