@@ -1,4 +1,4 @@
-"""Sparse coders: SAEs, transcoders and crosscoders as one module, cross-layer transcoders as a stack of it, and the activations that make them differ.
+"""Sparse coders: SAEs, transcoders, crosscoders and stacks of them, and the activations that make them differ.
 
 Imports ``kernels`` and ``core``. Start with ``coder`` (the module and its three-call core operation), then
 ``activations.base`` (the contract of an activation).
