@@ -119,8 +119,8 @@ class Worker:
         self._process.wait()
 
 
-Score = Callable[[Path], dict[str, float]]
-"""What a benchmark measures on a child's ``.npz``."""
+Score = Callable[[Path, Job], dict[str, float]]
+"""What a benchmark measures on a child's ``.npz`` of a job."""
 
 
 @dataclass
@@ -206,7 +206,7 @@ class Contest:
                 if abs(off) < nearest:
                     nearest = abs(off)
                     with self._lock:  # hooks on one model: one measurement at a time
-                        entry = {**answer, **self.score(out), "coefficient": coefficient}
+                        entry = {**answer, **self.score(out, job), "coefficient": coefficient}
                 if nearest <= math.log(1 + L0_TOLERANCE):
                     break
                 low, high = (coefficient, high) if off > 0 else (low, coefficient)

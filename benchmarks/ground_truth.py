@@ -4,7 +4,7 @@
 
 Rows are sums of 256 known directions in 128 dimensions (``monosema.data.SyntheticFeatures``): independent, correlated
 and hierarchical. Each dictionary has as many latents as there are directions and an L0 equal to the truth's. Printed is
-the mean over directions of the largest cosine with a decoder row.
+the mean over directions of the largest cosine with a decoder row, of either sign where latents have either.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ def main() -> None:
         features = SyntheticFeatures(kind=kind)
         truth = features.directions()
 
-        def score(out: Path, truth: torch.Tensor = truth) -> dict[str, float]:
+        def score(out: Path, job: Job, truth: torch.Tensor = truth) -> dict[str, float]:
             learned = torch.from_numpy(np.load(out)["W_dec"])
+            if job.architecture == "AbsTopK":  # a latent active below zero stands for the opposite direction
+                learned = torch.cat([learned, -learned])
             return {"mmcs": mean_max_cosine(learned, truth), "found": recovered_fraction(learned, truth)}
 
         contests[kind] = Contest(options.results, score, "mmcs", options.seeds, RATES, search_at=KINDS[0])

@@ -111,7 +111,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         heldout, rows, heldout_rows = prepare(options, Path(folder))
-        contest = Contest(options.results, heldout.score, "fve", options.seeds, RATES, search_at=None)
+        contest = Contest(
+            options.results, lambda out, _: heldout.score(out), "fve", options.seeds, RATES, search_at=None
+        )
         contest.run(
             (
                 system,
