@@ -49,7 +49,7 @@ def test_arrays_of_every_kind_serve_each_row_once(tmp_path, kind):
 
 def test_memory_mapped_rows_are_not_read_into_memory(tmp_path):
     rows = ArrayRows(as_npy(tmp_path), BATCH)
-    assert isinstance(rows._array.base, np.memmap) or isinstance(rows._array, np.memmap)
+    assert all(isinstance(array, np.memmap) for array in rows._arrays._arrays.values())
     assert next(rows).shape == (BATCH, D)
 
 
@@ -89,9 +89,13 @@ def test_arrays_resume_bit_for_bit_at_every_batch(source):
 def test_a_state_of_other_rows_is_refused():
     state = ArrayRows(ROWS, BATCH).state_dict()
     changed = ROWS.clone()
-    changed[-1] += 1
+    changed[N // 2, 1] += 1
+    reordered = ROWS.clone()
+    reordered[1:-1] = ROWS[1:-1].flip(0)
     for other in (
         ArrayRows(changed, BATCH),
+        ArrayRows(reordered, BATCH),
+        ArrayRows({"blocks.0.hook_mlp_out": ROWS}, BATCH),
         ArrayRows(ROWS, 6),
         ArrayRows(ROWS, BATCH, seed=1),
         ArrayRows(ROWS[:-1], BATCH),
@@ -99,6 +103,14 @@ def test_a_state_of_other_rows_is_refused():
     ):
         with pytest.raises(DataError, match="other rows"):
             other.load_state_dict(state)
+
+
+def test_a_refused_state_says_what_differs():
+    state = ArrayRows(ROWS, BATCH).state_dict()
+    with pytest.raises(DataError, match=r"differ in batch_size: 5 -> 6$"):
+        ArrayRows(ROWS, 6).load_state_dict(state)
+    with pytest.raises(DataError, match=r"differ in digest: '\w{32}' -> '\w{32}'$"):
+        ArrayRows(-ROWS, BATCH).load_state_dict(state)
 
 
 def test_plan_and_preview():
@@ -196,3 +208,5 @@ def test_iterables_without_rows_and_things_that_are_none_are_refused():
         as_row_source(3)
     with pytest.raises(ConfigError, match="at least 1"):
         IterableRows([ROWS], 0)
+    with pytest.raises(ConfigError, match="targets= goes with arrays; of a list"):
+        as_row_source([ROWS], targets=[ROWS])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosema.core.errors import ConfigError, DataError, FileError
+from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
+from monosema.data.site_arrays import SiteArrays
 from monosema.data.sites import layout_of
 
 
 class ArrayRows:
-    """Rows ``[n, d]`` of a tensor, array or memory-mapped ``.npy``, shuffled anew each epoch, resumable to the bit.
+    """Rows ``[n, d]`` of tensors, arrays or memory-mapped ``.npy`` files: shuffled each epoch, resumable to the bit.
 
-    The array is never copied whole; a share of the rows can be set aside as ``validation`` rows.
+    No array is ever copied whole; a share of the rows can be set aside as ``validation`` rows. Several arrays are
+    several sites of the same tokens: row ``i`` of each is token ``i``, they are shuffled and set aside alike, and a
+    batch has them side by side, in the order of the mapping.
+
+    - an SAE: ``ArrayRows(x)``, or ``ArrayRows({"blocks.6.hook_resid_post": x})``, which names the site;
+    - a transcoder: ``ArrayRows(x, targets=y)``, or one array with input and target side by side and ``d_in=``;
+    - a crosscoder: ``ArrayRows({"blocks.5.hook_resid_post": a, "blocks.6.hook_resid_post": b})``;
+    - a cross-layer transcoder: ``ArrayRows({"blocks.0.mlp.hook_in": a, …}, targets={"blocks.0.hook_mlp_out": c, …})``.
+
+    A run that is resumed must be given the same rows: shapes, types and content are compared, by a digest of all rows
+    up to 256 MiB and of 4096 evenly spaced rows beyond (``SiteArrays.digest`` says what that guarantees).
 
     Args:
-        array: ``[n, d]`` (leading dimensions are flattened).
+        array: ``[n, d]`` (leading dimensions are flattened), or ``{site: [n, d]}``.
         batch_size: rows in a batch; what fills no batch at the end of an epoch is dropped.
-        d_in: for transcoders, how many leading columns are the input; the rest is the target.
+        targets: what a transcoder writes: an array beside an array, ``{site: array}`` beside ``{site: array}``.
+        d_in: for transcoders, how many leading columns of one array are the input; the rest is the target.
         seed: decides the order.
         epochs: how often the rows may be read.
         validation_fraction: share of rows set aside, drawn by the seed.
+
+    Raises:
+        ConfigError: options that are out of range or contradict each other, or a name that cannot be a site's.
+        DataError: arrays of unlike numbers of rows, or of something else than floating-point rows; too few rows for a
+            batch; values that are not finite (raised when they are read).
+        FileError: a ``.npy`` file that cannot be read.
     """
 
     seekable = True
@@ -37,17 +54,18 @@ class ArrayRows:
         array: Any,
         batch_size: int = 2048,
         *,
+        targets: Any = None,
         d_in: int | None = None,
         seed: int = 0,
         epochs: int = 1,
         validation_fraction: float = 0.0,
     ):
         _check_counts(batch_size, epochs)
-        self._array = _as_array(array)
-        n, width = self._array.shape
+        self._arrays = SiteArrays(array, targets, d_in)
+        n, _ = self._arrays.shape
         if not 0 <= validation_fraction < 1:
             raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-        self.layout = layout_of(width, d_in)
+        self.layout = self._arrays.layout
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
         shuffled = torch.randperm(n, generator=random_stream(seed, "validation")).numpy()
         n_validation = round(validation_fraction * n)
@@ -67,9 +85,14 @@ class ArrayRows:
         return self.layout.d_out
 
     @property
+    def n_validation(self) -> int:
+        """How many rows are set aside."""
+        return len(self._validation_rows)
+
+    @property
     def validation(self) -> Tensor:
         """The rows set aside ``[n_validation, d]``."""
-        return self._take(self._validation_rows)
+        return self._arrays.take(self._validation_rows)
 
     def plan(self, n_rows: int) -> None:
         """Refuse a run the array cannot serve."""
@@ -81,11 +104,14 @@ class ArrayRows:
             )
 
     def preview(self, n_rows: int) -> Tensor:
-        return self._take(self._epoch_order()[:n_rows])
+        return self._arrays.take(self._epoch_order()[:n_rows])
 
     def record(self) -> dict[str, Any]:
+        """What a dictionary trained on these rows records about them, JSON-able; sites where they have names."""
         return {
-            "array_shape": list(self._array.shape),
+            "array_shape": list(self._arrays.shape),
+            "array_digest": self._arrays.digest,
+            **(self.layout.record() if self.layout.has_names else {}),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "epochs": self.epochs,
@@ -101,24 +127,24 @@ class ArrayRows:
             raise StopIteration
         start = self._batch * self.batch_size
         self._batch += 1
-        return self._take(self._epoch_order()[start : start + self.batch_size])
+        return self._arrays.take(self._epoch_order()[start : start + self.batch_size])
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "batch": self._batch, "identity": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["identity"] != self._identity():
-            raise DataError(
-                "the saved state belongs to other rows (shape, first and last row, batch size or seed differ)"
-            )
+        """Continue where ``state`` was taken; ``DataError`` where the rows or the options are others."""
+        saved, own = state["identity"], self._identity()
+        different = [f"{key}: {saved.get(key)!r} -> {value!r}" for key, value in own.items() if saved.get(key) != value]
+        if different:
+            raise DataError("the saved state belongs to other rows; they differ in " + "; ".join(different))
         self._epoch, self._batch, self._order = int(state["epoch"]), int(state["batch"]), None
 
     def _identity(self) -> dict[str, Any]:
-        ends = self._rows(np.array([0, len(self._array) - 1])).contiguous().view(torch.uint8).cpu().numpy()
-        digest = hashlib.sha256(ends.tobytes()).hexdigest()
         return {
-            "shape": list(self._array.shape),
-            "ends": digest,
+            "shape": list(self._arrays.shape),
+            "sites": list(self.layout.hook_names),
+            "digest": self._arrays.digest,
             "batch_size": self.batch_size,
             "seed": self.seed,
             "n_train": len(self._train_rows),
@@ -129,17 +155,6 @@ class ArrayRows:
             generator = random_stream(self.seed, "epoch", self._epoch)
             self._order = self._train_rows[torch.randperm(len(self._train_rows), generator=generator).numpy()]
         return self._order
-
-    def _take(self, rows: np.ndarray) -> Tensor:
-        taken = self._rows(rows)
-        if not bool(torch.isfinite(taken).all()):
-            raise DataError("the array holds values that are not finite; remove those rows first")
-        return taken
-
-    def _rows(self, rows: np.ndarray) -> Tensor:
-        if isinstance(self._array, Tensor):
-            return self._array[torch.from_numpy(rows).to(self._array.device)]
-        return torch.from_numpy(np.ascontiguousarray(self._array[rows]))
 
 
 class IterableRows:
@@ -219,10 +234,15 @@ class IterableRows:
 
 
 def as_row_source(source: Any, **options: Any) -> ArrayRows | IterableRows:
-    """The row source for a tensor, NumPy array, ``.npy`` path, DataLoader or iterable of rows."""
-    if isinstance(source, (Tensor, np.ndarray, str, Path)):
+    """The row source for a tensor, NumPy array, ``.npy`` path, mapping of those, DataLoader or iterable of rows."""
+    if isinstance(source, (Tensor, np.ndarray, str, Path, Mapping)):
         return ArrayRows(source, **options)
     if isinstance(source, Iterable):
+        if options.get("targets") is not None:
+            raise ConfigError(
+                f"targets= goes with arrays; of a {type(source).__name__}, give rows of input and target side by side, "
+                "and d_in="
+            )
         return IterableRows(source, **options)
     raise DataError(f"cannot read activations from a {type(source).__name__}")
 
@@ -230,19 +250,3 @@ def as_row_source(source: Any, **options: Any) -> ArrayRows | IterableRows:
 def _check_counts(batch_size: int, epochs: int) -> None:
     if batch_size < 1 or epochs < 1:
         raise ConfigError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
-
-
-def _as_array(array: Any) -> np.ndarray | Tensor:
-    if isinstance(array, (str, Path)):
-        path = array
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read activations from {path}: {error}") from error
-        if not isinstance(array, np.ndarray):
-            array.close()
-            raise FileError(f"cannot read activations from {path}: it holds several arrays; give one .npy file")
-    is_tensor = isinstance(array, Tensor)
-    if array.ndim < 2 or not (array.dtype.is_floating_point if is_tensor else array.dtype.kind == "f"):
-        raise DataError(f"activations must be floating-point [n, d], got {array.dtype} {list(array.shape)}")
-    return (array.detach() if is_tensor else array).reshape(-1, array.shape[-1])

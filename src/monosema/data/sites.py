@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+_PLACEHOLDERS = (None, "", "input", "target")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class RowLayout:
         return self.d_in if self.is_autoencoder else self.d_in + self.d_out
 
     @property
+    def has_names(self) -> bool:
+        """Whether the sites say where they are; plain rows have an ``input`` and a ``target``."""
+        return any(names_site(name) for name in self.hook_names)
+
+    def record(self) -> dict[str, Any]:
+        """The sites as a dictionary records them, JSON-able."""
+        reads, writes = ([name for name, _ in sites] for sites in (self.reads, self.writes))
+        return {"hook_names": reads, "targets": None if self.is_autoencoder else writes}
+
+    @property
     def read_slice(self) -> slice:
         return slice(0, self.d_in)
 
@@ -54,6 +67,11 @@ class RowLayout:
     @property
     def write_name(self) -> str:
         return "+".join(name for name, _ in self.writes)
+
+
+def names_site(name: str | None) -> bool:
+    """Whether a dictionary's hook name says where it reads or writes, or merely that it reads or writes."""
+    return name not in _PLACEHOLDERS
 
 
 def layout_of(width: int, d_in: int | None = None) -> RowLayout:

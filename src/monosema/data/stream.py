@@ -207,8 +207,7 @@ class ActivationStream:
     def record(self) -> dict[str, Any]:
         """What a dictionary trained on this stream records about it, JSON-able."""
         return {
-            "hook_names": [name for name, _ in self.layout.reads],
-            "targets": None if self.layout.is_autoencoder else [name for name, _ in self.layout.writes],
+            **self.layout.record(),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "epochs": self.epochs,

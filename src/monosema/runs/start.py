@@ -12,13 +12,10 @@ from monosema.coders.config import ActivationConfig
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.data import ActivationStream
-from monosema.data.sites import RowLayout
+from monosema.data.sites import RowLayout, names_site
 from monosema.runs.config import CoderOptions
 
 logger = logging.getLogger("monosema.runs")
-
-_PLACEHOLDERS = (None, "", "input", "target")
-"""Names of sites that say nothing about where they are."""
 
 
 def coder_options(coder: Dictionary) -> CoderOptions:
@@ -128,7 +125,7 @@ def _check_sites(options: CoderOptions, coder: Dictionary, layout: RowLayout) ->
 
 
 def _are_sites(names: tuple[str | None, str | None]) -> bool:
-    return all(name not in _PLACEHOLDERS for name in names)
+    return all(names_site(name) for name in names)
 
 
 def _contradiction(options: CoderOptions, name: str, wanted: object, made: object) -> ConfigError:

@@ -79,6 +79,7 @@ def train(
     on_step: Callable[[Trainer], None] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | float = True,
+    start_at_other_sites: bool = False,
     **row_options: Any,
 ) -> TrainingResult | dict[str, TrainingResult]:
     """Train ``coder`` on ``source`` and, with ``out``, keep the run in a folder that the same call resumes.
@@ -90,7 +91,10 @@ def train(
             site of a stream of several.
         source: an ``ActivationStream``; or rows ``[n, d]``: a tensor, NumPy array, ``.npy`` path, DataLoader or any
             iterable (``row_options`` such as ``batch_size``, ``epochs``, ``validation_fraction`` then go to
-            ``ArrayRows`` or ``IterableRows``). A transcoder's rows hold input, then target.
+            ``ArrayRows`` or ``IterableRows``). Arrays of several sites are ``{site: array}``, row ``i`` of each being
+            token ``i``: a crosscoder reads and writes all of them, a transcoder or cross-layer transcoder writes
+            ``targets=`` (``train(transcoder, x, config, targets=y)``; ``{site: array}`` as well where ``source`` is).
+            Rows of a loader hold all that is read and then all that is written, side by side.
         config: the run; the defaults work untouched.
         out: the run folder. A run that was stopped or killed goes on bit for bit; a finished one is read.
         evaluation: evaluate the dictionary as saved at the end, on the held-out side of the stream's tokens or on an
@@ -98,11 +102,14 @@ def train(
         on_step: called with the trainer after every step.
         callbacks: further callbacks of the loop.
         progress: show a bar on a terminal, a line every 30 seconds elsewhere (every so many, given a number).
+        start_at_other_sites: whether a coder that names sites may be trained on others, and be named by those. A coder
+            without names takes the source's; one with names keeps them on plain rows, which have none.
 
     Raises:
         ShapeError: the coder's widths are not the source's.
         DataError: the source is too short for ``config.tokens``, or gives values that are not finite.
-        ConfigError: ``out`` belongs to another run; what differs is listed and nothing is overwritten.
+        ConfigError: ``out`` belongs to another run (of an array, to other rows): what differs is listed and nothing is
+            overwritten; or the coder is for other sites than the source's.
         NonFiniteStepError: a step of the only coder was not finite.
         RunInterrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
@@ -120,7 +127,8 @@ def train(
         runs = []
         for name, (each, own) in pairs.items():
             path = None if out is None else Path(out) / name
-            runs.append(_Run(name, each, own, rows, path, options, extra, folders))
+            columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
+            runs.append(_Run(name, each, own, rows, columns, path, options, extra, folders))
         _seek(runs, rows)
         _fit(runs, rows, progress)
         if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
@@ -144,6 +152,7 @@ class _Run:
         coder: Dictionary,
         config: TrainingConfig,
         rows: RowSource,
+        columns: Columns,
         path: Path | None,
         options: EvaluationOptions,
         callbacks: Sequence[Callback],
@@ -155,9 +164,8 @@ class _Run:
                 "ArrayRows(..., validation_fraction=...) rows; or leave eval_every at 0"
             )
         self.name, self.rows, self.options = name, rows, options
-        self.columns: Columns = columns_of(coder, rows.layout)
-        layout = self.columns.layout
-        coder.bind(layout.read_name, layout.write_name, self.columns.record(rows.record()))
+        self.columns = columns
+        coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
         self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder))
         if not isinstance(rows, IterableRows):
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
@@ -325,7 +333,8 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
         if row_options:
             raise TypeError(f"{', '.join(row_options)}: options of plain rows; {type(source).__name__} has its own")
         return source
-    if not hasattr(source, "__next__") or row_options:
+    is_split = not isinstance(source, Mapping) and row_options.get("targets") is None
+    if is_split and (not hasattr(source, "__next__") or row_options):
         writes_itself = coder.d_in == coder.d_out and coder.hook_name == coder.hook_name_out
         row_options = {"d_in": None if writes_itself else coder.d_in, **row_options}
     return as_row_source(source, **row_options)
@@ -401,7 +410,7 @@ def _save_coder(trainer: Trainer, path: Path) -> None:
 
 def _has_heldout(rows: RowSource) -> bool:
     if isinstance(rows, ArrayRows):
-        return len(rows.validation) > 0
+        return rows.n_validation > 0
     return isinstance(rows, ActivationStream) and rows.tokens is not None and rows.tokens.heldout.n_contexts > 0
 
 
