@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monosema.core.errors import DataError, FileError, UserError
-from monosema.data.stdlib import stdlib_modules
+from monosema.core.errors import DataError, FileError, UserError, refuse_misspelling
+from monosema.data.stdlib import STDLIB, stdlib_modules
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 """Plain text files are cut here, as the TinyStories and OpenWebText dumps are written."""
@@ -40,17 +40,18 @@ class Document:
 
 def open_source(source: Any, dataset_options: Mapping[str, Any]) -> Any:
     """``source`` with the name or saved folder of a Hugging Face dataset replaced by the dataset itself."""
-    if isinstance(source, Path) or (isinstance(source, str) and source != "stdlib" and os.path.exists(source)):
+    if isinstance(source, Path) or (isinstance(source, str) and source != STDLIB and os.path.exists(source)):
         path = Path(source)
         return _saved_dataset(path) if _is_saved_dataset(path) else path
-    if isinstance(source, str) and source != "stdlib":
+    if isinstance(source, str) and source != STDLIB:
+        refuse_misspelling("text", source, STDLIB)
         return _load_dataset(source, dataset_options)
     return source
 
 
 def documents_from(source: Any, *, column: str | None = None, max_documents: int | None = None) -> list[Document]:
     """The first ``max_documents`` documents of an opened ``source``; see ``load_tokens`` for what one may be."""
-    if isinstance(source, str) and source == "stdlib":
+    if isinstance(source, str) and source == STDLIB:
         return [Document(module.name, module.text) for module in stdlib_modules()][:max_documents]
     if isinstance(source, Path):
         return _from_path(source, column)[:max_documents]

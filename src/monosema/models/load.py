@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError
+from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError, refuse_misspelling
 from monosema.models.language_model import LanguageModel
 
 BUILTIN = "builtin"
@@ -79,6 +79,7 @@ def load_model(
         )
 
     builtin = source == BUILTIN
+    refuse_misspelling("model", str(source), BUILTIN)
     path = str(_builtin_folder() if builtin else source)
     if builtin:
         dtype = dtype or torch.float32
