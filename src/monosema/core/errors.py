@@ -38,6 +38,11 @@ class MissingExtraError(UserError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+def first_line(error: Exception) -> str:
+    """What ``error`` says first, for a message that goes on."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest_names(name: str, options: Iterable[str], n: int = 3) -> list[str]:
     """The at most ``n`` options that look most like ``name``, best first."""
     return difflib.get_close_matches(name, list(options), n=n, cutoff=0.5)
