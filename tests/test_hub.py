@@ -129,8 +129,8 @@ def broken(tmp_path: Path, change: str) -> Path:
     ("change", "message"),
     [
         ("no weights", "no sae_weights.safetensors"),
-        ("cut", "cannot read"),
-        ("pickle", "cannot read"),
+        ("cut", r"cannot read .*sae_weights.safetensors: the file is cut short .*download or copy it again"),
+        ("pickle", r"cannot read .*sae_weights.safetensors: .* no safetensors file"),
         ("shape", r"W_enc is \[4, 8\], cfg.json says \[4, 9\]"),
         ("architecture", "did you mean 'jumprelu'"),
         ("no width", "does not state d_in"),
@@ -168,5 +168,27 @@ def test_names_are_downloaded_from_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_name_without_network_is_a_clear_error() -> None:
-    with pytest.raises(FileError, match=r"no folder 'org/absent' here, and no such repository"):
+    with pytest.raises(FileError, match=r"no folder 'org/absent' here, and no such repository.*folder that holds cfg"):
         ms.load("org/absent")
+
+
+def test_a_native_folder_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    ms.save(ms.Crosscoder([4, 4], 8, activation=ms.ReLU()), tmp_path / "d")
+    weights = tmp_path / "d" / "monosema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(FileError, match=r"cannot read .*monosema.safetensors: the file is cut short .*copy it again"):
+        ms.load(tmp_path / "d")
+
+
+def test_a_missing_folder_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_up(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", looked_up)
+    for source in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere", Path("runs/nowhere"), "a/b/c"):
+        with pytest.raises(FileError, match=r"there is no folder .*; give the path of a run folder, or of a folder"):
+            ms.load(source)
+    with pytest.raises(AssertionError, match="the hub was asked"):
+        ms.load("owner/name")
+    with pytest.raises(FileError, match=r"holds no dictionary under 'a' .*give the path of a run folder"):
+        ms.load(tmp_path, "a")

@@ -31,13 +31,18 @@ from monosema.coders.config import ActivationConfig
 from monosema.coders.parts import Origin
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError
-from monosema.core.files import atomic_folder
+from monosema.core.errors import ConfigError, FileError, first_line
+from monosema.core.files import atomic_folder, looks_like_path
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
 
 logger = logging.getLogger("monosema.hub")
+
+_WHAT_TO_GIVE = (
+    f"give the path of a run folder, or of a folder that holds {saelens.CONFIG_FILE}, or the hub's name of a "
+    "repository (owner/name)"
+)
 
 
 def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Tensor | None = None) -> Path:
@@ -267,9 +272,10 @@ def _local_folder(
         for candidate in (folder / name if name else folder, folder / "coder"):
             if (candidate / saelens.CONFIG_FILE).exists():
                 return candidate
-        raise FileError(
-            f"{folder} holds no dictionary ({saelens.CONFIG_FILE} is missing)" + (f" under {name!r}" if name else "")
-        )
+        under = f" under {name!r}" if name else ""
+        raise FileError(f"{folder} holds no dictionary{under} ({saelens.CONFIG_FILE} is missing); {_WHAT_TO_GIVE}")
+    if isinstance(source, Path) or looks_like_path(str(source)):
+        raise FileError(f"there is no folder {folder}; {_WHAT_TO_GIVE}")
     return _download(str(source), name, token=token, revision=revision, force_download=force_download)
 
 
@@ -291,7 +297,8 @@ def _download(repo: str, name: str | None, *, token: str | None, revision: str |
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileError(
-            f"no folder {repo!r} here, and no such repository could be loaded from the hub: {error}"
+            f"no folder {repo!r} here, and no such repository could be loaded from the hub ({first_line(error)}); "
+            f"{_WHAT_TO_GIVE}"
         ) from error
     folder = Path(root) / name if name else Path(root)
     if not (folder / saelens.CONFIG_FILE).exists():

@@ -42,6 +42,36 @@ def test_kinds_are_chosen_by_name_and_take_their_own_options(capsys: pytest.Capt
     assert config["training"]["sparsity"]["target_l0"] == 20
 
 
+def test_a_kind_is_completed_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("training: {tokens: 0, finetuning: {weights: scale}}")
+    config = printed_config(["--config", "run.yaml", "--training.finetuning.tokens", "640"], capsys)
+    assert config["training"]["finetuning"] == {"tokens": 640, "weights": "scale", "lr": None}
+    (tmp_path / "run.yaml").write_text("training: {finetuning: {tokens: 640}}")
+    config = printed_config(["--config", "run.yaml", "--training.finetuning", "none"], capsys)
+    assert config["training"]["finetuning"] is None
+    (tmp_path / "run.yaml").write_text("training: {levels: {kind: Matryoshka, weights: [1, 2]}}")
+    fractions = ["--training.levels.fractions", "0.25", "0.75"]
+    levels = printed_config(["--config", "run.yaml", *fractions], capsys)["training"]["levels"]
+    assert levels == {"kind": "Matryoshka", "widths": None, "fractions": [0.25, 0.75], "weights": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--training.levels", "Matryoshka"], "Matryoshka: give widths or fractions"),
+        (["--training.levels", "Matryoshka", "--training.levels.fractions", "0.5", "0.6"], "must sum to 1, got 1.1"),
+        (["--training.levels.fractions", "0.5", "0.5"], "add --training.levels Matryoshka or HierarchicalTopK"),
+        (["--training.sparsity.target-l0", "4"], "add --training.sparsity L1 or Lp"),
+        (["--training.finetuning", "none", "--training.finetuning.tokens", "9"], "add --training.finetuning"),
+    ],
+)
+def test_a_kind_that_is_not_complete_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments, "--print-config"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_resampling_presets_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("training: {revive: {kind: Resample, preset: drrik, scale: 0.5}}")
     from_file = printed_config(["--config", "run.yaml", "--training.revive.every-tokens", "5000"], capsys)

@@ -97,7 +97,12 @@ def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixt
     [
         (["inspect", "nowhere/at-all"], "nowhere/at-all"),
         (["evaluate", "."], "holds no dictionary"),
+        (["evaluate", "/nowhere/at-all"], "there is no folder /nowhere/at-all; give the path of a run folder"),
         (["train", "--config", "missing.yaml", "--out", "x"], "cannot read config missing.yaml"),
+        (["train", "--model.source", "bultin", "--out", "x"], "did you mean 'builtin'?"),
+        (["train", "--tokens.source", "sdtlib", "--out", "x"], "did you mean 'stdlib'?"),
+        (["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"], "exceeds d_sae=8; lower k"),
+        (["train", "--coder.causal", "--out", "x"], "two or more sites in stream.hook_names"),
         (["trian"], "did you mean 'train'?"),
     ],
 )
@@ -108,6 +113,7 @@ def test_bad_input_is_one_clear_line_and_status_2(
     written = capsys.readouterr().err
     assert message in written
     assert "Traceback" not in written
+    assert not Path("x").exists()
 
 
 def test_an_unknown_hook_name_offers_near_ones(

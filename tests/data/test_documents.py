@@ -135,9 +135,27 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, content, error, messa
         texts_of(tmp_path / name)
 
 
+def test_a_dataset_that_cannot_be_reached_is_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError("Couldn't reach 'squad' on the Hub\nmore\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(
+        UserError, match=r"'squad' is no file .*reach 'squad' on the Hub\); give the path .* 'stdlib'"
+    ) as e:
+        open_source("squad", {})
+    assert "\n" not in str(e.value)
+
+
 def test_sources_that_are_no_text_say_what_is_possible(tmp_path):
     with pytest.raises(FileError, match="no file or folder"):
         texts_of(tmp_path / "missing.txt")
+    for path in (str(tmp_path / "missing"), "./missing", "texts/missing.jsonl"):
+        with pytest.raises(FileError, match=f"no file or folder {path}; give the path of a text file or folder"):
+            open_source(path, {})
+    for misspelt in ("sdtlib", "StdLib"):
+        with pytest.raises(UserError, match=f"unknown text '{misspelt}'; did you mean 'stdlib'"):
+            open_source(misspelt, {})
     with pytest.raises(DataError, match="holds no text files"):
         texts_of(tmp_path)
     with pytest.raises(DataError, match="list of texts is empty"):

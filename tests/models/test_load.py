@@ -105,9 +105,12 @@ def test_unusable_sources_are_refused_clearly(tmp_path):
     (tmp_path / "empty").mkdir()
     for source in (str(tmp_path / "empty"), str(tmp_path / "nowhere"), "no-such-organisation/no-such-model"):
         with pytest.raises(
-            UserError, match=r"cannot load .*Expected a folder with config.json and weights, or a hub id"
+            UserError, match=r"cannot load .*Expected a folder with config.json and weights, or a hub id .*or 'builtin'"
         ):
             load_model(source)
+    for misspelt in ("bultin", "Builtin", "built-in"):
+        with pytest.raises(UserError, match=f"unknown model '{misspelt}'; did you mean 'builtin'"):
+            load_model(misspelt)
     with pytest.raises(UserError, match="expected a hub id, a folder, 'builtin' or a transformers model, got int"):
         load_model(3)
 

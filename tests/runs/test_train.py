@@ -147,6 +147,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(
     run: ms.TrainingResult, model: ms.LanguageModel, tokens: ms.Tokens
 ) -> None:
     assert run.folder is not None
+    (run.folder / ".lock").unlink(missing_ok=True)
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     other = ms.TrainingConfig(tokens=4000, checkpoint_every=10, log_every=5, lr=0.001)
     with pytest.raises(ConfigError, match=r"training.lr: 'auto' -> 0.001") as error:
@@ -169,6 +170,20 @@ def test_a_folder_with_other_things_in_it_is_refused(
     with pytest.raises(ConfigError, match=r"not empty and holds no run \(found thesis.txt\)"):
         ms.train(make_coder(), make_stream(model, tokens), CONFIG, out=tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_of_several_runs_none_begins_where_one_is_refused(
+    model: ms.LanguageModel, tokens: ms.Tokens, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty and holds no run"):
+        ms.train({"first": make_coder(), "second": make_coder()}, make_stream(model, tokens), CONFIG, out=tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [
+        "second/thesis.txt"
+    ]
+    assert not (tmp_path / "first").exists()
 
 
 def test_two_processes_cannot_share_a_folder(

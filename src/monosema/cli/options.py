@@ -7,20 +7,18 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
 from monosema.core.config import from_plain, load_plain, merge, to_plain, to_yaml
 from monosema.core.errors import ConfigError, FileError, unknown_name
 
 C = TypeVar("C")
 PREFIX = "MONOSEMA_"
-
-Choices = Mapping[str, Mapping[str, type | None]]
-"""For options that hold one of several configs: their dotted path, and the configs by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +42,7 @@ def parse(
     parser.add_argument("--config", type=Path, help="YAML or JSON file of options")
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
     add_logging(parser)
-    for path, kinds in (choices or {}).items():
-        parser.add_argument(f"--{path}", dest=path, choices=list(kinds), help="kind; its own options follow below")
+    add_kinds(parser, choices or {})
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
@@ -54,10 +51,7 @@ def parse(
     if known.config is not None:
         plain = merge(plain, load_plain(known.config))
     plain = merge(plain, _environment(cls))
-    for path, kinds in (choices or {}).items():
-        chosen = getattr(known, path)
-        if chosen is not None:
-            _choose(plain, path, chosen, kinds[chosen])
+    resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
     default = from_plain(cls, plain)
     if wants_help:
         parser.print_help()
@@ -71,6 +65,7 @@ def parse(
         prog=parser.prog,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
+    config = from_plain(cls, to_plain(config))
     configure_logging(known)
     if known.print_config:
         print(to_yaml(config), end="")
@@ -138,26 +133,3 @@ def _dotenv(file: Path) -> dict[str, str]:
         if equals and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("'\"")
     return values
-
-
-_CARRIED = ("k", "target_l0")
-"""Options that mean the same in every kind and stay when another kind is chosen."""
-
-
-def _choose(plain: dict[str, Any], path: str, name: str, kind: type | None) -> None:
-    *parents, last = path.split(".")
-    node = plain
-    for part in parents:
-        node = node[part]
-    if kind is None:
-        node[last] = None
-        return
-    old = node.get(last) or {}
-    if old.get("kind") == name:
-        return
-    names = {field.name for field in dataclasses.fields(kind)}
-    node[last] = {"kind": name, **{key: value for key, value in old.items() if key in names and key in _CARRIED}}
-    if "k" in names:
-        node[last].setdefault("k", 32)
-        if name in ("TopK", "AbsTopK"):
-            node[last]["k"] = round(node[last]["k"])

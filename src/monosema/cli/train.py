@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from monosema.cli.options import Choices, parse
+from monosema.cli.kinds import Choices
+from monosema.cli.options import parse
 from monosema.coders.config import ActivationConfig
 from monosema.runs.config import RunConfig
-from monosema.training.terms import LevelsConfig, Revive, Sparsity
+from monosema.training.terms import FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
 CHOICES: Choices = {
     "coder.activation": {kind.__name__: kind for kind in get_args(ActivationConfig)},
     "training.sparsity": {kind.__name__: kind for kind in get_args(Sparsity)} | {"none": None},
     "training.levels": {kind.__name__: kind for kind in get_args(LevelsConfig)} | {"none": None},
     "training.revive": {kind.__name__: kind for kind in get_args(Revive)} | {"none": None},
+    "training.finetuning": {"FineTuning": FineTuning, "none": None},
+    "training.sparse_connection": {"SparseConnection": SparseConnection, "none": None},
 }
 
 

@@ -6,6 +6,7 @@ All are ``ValueError`` so that callers need no import of ours; ``assert`` is for
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -37,9 +38,28 @@ class MissingExtraError(UserError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+def first_line(error: Exception) -> str:
+    """What ``error`` says first, for a message that goes on."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest_names(name: str, options: Iterable[str], n: int = 3) -> list[str]:
     """The at most ``n`` options that look most like ``name``, best first."""
     return difflib.get_close_matches(name, list(options), n=n, cutoff=0.5)
+
+
+def refuse_misspelling(kind: str, name: str, builtin: str) -> None:
+    """Raise ``UnknownNameError`` where ``name``, which would be looked up on the hub, is nearly the ``builtin`` one.
+
+    Names with a slash, and of files and folders that are there, are taken at their word.
+    """
+    if name == builtin or "/" in name or os.path.exists(name):
+        return
+    if difflib.get_close_matches(name.lower(), [builtin], cutoff=0.75):
+        raise UnknownNameError(
+            f"unknown {kind} {name!r}; did you mean {builtin!r}? If not, give a local path or the hub's full name "
+            "(owner/name)"
+        )
 
 
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameError:

@@ -16,6 +16,11 @@ from monosema.core.errors import FileError
 _TEMPORARY = ".writing-"
 
 
+def looks_like_path(name: str) -> bool:
+    """Whether ``name`` can be nothing but a path: the hub's names are ``name`` or ``owner/name``."""
+    return name.startswith((".", "/", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old content or the new, never a part.
 

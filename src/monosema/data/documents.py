@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monosema.core.errors import DataError, FileError, UserError
-from monosema.data.stdlib import stdlib_modules
+from monosema.core.errors import DataError, FileError, UserError, first_line, refuse_misspelling
+from monosema.core.files import looks_like_path
+from monosema.data.stdlib import STDLIB, stdlib_modules
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 """Plain text files are cut here, as the TinyStories and OpenWebText dumps are written."""
@@ -28,6 +29,9 @@ PIECE_CHARACTERS = 20_000
 long file can be split and shuffled as well."""
 
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py", ".jsonl", ".json", ".parquet", ".gz"})
+
+
+_WHAT_TO_GIVE = f"give the path of a text file or folder, the name of a dataset that can be reached, or {STDLIB!r}"
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,20 @@ class Document:
 
 def open_source(source: Any, dataset_options: Mapping[str, Any]) -> Any:
     """``source`` with the name or saved folder of a Hugging Face dataset replaced by the dataset itself."""
-    if isinstance(source, Path) or (isinstance(source, str) and source != "stdlib" and os.path.exists(source)):
+    if isinstance(source, Path) or (isinstance(source, str) and source != STDLIB and os.path.exists(source)):
         path = Path(source)
         return _saved_dataset(path) if _is_saved_dataset(path) else path
-    if isinstance(source, str) and source != "stdlib":
+    if isinstance(source, str) and source != STDLIB:
+        refuse_misspelling("text", source, STDLIB)
+        if looks_like_path(source) or Path(source).suffix in TEXT_SUFFIXES:
+            raise FileError(f"no file or folder {source}; {_WHAT_TO_GIVE}")
         return _load_dataset(source, dataset_options)
     return source
 
 
 def documents_from(source: Any, *, column: str | None = None, max_documents: int | None = None) -> list[Document]:
     """The first ``max_documents`` documents of an opened ``source``; see ``load_tokens`` for what one may be."""
-    if isinstance(source, str) and source == "stdlib":
+    if isinstance(source, str) and source == STDLIB:
         return [Document(module.name, module.text) for module in stdlib_modules()][:max_documents]
     if isinstance(source, Path):
         return _from_path(source, column)[:max_documents]
@@ -186,7 +193,8 @@ def _load_dataset(name: str, options: Mapping[str, Any]) -> Any:
         return datasets.load_dataset(name, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{name!r} is no file or folder here, and no Hugging Face dataset of that name could be loaded: {error}"
+            f"{name!r} is no file or folder here, and no Hugging Face dataset of that name could be loaded "
+            f"({first_line(error)}); {_WHAT_TO_GIVE}"
         ) from error
 
 

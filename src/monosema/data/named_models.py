@@ -56,13 +56,14 @@ class NamedModels:
         """(name as given, width) of each site.
 
         Raises:
-            ConfigError: no site, or one that names no model.
+            ConfigError: no site, one that names no model, or the same one twice.
             UnknownNameError: an unknown model or hook name; the nearest are offered.
             UserError: a hook name that the model does not define.
         """
         listed = [names] if isinstance(names, str) else list(names)
         if not listed:
             raise ConfigError("name at least one site")
+        refuse_repeated_sites(listed)
         return tuple((name, self._width(name)) for name in listed)
 
     def capture(self, tokens_BT: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -93,6 +94,13 @@ class NamedModels:
             if not self.is_mapping:
                 raise
             raise type(error)(f"model {key!r}: {error}") from error
+
+
+def refuse_repeated_sites(names: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a site that is named twice."""
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{', '.join(map(repr, repeated))} is named twice; a dictionary reads or writes a site once")
 
 
 def split_site_name(name: str, models: Collection[str]) -> tuple[str, str]:

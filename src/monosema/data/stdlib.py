@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+STDLIB = "stdlib"
+"""What it is called as a source of text."""
+
 HELDOUT_FRACTION = 0.05
 """Share of modules held out: with about 12 MB of source this leaves well over 100,000 held-out tokens."""
 

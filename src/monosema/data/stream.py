@@ -40,6 +40,18 @@ class Recorded(Protocol):
     metadata: dict[str, Any]
 
 
+def check_sizes(
+    batch_size: int, model_batch_size: int, epochs: int, chunk_contexts: int | None, chunk_bytes: int | None
+) -> None:
+    """Raise ``ConfigError`` for a size of a stream that is out of range."""
+    if batch_size < 1 or model_batch_size < 1 or epochs < 1:
+        raise ConfigError("batch_size, model_batch_size and epochs must be at least 1")
+    if chunk_contexts is not None and chunk_bytes is not None:
+        raise ConfigError("give chunk_contexts or chunk_bytes, not both")
+    if chunk_contexts is not None and chunk_contexts < 1:
+        raise ConfigError(f"chunk_contexts must be at least 1, got {chunk_contexts}")
+
+
 class ActivationStream:
     """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
 
@@ -90,12 +102,7 @@ class ActivationStream:
         compile: CompileMode | None = None,
         buffer_device: str | torch.device | None = None,
     ):
-        if batch_size < 1 or model_batch_size < 1 or epochs < 1:
-            raise ConfigError("batch_size, model_batch_size and epochs must be at least 1")
-        if chunk_contexts is not None and chunk_bytes is not None:
-            raise ConfigError("give chunk_contexts or chunk_bytes, not both")
-        if chunk_contexts is not None and chunk_contexts < 1:
-            raise ConfigError(f"chunk_contexts must be at least 1, got {chunk_contexts}")
+        check_sizes(batch_size, model_batch_size, epochs, chunk_contexts, chunk_bytes)
         self._named_models = NamedModels(model)
         self.tokens = tokens if isinstance(tokens, Tokens) else None
         self.split = tokens.train if isinstance(tokens, Tokens) else tokens

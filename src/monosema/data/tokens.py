@@ -17,7 +17,7 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.data.documents import Document, documents_from, is_dataset_dict, open_source, text_fingerprint
 from monosema.data.packing import PackingRule, pack
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
-from monosema.data.stdlib import is_heldout_name
+from monosema.data.stdlib import STDLIB, is_heldout_name
 
 DEFAULT_HELDOUT_FRACTION = 0.02
 IN_MEMORY = "text in memory"
@@ -128,7 +128,7 @@ def load_tokens(
     """
     options = {"split": split, "name": config_name, "data_files": data_files, "data_dir": data_dir}
     options = {key: value for key, value in options.items() if value is not None}
-    fraction = _heldout_fraction(source, heldout_fraction)
+    fraction = resolve_heldout_fraction(source, heldout_fraction)
     special = _special_token_ids(tokenizer, exclude_special_tokens)
     opened = open_source(source, options)
     token_column = _token_column(opened, column)
@@ -237,9 +237,10 @@ def _token_column(dataset: Any, column: str | None) -> str | None:
     return next((name for name in _TOKEN_COLUMNS if name in names), None)
 
 
-def _heldout_fraction(source: Any, fraction: float | None) -> float:
+def resolve_heldout_fraction(source: Any, fraction: float | None) -> float:
+    """The share of documents held out, where None stands for the source's own; ``ConfigError`` out of [0, 1)."""
     if fraction is None:
-        is_stdlib = isinstance(source, str) and source == "stdlib"
+        is_stdlib = isinstance(source, str) and source == STDLIB
         return STDLIB_HELDOUT_FRACTION if is_stdlib else DEFAULT_HELDOUT_FRACTION
     if not 0 <= fraction < 1:
         raise ConfigError(f"heldout_fraction must be at least 0 and below 1, got {fraction}")

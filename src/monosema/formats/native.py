@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from monosema.core.errors import FileError
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.formats.tensors import read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "monosema.safetensors", "sparsity.safetensors"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE)
@@ -70,16 +70,7 @@ def read(folder: Path) -> NativeSpec:
     return NativeSpec(
         kind=kind,
         config=plain,
-        tensors=_tensors(folder / WEIGHTS_FILE),
+        tensors=read_tensors(folder / WEIGHTS_FILE),
         metadata=config.get("metadata") or {},
-        log10_density=_tensors(sparsity).get("sparsity") if sparsity.exists() else None,
+        log10_density=read_tensors(sparsity).get("sparsity") if sparsity.exists() else None,
     )
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise FileError(f"no {path.name} in {path.parent}") from error
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error

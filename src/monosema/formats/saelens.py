@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
+from monosema.formats.tensors import read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE)
@@ -96,7 +96,7 @@ def read(folder: Path) -> CoderSpec:
     else:
         raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
     token_scaling = _token_scaling(folder, config, skip)
-    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    tensors = read_tensors(folder / WEIGHTS_FILE)
     scales = {name: tensors.pop(name) for name in _SCALE_NAMES if name in tensors}
     _check_shapes(folder, config, tensors, rule, skip)
     scale = _fine_tuned_scale(folder, config, scales, len(tensors["W_dec"]))
@@ -125,7 +125,7 @@ def read(folder: Path) -> CoderSpec:
         hook_name_out=hook_name_out or hook_name,
         training_activation=own.get("activation"),
         metadata=own.get("metadata") or {"saelens": metadata},
-        log10_density=_read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
+        log10_density=read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
     )
 
 
@@ -279,15 +279,6 @@ def _architecture(spec: CoderSpec) -> str:
         return next(name for name, rule in _SAE_NAMES.items() if rule == spec.rule)
     key = (spec.rule, "W_skip" in spec.tensors)
     return next(name for name, value in _TRANSCODER_NAMES.items() if value == key)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise FileError(f"no {path.name} in {path.parent}") from error
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
 
 
 def _check_shapes(

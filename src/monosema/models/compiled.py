@@ -12,6 +12,12 @@ from monosema.core.compiling import CompileMode, check_compile_mode, compiled
 from monosema.models.language_model import LanguageModel, SiteName
 
 
+def refuse_cuda_graphs(mode: CompileMode | None) -> None:
+    """Raise ``ConfigError`` for ``reduce-overhead``."""
+    reason = "blocks share one compiled function, and a CUDA graph's next run overwrites its result"
+    check_compile_mode(mode, "a language model's blocks", reason)
+
+
 @final
 class CompiledBlocks:
     """Compiles the blocks of ``model``, or their parts, around the sites asked for.
@@ -25,8 +31,7 @@ class CompiledBlocks:
     """
 
     def __init__(self, model: LanguageModel, mode: CompileMode):
-        reason = "blocks share one compiled function, and a CUDA graph's next run overwrites its result"
-        check_compile_mode(mode, "a language model's blocks", reason)
+        refuse_cuda_graphs(mode)
         self._model, self._mode = model, mode
         self._functions: dict[nn.Module, Callable[..., Any]] = {}
 

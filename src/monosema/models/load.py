@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError
+from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError, first_line, refuse_misspelling
 from monosema.models.language_model import LanguageModel
 
 BUILTIN = "builtin"
@@ -79,6 +79,7 @@ def load_model(
         )
 
     builtin = source == BUILTIN
+    refuse_misspelling("model", str(source), BUILTIN)
     path = str(_builtin_folder() if builtin else source)
     if builtin:
         dtype = dtype or torch.float32
@@ -180,8 +181,9 @@ def _load_hf(
         raise MissingExtraError(f"loading {path!r} needs a package that is not installed: {error}") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot load {path!r}: {_first_line(error)} Expected a folder with config.json and weights, or a hub id "
-            "that exists and can be reached (offline, only what is in the local cache; gated models need token=...)"
+            f"cannot load {path!r}: {first_line(error)}. Expected a folder with config.json and weights, or a hub id "
+            "that exists and can be reached (offline, only what is in the local cache; gated models need token=...), "
+            f"or {BUILTIN!r}, the model that comes with the package"
         ) from error
 
 
@@ -192,7 +194,7 @@ def _load_tokenizer(path: str, hub_options: dict[str, Any]) -> Any | None:
         return AutoTokenizer.from_pretrained(path, **hub_options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot load a tokenizer from {path!r}: {_first_line(error)} Pass tokenizer=... (an object, a hub id, a "
+            f"cannot load a tokenizer from {path!r}: {first_line(error)}. Pass tokenizer=... (an object, a hub id, a "
             "folder, or False for none)"
         ) from error
 
@@ -202,10 +204,6 @@ def _dtype_argument() -> str:
 
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
 
 
 def _plain(value: Any) -> Any:

@@ -133,6 +133,8 @@ class CoderOptions:
     def __post_init__(self) -> None:
         if self.d_sae is not None and self.expansion_factor is not None:
             raise ConfigError("give d_sae or expansion_factor, not both")
+        if self.expansion_factor is not None and self.expansion_factor <= 0:
+            raise ConfigError(f"expansion_factor must be positive, got {self.expansion_factor}")
         if self.start_from is None and self.start_name is not None:
             raise ConfigError("start_name is a dictionary inside start_from; give that too")
 

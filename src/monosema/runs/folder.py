@@ -55,11 +55,12 @@ class RunFolder:
         return self.path / "summary.json"
 
     def __enter__(self) -> RunFolder:
-        """Lock the folder and hold its config against ours; nothing is written where they differ.
+        """Lock the folder and hold its config against ours; nothing is left behind where they differ.
 
         Raises ``ConfigError`` listing the differences, ``FileError`` where another process holds the folder or it
         cannot be written.
         """
+        self.refuse_others()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -80,7 +81,8 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def _check_or_write_config(self) -> None:
+    def refuse_others(self) -> None:
+        """Raise ``ConfigError`` where the folder holds another run, or none but other things; only reads."""
         file = self.path / "config.yaml"
         if file.exists():
             lines = [line for line in differences(load_plain(file), self.config) if line.split(":")[0] not in HARMLESS]
@@ -90,14 +92,20 @@ class RunFolder:
                     + "\n  ".join(lines)
                     + "\nnothing was changed; choose another out=, or use the old values to resume"
                 )
-            self._compare_environment()
             return
-        strangers = [path.name for path in self.path.iterdir() if path.name != ".lock"]
+        strangers = [path.name for path in self.path.iterdir() if path.name != ".lock"] if self.path.is_dir() else []
         if strangers:
             raise ConfigError(
                 f"{self.path} is not empty and holds no run (found {', '.join(sorted(strangers)[:5])}); "
                 "choose another out="
             )
+
+    def _check_or_write_config(self) -> None:
+        file = self.path / "config.yaml"
+        self.refuse_others()  # again, now that no other process can write
+        if file.exists():
+            self._compare_environment()
+            return
         write_json(self.path / "run.json", environment())
         write_atomically(file, yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True))
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from monosema.core.devices import choose_device
+from monosema.data.named_models import NamedModels
+from monosema.runs.check import check_run
 from monosema.runs.config import RunConfig
-from monosema.runs.session import build_coder, build_models, build_stream, build_tokens
+from monosema.runs.session import build_layout, build_models, build_stream, build_tokens, coder_for
 from monosema.runs.training import TrainingResult, train
+from monosema.training.resolve import check_training
 
 
 def launch(config: RunConfig, out: Path, *, progress: bool | float = True) -> TrainingResult:
-    """Load model (or models) and text, make stream and coder, train, save and evaluate."""
+    """Load model (or models) and text, make stream and coder, train, save and evaluate.
+
+    What is wrong with the options is said before the model is loaded, where it can be, and before the text.
+    """
     if config.model.device_map is None:
         choose_device(config.model.device)
+    check_run(config)
     models = build_models(config)
+    named = NamedModels(models)
+    coder = coder_for(config.coder, build_layout(config.stream, models), named.record()).to(named.first.device)
+    check_training(coder, config.training, config.stream.batch_size)
     tokens = build_tokens(config.tokens, models)
     stream = build_stream(config.stream, models, tokens)
-    coder = build_coder(config, stream).to(stream.model.device)
     return train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)

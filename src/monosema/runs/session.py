@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from monosema import hub
-from monosema.coders import CLT, SAE, Crosscoder, Dictionary, Transcoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.data import ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
@@ -22,12 +22,13 @@ from monosema.data.rebuild import (
     recorded_options,
     tokens_again,
 )
+from monosema.data.sites import RowLayout
 from monosema.models import LanguageModel
-from monosema.runs.config import MAIN_MODEL, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.config import MAIN_MODEL, CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.make import make_coder
 from monosema.runs.start import load_start
 
 DEFAULT_CONTEXT_SIZE = 256
-DEFAULT_EXPANSION = 16
 
 Models = LanguageModel | Mapping[str, LanguageModel]
 """A language model, or several by name."""
@@ -131,44 +132,18 @@ def given(options: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def build_layout(options: StreamOptions, model: Models) -> RowLayout:
+    """The sites of the stream that ``build_stream`` makes, with their widths."""
+    named = NamedModels(model)
+    reads = named.sites(options.hook_names)
+    return RowLayout(reads, reads if options.targets is None else named.sites(options.targets))
+
+
 def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
     """The coder of ``config.coder`` for the stream's sites, or the saved one that it starts from."""
-    options, layout = config.coder, stream.layout
-    if options.start_from is not None:
-        return load_start(options, stream)
-    reads, writes = ([width for _, width in sites] for sites in (layout.reads, layout.writes))
-    cross_layer = options.variant == "cross_layer_transcoder" or (
-        options.variant == "auto" and not layout.is_autoencoder and len(reads) > 1
-    )
-    d_sae = options.d_sae
-    if d_sae is None and options.expansion_factor is None:
-        d_sae = DEFAULT_EXPANSION * reads[0]
-    plain: dict[str, Any] = {
-        "expansion_factor": options.expansion_factor,
-        "activation": options.activation,
-        "token_scaling": options.token_scaling,
-        "dtype": options.dtype,
-        "seed": options.seed,
-    }
-    if layout.is_autoencoder and (options.skip or cross_layer):
-        raise ConfigError("coder.skip and cross-layer transcoders write other sites: name them with stream.targets")
-    start: dict[str, Any] = {
-        "decoder_init": options.decoder_init,
-        "decoder_init_norm": options.decoder_init_norm,
-        "encoder_init": options.encoder_init,
-    }
-    if cross_layer:
-        if start != {"decoder_init": "random", "decoder_init_norm": None, "encoder_init": "auto"}:
-            raise ConfigError(
-                "a cross-layer transcoder's encoders and decoders start at random, independent of each other; leave "
-                "out coder.decoder_init, coder.decoder_init_norm and coder.encoder_init"
-            )
-        return CLT(reads, writes, d_sae, tied=options.tied, **plain)
-    if layout.is_autoencoder and len(reads) > 1:
-        return Crosscoder(reads, d_sae, causal=options.causal, **start, **plain)
-    if layout.is_autoencoder:
-        return SAE(reads[0], d_sae, b_dec=options.b_dec or "input_and_output", **start, **plain)
-    if options.b_dec == "input_and_output":
-        raise ConfigError("a transcoder's b_dec belongs to its output; use coder.b_dec=output or separate")
-    own: dict[str, Any] = {"skip": options.skip, "b_dec": options.b_dec or "output"}
-    return Transcoder(sum(reads), sum(writes), d_sae, **own, **start, **plain)
+    return coder_for(config.coder, stream.layout, stream.record())
+
+
+def coder_for(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> Dictionary:
+    """The same for sites of models with the record ``models``."""
+    return make_coder(options, layout) if options.start_from is None else load_start(options, layout, models)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,7 +12,6 @@ from monosema.coders import Dictionary, StackConfig
 from monosema.coders.config import ActivationConfig
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
-from monosema.data import ActivationStream
 from monosema.data.sites import RowLayout, names_site
 from monosema.runs.config import CoderOptions
 
@@ -48,8 +48,8 @@ def coder_options(coder: Dictionary) -> CoderOptions:
     )
 
 
-def load_start(options: CoderOptions, stream: ActivationStream) -> Dictionary:
-    """The dictionary ``options.start_from``, ready to be trained on ``stream``.
+def load_start(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> Dictionary:
+    """The dictionary ``options.start_from``, ready to be trained on the sites ``layout`` of recorded ``models``.
 
     Raises ``FileError`` where there is none, ``ConfigError`` where another option contradicts it or where it reads
     other sites (but for ``start_at_other_sites``), ``ShapeError`` where widths differ.
@@ -59,8 +59,8 @@ def load_start(options: CoderOptions, stream: ActivationStream) -> Dictionary:
     if coder.config.dtype not in ("float32", "float64") or options.dtype == "float64":
         coder = coder.to(dtype=parse_dtype(options.dtype))
     _check_options(options, coder)
-    _check_sites(options, coder, stream.layout)
-    trained_on, now = coder.metadata.get("model") or {}, stream.record().get("model") or {}
+    _check_sites(options, coder, layout)
+    trained_on, now = coder.metadata.get("model") or {}, models.get("model") or {}
     if trained_on.get("source") != now.get("source") and trained_on and now:
         logger.info(
             "%s was trained on the model %s; this run reads %s",

@@ -128,7 +128,9 @@ def train(
         for name, (each, own) in pairs.items():
             path = None if out is None else Path(out) / name
             columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
-            runs.append(_Run(name, each, own, rows, columns, path, options, extra, folders))
+            runs.append(_Run(name, each, own, rows, columns, path, options))
+        for run in runs:  # none before every folder was found fit
+            run.open(extra, folders)
         _seek(runs, rows)
         _fit(runs, rows, progress)
         if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
@@ -155,8 +157,6 @@ class _Run:
         columns: Columns,
         path: Path | None,
         options: EvaluationOptions,
-        callbacks: Sequence[Callback],
-        folders: contextlib.ExitStack,
     ):
         if config.eval_every > 0 and not _has_heldout(rows):
             raise ConfigError(
@@ -180,14 +180,19 @@ class _Run:
         self.checkpoint: Checkpoint | None = None
         if path is not None:
             plain = run_config(coder, rows, config, options)
-            self.folder = folders.enter_context(RunFolder(path, plain, config.keep_checkpoints))
-            self.checkpoint = self.folder.checkpoints.newest()
+            self.folder = RunFolder(path, plain, config.keep_checkpoints)
+            self.folder.refuse_others()
+
+    def open(self, callbacks: Sequence[Callback], folders: contextlib.ExitStack) -> None:
+        """Lock the folder until ``folders`` closes and take up what is in it."""
+        if self.folder is not None:
+            self.checkpoint = folders.enter_context(self.folder).checkpoints.newest()
         self.watch = Stopwatch(0.0 if self.checkpoint is None else self.checkpoint.plain.get("seconds"))
         own: list[Callback] = [self.last, self.watch]
         if self.folder is not None:
-            own.append(_Keeper(self.folder, rows, self.columns, options, self.watch))
+            own.append(_Keeper(self.folder, self.rows, self.columns, self.options, self.watch))
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
-        self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, name)
+        self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, self.name)
         self.failure = None if self.folder is None else self.folder.failure()
         if self.checkpoint is not None:
             self.trainer.load_state_dict(self.checkpoint.tensors, self.checkpoint.plain["trainer"])

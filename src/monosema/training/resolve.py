@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.amp.autocast_mode import is_autocast_available
 
@@ -9,8 +11,9 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.coders.config import Gated, TanhReLU, TokenScaling
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
-from monosema.training.allowed import resolve_sparsity
+from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
+from monosema.training.objectives import Objective
 
 
 def variant_of(coder: Dictionary) -> str:
@@ -56,7 +59,19 @@ def resolve_token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenSca
     return wanted
 
 
-def check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+def check_training(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+    """Raise ``ConfigError`` for options that ``coder`` cannot have, or not together; nothing is changed."""
+    sparsity = resolve_sparsity(coder.config.activation, config.sparsity)
+    scaling = resolve_token_scaling(coder, config)
+    names = (coder.config.activation, sparsity, config.levels, config.revive)
+    check_combination(variant_of(coder), *names, scaling)
+    replace(coder.config, token_scaling=scaling)
+    has_unit_norm(coder, config)
+    Objective.of(coder, config, sparsity)
+    _check_options(coder, config, batch_size)
+
+
+def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
     if config.k_start is not None:
         if not hasattr(coder.config.activation, "k"):
             name = type(coder.config.activation).__name__

@@ -19,7 +19,7 @@ from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
-from monosema.training.allowed import check_combination, resolve_sparsity
+from monosema.training.allowed import resolve_sparsity
 from monosema.training.config import TrainingConfig
 from monosema.training.controller import SparsityControl
 from monosema.training.figures import StepRecord, step_figures, term_coefficients, threshold_figures
@@ -30,7 +30,7 @@ from monosema.training.objectives import Objective
 from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
 from monosema.training.resample_presets import ResampleRule
-from monosema.training.resolve import check_options, has_unit_norm, resolve_token_scaling, variant_of
+from monosema.training.resolve import check_training, has_unit_norm, resolve_token_scaling
 from monosema.training.revive import dead_after, is_resampling_step, resample_every, rewarm_steps
 from monosema.training.scaling import RowScaling
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor
@@ -77,12 +77,11 @@ class Trainer:
         self.n_steps = self.n_main_steps + config.finetuning_steps(batch_size)
         activation = coder.config.activation
         sparsity = resolve_sparsity(activation, config.sparsity)
+        check_training(coder, config, batch_size)
         scaling = resolve_token_scaling(coder, config)
-        check_combination(variant_of(coder), activation, sparsity, config.levels, config.revive, scaling)
         if scaling != coder.config.token_scaling:
             coder.set_token_scaling(scaling)
         self.unit_norm = has_unit_norm(coder, config)
-        check_options(coder, config, batch_size)
         lr = config.lr
         width = max(part.coder.d_sae for part in coder.parts)
         self.lr = automatic_lr(width, batch_size, self.n_main_steps or self.n_steps) if lr == "auto" else float(lr)

@@ -1,0 +1,87 @@
+"""What is wrong with a run's options by themselves: found before a model or a text is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from monosema import hub
+from monosema.core.devices import parse_dtype
+from monosema.core.errors import ConfigError, refuse_misspelling
+from monosema.data.named_models import refuse_repeated_sites
+from monosema.data.sites import RowLayout
+from monosema.data.stdlib import STDLIB
+from monosema.data.stream import check_sizes
+from monosema.data.tokens import resolve_heldout_fraction
+from monosema.evaluation.evaluate import check_options as check_evaluation
+from monosema.models.compiled import refuse_cuda_graphs
+from monosema.models.load import BUILTIN
+from monosema.runs.config import CoderOptions, RunConfig, StreamOptions
+from monosema.runs.make import make_coder
+from monosema.training.resolve import check_training
+from monosema.training.terms import Matryoshka
+
+_WIDTH, _MANY = 2, 2**16
+"""Width of a site, and most latents, of the small coder that stands for one whose widths are not known yet."""
+
+
+def check_run(config: RunConfig) -> None:
+    """Raise what ``config`` would be refused for later, as far as neither the model's widths nor the text decide it.
+
+    Raises ``ConfigError`` for options that are out of range or contradict each other, ``UnknownNameError`` for a
+    misspelt built-in model or text, ``FileError`` where ``training.sparse_connection.path`` holds no dictionary.
+    """
+    for model in (config.model, *config.other_models.values()):
+        refuse_misspelling("model", model.source, BUILTIN)
+        if model.dtype is not None:
+            parse_dtype(model.dtype)
+    refuse_misspelling("text", config.tokens.source, STDLIB)
+    heldout = resolve_heldout_fraction(config.tokens.source, config.tokens.heldout_fraction)
+    if heldout == 0 and config.training.eval_every > 0:
+        raise ConfigError(
+            "training.eval_every needs held-out text; raise tokens.heldout_fraction, or leave eval_every at 0"
+        )
+    _check_stream(config.stream)
+    evaluation = config.evaluation
+    check_evaluation(evaluation.n_tokens, evaluation.n_loss_tokens, None, evaluation.ablation)
+    if config.training.sparse_connection is not None:
+        hub.load(config.training.sparse_connection.path, device="cpu")
+    if config.coder.start_from is None:
+        _check_coder(config)
+
+
+def _check_stream(options: StreamOptions) -> None:
+    check_sizes(
+        options.batch_size, options.model_batch_size, options.epochs, options.chunk_contexts, options.chunk_bytes
+    )
+    for names in (options.hook_names, options.targets):
+        if names is not None:
+            refuse_repeated_sites(names)
+    if options.dtype is not None:
+        parse_dtype(options.dtype)
+    refuse_cuda_graphs(options.compile)
+
+
+def _check_coder(config: RunConfig) -> None:
+    """Make the coder with narrow sites, and hold it against the training options."""
+    options = config.coder
+    d_sae = options.d_sae
+    if d_sae is None or d_sae > _MANY:
+        d_sae = _MANY
+        if max(_counts(config)) > _MANY:
+            return
+    small: CoderOptions = replace(options, d_sae=d_sae, expansion_factor=None)
+    reads, targets = config.stream.hook_names, config.stream.targets
+    check_training(make_coder(small, _narrow(reads, targets)), config.training, config.stream.batch_size)
+
+
+def _narrow(reads: Sequence[str], targets: Sequence[str] | None) -> RowLayout:
+    read = tuple((name, _WIDTH) for name in reads)
+    return RowLayout(read, read if targets is None else tuple((name, _WIDTH) for name in targets))
+
+
+def _counts(config: RunConfig) -> tuple[float, ...]:
+    """The options that the number of latents bounds."""
+    levels = config.training.levels
+    widths = (levels.widths or ()) if isinstance(levels, Matryoshka) else ()
+    return (getattr(config.coder.activation, "k", 0), config.training.k_start or 0, *widths)
