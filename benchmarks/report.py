@@ -31,14 +31,12 @@ def n_processors() -> int:
 def command() -> str:
     """The command line that prints this again, without the options that only say where the result goes."""
     kept: list[str] = []
-    rest = iter(sys.argv[1:])
-    for argument in rest:
-        if argument == "--write-docs":
-            continue
-        if argument == "--json":
-            next(rest, None)
-            continue
-        kept.append(argument)
+    left_out = False
+    for argument in sys.argv[1:]:
+        if argument.startswith("--"):
+            left_out = argument in ("--write-docs", "--json", "--results")
+        if not left_out:
+            kept.append(argument)
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *kept])
 
 
