@@ -28,7 +28,7 @@ from monosema.metrics import mean_max_cosine, recovered_fraction
 KINDS: tuple[Literal["independent", "correlated", "hierarchical"], ...] = ("independent", "correlated", "hierarchical")
 BATCH_SIZE = 1024
 N_HELDOUT = 16_384
-RATES = (1e-2, 3e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 
 
 def main() -> None:
