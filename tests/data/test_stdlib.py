@@ -16,7 +16,7 @@ def library(tmp_path):
         "zz.py": b"z = 1\r\n",
         "pack/__init__.py": b"import os\n",
         "pack/inner.py": b"x = 2\n",
-        "pack/tests/test_inner.py": b"assert True\n",
+        "pack/tests/test_inner.py": b"x = 4\n",
         "test/test_all.py": b"pass\n",
         "site-packages/other.py": b"no = 1\n",
         "config-3.11/setup.py": b"no = 1\n",

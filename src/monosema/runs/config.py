@@ -111,7 +111,7 @@ class CoderOptions:
     causal: bool = False
     """Whether a crosscoder is weakly causal."""
     tied: Literal["none", "per_source", "per_target"] = "none"
-    """Which decoders of a cross-layer transcoder are one; needs sites of one width and ``input_scaling: none``."""
+    """Which decoders of a cross-layer transcoder are one; needs sites of one width, and refuses whitening."""
     decoder_init: DecoderInit = "random"
     """Starting directions of the decoder rows."""
     decoder_init_norm: float | None = None
