@@ -92,7 +92,9 @@ class Case:
             **DICTIONARY_LEARNING,
             "lr": lr,
             "grad_clip": 1.0,
-            "revive": AuxK(coefficient=ALPHA, k=K_AUX, dead_after_tokens=dead_after, normalised=True),
+            "revive": AuxK(
+                coefficient=ALPHA, k=K_AUX, dead_after_tokens=dead_after, normalised=True, straight_through=False
+            ),
             **self.config,
         }
         ours, trainer = train_ours(put(coder, weights), config, batches, dead if dead_steps > DEAD_STEPS else None)

@@ -43,7 +43,7 @@ HERE: dict[str, Any] = {
     **SAELENS,
     "lr": 3e-3,
     "warmup_fraction": 3 / N_STEPS,
-    "revive": AuxK(coefficient=ALPHA, k=K_AUX, dead_after_tokens=(DEAD_STEPS + 1) * N_TOKENS, normalised=False),
+    "revive": AuxK(coefficient=ALPHA, k=K_AUX, dead_after_tokens=(DEAD_STEPS + 1) * N_TOKENS, straight_through=False),
 }
 TERMS = {"loss": "loss", "mse_loss": "mse", "auxiliary_reconstruction_loss": "auxk"}
 

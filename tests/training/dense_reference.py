@@ -127,10 +127,12 @@ class Reference:
         dead = (self.since_fired >= recipe.dead_after).nonzero().flatten()
         self.n_dead.append(len(dead))
         if len(dead):
-            own = pre[:, dead] if recipe.kind == "AbsTopK" else torch.relu(pre[:, dead])
+            signed, own = recipe.kind == "AbsTopK", pre[:, dead]
             weights = p["W_dec"].detach().norm(dim=1)[dead] if recipe.kind.endswith("TopK") else 1.0
-            places = (own.abs() * weights).topk(min(recipe.aux_k, len(dead)), dim=1).indices
-            values = own.gather(1, places)
+            score = (own.abs() if signed else own) * weights
+            places = score.topk(min(recipe.aux_k, len(dead)), dim=1).indices
+            straight = own if signed else own + (torch.relu(own) - own).detach()
+            values = straight.gather(1, places)
             sparse = torch.zeros(n, len(dead), dtype=pre.dtype).scatter(1, places, values)
             left = error.detach() - sparse @ p["W_dec"][dead]
             loss = loss + recipe.aux_coefficient * left.square().sum() / n

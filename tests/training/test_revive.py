@@ -69,19 +69,38 @@ def test_fewer_dead_latents_than_k_are_all_used():
     assert float(aux.value) == pytest.approx((4 + 4 + 0.25 + 1) / 2)
 
 
-def test_no_dead_latent_no_loss_and_no_positive_one_no_entry():
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_no_dead_latent_no_loss_and_no_positive_one_no_reconstruction(straight_through):
     coder = hand_coder()
     encoding = coder.encode_select(X[:1])
-    assert run(coder, encoding, E_BO[:1], torch.zeros(4, dtype=torch.bool), AuxK()) is None
-    aux = run(coder, encoding, E_BO[:1], torch.tensor([False, False, True, True]), AuxK(coefficient=1.0))
-    assert aux.extra.latents.nnz == 0
+    policy = AuxK(coefficient=1.0, straight_through=straight_through)
+    assert run(coder, encoding, E_BO[:1], torch.zeros(4, dtype=torch.bool), policy) is None
+    aux = run(coder, encoding, E_BO[:1], torch.tensor([False, False, True, True]), policy)
+    assert aux.extra.latents.values.count_nonzero() == 0
+    assert aux.extra.latents.nnz == (2 if straight_through else 0)
     assert float(aux.value) == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_a_latent_below_zero_learns_to_fire_as_if_it_were_above(straight_through):
+    """Token (3, 4), error (1, 2), latent 2 of direction (-1, 0) with pre -3: ê = 0, left = (1, 2).
+
+    ∂/∂ê = -2α (1, 2), so its pre-activation gets -2α ⟨(1, 2), (-1, 0)⟩ = 2α, its decoder row (value 0) nothing.
+    """
+    coder = hand_coder().requires_grad_(True)
+    encoding = coder.encode_select(X[:1])
+    dead = torch.tensor([False, False, True, False])
+    made = run(coder, encoding, E_BO[:1], dead, AuxK(coefficient=0.5, straight_through=straight_through))
+    got = coder.backward(encoding, torch.zeros_like(X[:1]), extra=made.extra)
+    g_pre = 1.0 if straight_through else 0.0
+    assert got["b_enc"].tolist() == [0, 0, g_pre, 0]
+    assert got["W_enc_rows"].tolist() == [[0, 0], [0, 0], [3 * g_pre, 4 * g_pre], [0, 0]]
+    assert got["W_dec"].abs().sum() == 0
+
+
 def test_defaults_follow_width_and_run_length():
-    assert default_k(SAE(12, 16)) == 6
-    assert default_k(SAE(1, 16)) == 1
-    assert default_k(SAE(2000, 4)) == 512
+    assert default_k(SAE(12, 16)) == 4
+    assert default_k(SAE(768, 16)) == 48
     assert dead_after(AuxK(), 1000) == 100
     assert dead_after(None, 10**9) == 10_000_000
     assert dead_after(AuxK(dead_after_tokens=7), 1000) == 7

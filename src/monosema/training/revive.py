@@ -51,9 +51,10 @@ def revival(part: Part, encoding: Encoding, loss: Loss, dead_F: Tensor, policy: 
 def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK) -> Revival:
     """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
-    ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, the ``min(k, number dead)`` largest positive
-    pre-activations of dead latents of each token (largest in magnitude for AbsTopK; times ``‖W_dec_i‖`` where latents
-    compete so). ``normalised`` divides by ``Σ w ‖e - mean e‖²``.
+    ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, ``max(0, pre)`` of the ``min(k, number dead)`` largest
+    pre-activations of dead latents of each token (largest in magnitude, and signed, for AbsTopK; times ``‖W_dec_i‖``
+    where latents compete so). Each of them gets the gradient ``⟨∂/∂ê, W_dec_i⟩``, the negative ones where
+    ``straight_through``. ``normalised`` divides by ``Σ w ‖e - mean e‖²``.
     """
     coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
     n_tokens = len(error)
@@ -62,9 +63,10 @@ def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK)
     signed = bool(getattr(coder.activation, "signed", False))
     weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
     size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
-    kept = size > 0
+    kept = torch.ones_like(size, dtype=torch.bool) if config.straight_through else size > 0
     tokens = torch.arange(n_tokens, device=dead.device).unsqueeze(1).expand_as(places)
     values = pre.gather(1, places)
+    values = values if signed else values.clamp(min=0)
     latents = latents_from_pairs(tokens[kept], dead[places[kept]], values[kept], n_tokens, coder.d_sae)
     left = error - decode(latents, coder.W_dec)
     scale = torch.as_tensor(config.coefficient, dtype=left.dtype, device=left.device)
@@ -120,8 +122,8 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
 
 
 def default_k(coder: SparseCoder) -> int:
-    """Half the output width, at most 512."""
-    return max(1, min(512, coder.d_out // 2))
+    """A sixteenth of the output width, at least 4."""
+    return max(4, coder.d_out // 16)
 
 
 def dead_after(policy: Revive | None, n_tokens: int) -> int:

@@ -230,17 +230,22 @@ LevelsConfig = Union[Matryoshka, HierarchicalTopK]
 class AuxK:
     """Dead latents learn to predict the error: ``α · mean ‖e - ê‖²`` with ê from the ``k`` strongest dead latents.
 
-    Only dead latents take part, so that α trades nothing: the paper's 1/32 leaves more of them dead.
-    Source: Gao et al. 2024, arXiv 2406.04093, appendix A.2.
+    A pre-activation below zero counts as 0 in ê and still gets the gradient that a positive one would
+    (``straight_through``); without it a latent whose pre-activations are all negative stays dead. Only dead latents
+    take part, so that α trades nothing. The paper has α = 1/32, ``k`` half the output width and no such gradient:
+    that leaves several times as many dead.
+    Source: Gao et al. 2024, arXiv 2406.04093, appendix A.2; the straight-through gradient is ours.
     """
 
     is_variant: ClassVar[bool] = True
     coefficient: float = 1.0
     """α, relative to the reconstruction loss."""
     k: int | None = None
-    """Dead latents active per token; half the output width, at most 512, by default."""
+    """Dead latents that take part per token; a sixteenth of the output width, at least 4, by default."""
     dead_after_tokens: int | None = None
     """A latent is dead after so many tokens without firing; a tenth of the run, at most 10 million, by default."""
+    straight_through: bool = True
+    """Whether pre-activations below zero get a gradient."""
     normalised: bool = False
     """Whether the term is divided by the error's variance over the batch, as in the paper's code."""
 
