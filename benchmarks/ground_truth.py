@@ -36,11 +36,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="batches of 1,024 rows")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=None, help="architectures")
+    parser.add_argument("--systems", nargs="*", default=None)
     parser.add_argument("--results", type=Path, default=Path("runs/ground_truth.jsonl"), help="kept, and gone on with")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    systems = [system for system in SYSTEMS if system.python.exists()]
+    systems = [
+        system
+        for system in SYSTEMS
+        if system.python.exists() and (options.systems is None or system.name in options.systems)
+    ]
     contests = {}
     for kind in KINDS:
         features = SyntheticFeatures(kind=kind)
