@@ -1,13 +1,17 @@
-"""One training step, side by side with the peers in one run: TopK and BatchTopK, float32, on the CPU.
+"""One training step of every architecture, side by side with the peers in one run: float32, on the CPU.
 
-    python tests/parity/environments.py          # the peers' environments, once
-    python benchmarks/step.py [--write-docs] [--json FILE]
+    python tests/parity/environments.py                    # the peers' environments, once
+    python tests/parity/environments.py --only sparsify
+    python benchmarks/step.py [--cases TopK ...] [--write-docs] [--json FILE]
 
 Every system runs in its own interpreter as a child process, is fed the same activations and does what its own training
 loop does at every step; ours includes statistics, the AuxK policy, the optimiser, and the figures it logs every 50
 steps, the peers' logging is off. The children take turns (A B C A B C …), so that a slow minute of the machine meets
 all of them; a turn is several steps, and the figure is the median over turns. Warm-up is not counted. Run it on a
 machine that does nothing else.
+
+Architectures whose density is learned are timed twice: as each system starts them, and from the same weights with
+biases or thresholds shifted so that 64 latents of a token are active.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from report import ROOT, command, markdown_table, n_processors, processor, refre
 from rows import activations
 
 HERE = Path(__file__).resolve().parent
-OURS = "monosema"
+OURS, PRODUCT = "monosema", "the encoder product alone"
 N_BATCHES = 16
 PRETENDED_STEPS = 25_000
 """Length of the run that schedules are made for: the timed steps are none of its last ones."""
@@ -47,7 +51,7 @@ class System:
     script: str
     python: Path
     only: str | None = None
-    """The one activation it has, where it has not both."""
+    """The one architecture that it has, where it has not all."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -62,11 +66,22 @@ SYSTEMS = (
         "SAELens, sparse activations",
         "step_saelens.py",
         ROOT / ".venv-saelens/bin/python",
-        only="topk",
+        only="TopK",
         environment={"SPARSE": "1"},
     ),
     System("dictionary_learning", "step_dictionary_learning.py", ROOT / ".venv-dictionary-learning/bin/python"),
+    System("sparsify", "step_sparsify.py", ROOT / ".venv-sparsify/bin/python", only="TopK"),
+    System(PRODUCT, "step_product.py", Path(sys.executable)),
 )
+L0 = 64
+CASES: dict[str, tuple[str, int | None]] = {
+    "TopK": ("TopK", None),
+    "BatchTopK": ("BatchTopK", None),
+    "Matryoshka BatchTopK": ("Matryoshka BatchTopK", None),
+    **{f"{name}, L0 {L0}": (name, L0) for name in ("JumpReLU", "ReLU", "Gated")},
+    **{f"{name} at its start": (name, None) for name in ("JumpReLU", "ReLU", "Gated")},
+}
+"""Architecture, and the L0 that all systems start with."""
 
 
 @dataclass
@@ -77,7 +92,11 @@ class Timing:
     turns_ms: list[float] = field(default_factory=list)
     """Milliseconds a step, the mean of each turn."""
     fve: float = float("nan")
-    """Variance explained at the end: shows that it trained; systems take different numbers of steps."""
+    """Variance explained after as many steps as all systems have taken: shows that it trained."""
+    l0: float = float("nan")
+    """Mean number of active latents then."""
+    peak_bytes: float = float("nan")
+    """Memory beyond weights, gradients and Adam's moments."""
 
     @property
     def median_ms(self) -> float:
@@ -105,9 +124,13 @@ class Child:
         """Seconds that ``n_steps`` steps took."""
         return float(self._ask(f"run {n_steps}"))
 
-    def finish(self) -> None:
-        """Ask for the last figure and end the process."""
-        self.timing.fve = float(self._ask("finish"))
+    def look(self) -> None:
+        """Ask for FVE and L0."""
+        self.timing.fve, self.timing.l0 = json.loads(self._ask("finish"))
+
+    def finish(self, n_steps: int) -> None:
+        """Ask for the peak of memory over ``n_steps`` and end the process."""
+        self.timing.peak_bytes = float(self._ask(f"peak {n_steps}"))
         self.close()
 
     def close(self) -> None:
@@ -137,6 +160,7 @@ def measure(problem: Problem, systems: Sequence[System], options: argparse.Names
             print(f"  {system.name}: starting, {options.warmup} steps of warm-up", file=sys.stderr, flush=True)
             children.append(Child(system, problem))
             children[-1].run(options.warmup)
+            children[-1].look()
         for turn in range(options.turns):
             for child in children:
                 time.sleep(PAUSE_S)
@@ -145,7 +169,7 @@ def measure(problem: Problem, systems: Sequence[System], options: argparse.Names
             shown = ", ".join(f"{child.system.name} {child.timing.turns_ms[-1]:.1f}" for child in children)
             print(f"  turn {turn + 1} of {options.turns} (ms a step): {shown}", file=sys.stderr, flush=True)
         for child in children:
-            child.finish()
+            child.finish(options.peer_steps)
     except BaseException:
         for child in children:
             child.close()
@@ -154,24 +178,44 @@ def measure(problem: Problem, systems: Sequence[System], options: argparse.Names
 
 
 def ratio(timings: Mapping[str, Timing]) -> float | None:
-    """Our time over that of the fastest peer; None where one of them was not run."""
-    peers = [timing.median_ms for name, timing in timings.items() if name != OURS]
-    return timings[OURS].median_ms / min(peers) if peers and OURS in timings else None
+    """The fastest peer's time over ours; None where one of them was not run."""
+    peers = [timing.median_ms for name, timing in timings.items() if name not in (OURS, PRODUCT)]
+    return min(peers) / timings[OURS].median_ms if peers and OURS in timings else None
 
 
-def render(problem: Problem, results: Mapping[str, Mapping[str, Timing]]) -> str:
+def render(problem: Problem, results: Mapping[str, Mapping[str, Timing]], n_warmup: int) -> str:
     """The table and all that it depends on, as Markdown."""
     rows = []
-    for activation, timings in results.items():
-        best = ratio(timings)
+    for case, timings in results.items():
+        best, ours = ratio(timings), timings.get(OURS)
         for name, timing in timings.items():
             low, high = min(timing.turns_ms), max(timing.turns_ms)
-            share = f"{timing.median_ms / timings[OURS].median_ms:.2f}" if OURS in timings else "–"
-            figures = [f"{timing.median_ms:.1f}", f"{low:.1f} to {high:.1f}", share]
-            rows.append([_label(activation), name, *figures])
+            share = f"{timing.median_ms / ours.median_ms:.2f}" if ours else "–"
+            trains = name != PRODUCT
+            rows.append(
+                [
+                    case,
+                    name,
+                    f"{timing.median_ms:.1f}",
+                    f"{low:.1f} to {high:.1f}",
+                    share,
+                    f"{timing.l0:.1f}" if trains else "",
+                    f"{timing.fve:.3f}" if trains else "",
+                    f"{timing.peak_bytes / 2**20:.0f}" if trains else "",
+                ]
+            )
         if best is not None:
-            rows.append([_label(activation), "**ours / fastest peer**", f"**{best:.3f}**", "", ""])
-    header = ["activation", "system", "ms a step (median)", "range of turns", "times ours"]
+            rows.append([case, "**fastest peer / ours**", "", "", f"**{best:.2f}**", "", "", ""])
+    header = [
+        "case",
+        "system",
+        "ms a step (median)",
+        "range of turns",
+        "times ours",
+        "L0",
+        "FVE",
+        "MiB beyond the state",
+    ]
     table = markdown_table(header, rows).replace("| --- | ---: |", "| --- | --- |", 1)
     versions: dict[str, set[str]] = {}
     for timings in results.values():
@@ -182,18 +226,15 @@ def render(problem: Problem, results: Mapping[str, Mapping[str, Timing]]) -> str
     return (
         f"{table}\n\n"
         f"B {problem.batch_size}, d {problem.d_in}, n {problem.d_sae}, k {problem.k}, float32, "
-        f"{problem.n_threads} threads on {processor()} ({n_processors()} processors); {installed}.\n"
+        f"{problem.n_threads} threads on {processor()} ({n_processors()} processors); {installed}. L0 and FVE after "
+        f"{n_warmup} steps.\n"
         f"Printed by `{command()}`."
     )
 
 
-def _label(activation: str) -> str:
-    return {"topk": "TopK", "batchtopk": "BatchTopK"}[activation]
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time one training step, side by side with the peers.")
-    parser.add_argument("--activation", choices=["topk", "batchtopk"], help="just this one; both by default")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="just these; all by default")
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--d-in", type=int, default=512)
     parser.add_argument("--d-sae", type=int, default=8192)
@@ -214,7 +255,7 @@ def main() -> None:
     systems = [system for system in SYSTEMS if options.systems is None or system.name in options.systems]
     missing = sorted({str(system.python) for system in systems if not system.python.exists()})
     if missing:
-        raise SystemExit(f"no {' and no '.join(missing)}; run `python tests/parity/environments.py` first")
+        raise SystemExit(f"no {' and no '.join(missing)}; see the head of this file")
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the machine is busy (load {load:.1f}); these timings say little", file=sys.stderr)
@@ -222,9 +263,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.npy"
         np.save(file, activations(N_BATCHES * options.batch_size, options.d_in).numpy())
-        for activation in [options.activation] if options.activation else ["topk", "batchtopk"]:
+        for case in options.cases or CASES:
+            architecture, l0 = CASES[case]
             problem = Problem(
-                activation=activation,
+                architecture=architecture,
+                l0=l0,
                 batch_size=options.batch_size,
                 d_in=options.d_in,
                 d_sae=options.d_sae,
@@ -233,10 +276,10 @@ def main() -> None:
                 n_steps=PRETENDED_STEPS,
                 rows=str(file),
             )
-            print(f"{_label(activation)}:", file=sys.stderr)
-            fitting = [system for system in systems if system.only in (None, activation)]
-            results[activation] = measure(problem, fitting, options)
-    text = render(problem, results)
+            print(f"{case}:", file=sys.stderr)
+            fitting = [system for system in systems if system.only in (None, architecture)]
+            results[case] = measure(problem, fitting, options)
+    text = render(problem, results, options.warmup)
     print(text)
     if options.json is not None:
         options.json.write_text(json.dumps(_plain(problem, results, load), indent=2) + "\n", encoding="utf-8")
@@ -250,13 +293,13 @@ def _plain(problem: Problem, results: Mapping[str, Mapping[str, Timing]], load: 
         "processor": processor(),
         "n_processors": n_processors(),
         "load_before": load,
-        "problem": {key: value for key, value in asdict(problem).items() if key not in ("rows", "activation")},
+        "problem": {key: value for key, value in asdict(problem).items() if key not in ("rows", "architecture", "l0")},
         "results": {
-            activation: {
-                "ours_over_fastest_peer": ratio(timings),
+            case: {
+                "fastest_peer_over_ours": ratio(timings),
                 "systems": {name: {**asdict(t), "median_ms": t.median_ms} for name, t in timings.items()},
             }
-            for activation, timings in results.items()
+            for case, timings in results.items()
         },
     }
 

@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
-from protocol import Prepared, Problem, serve
+import torch
+from protocol import BANDWIDTH, LR, MATRYOSHKA, Prepared, Problem, Start, serve
 from torch import Tensor
 
 import monosema as ms
+from monosema.coders import SparseCoder
 
 
 def prepare(problem: Problem, first: Tensor) -> Prepared:
-    activation = ms.TopK(k=problem.k) if problem.activation == "topk" else ms.BatchTopK(k=problem.k)
-    coder = ms.SAE(problem.d_in, problem.d_sae, activation=activation)
-    config = ms.TrainingConfig(tokens=problem.n_steps * problem.batch_size)
+    activations: dict[str, Any] = {
+        "ReLU": ms.ReLU(),
+        "Gated": ms.Gated(),
+        "JumpReLU": ms.JumpReLU() if problem.l0 is None else ms.JumpReLU(bandwidth=BANDWIDTH),
+        "TopK": ms.TopK(k=problem.k),
+        "BatchTopK": ms.BatchTopK(k=problem.k),
+        "Matryoshka BatchTopK": ms.BatchTopK(k=problem.k),
+    }
+    options: dict[str, Any] = {}
+    if problem.architecture.startswith("Matryoshka"):
+        options["levels"] = ms.Matryoshka(fractions=MATRYOSHKA)
+    if problem.l0 is not None:
+        options |= {"lr": LR, "input_scaling": "none", "decoder": "free"}
+    coder = ms.SAE(problem.d_in, problem.d_sae, activation=activations[problem.architecture])
+    config = ms.TrainingConfig(tokens=problem.n_steps * problem.batch_size, **options)
     trainer = ms.Trainer(coder, config, problem.batch_size)
     trainer.initialise(first)
-    figures: dict[str, float] = {}
+    if problem.l0 is not None:
+        start_(coder, problem.common_start(first))
 
     def step(batch: Tensor) -> None:
         trainer.step(batch)
         if trainer.step_number % config.log_every == 0:
             trainer.check_finite()
-            figures.update(trainer.metrics())
+            trainer.metrics()
 
-    return Prepared({"monosema": version("monosema")}, step, lambda: trainer.metrics()["fve"])
+    def finish(_: Tensor) -> tuple[float, float]:
+        figures = trainer.metrics()
+        return figures["fve"], figures["l0"]
+
+    n_parameters = sum(parameter.numel() for parameter in coder.parameters())
+    return Prepared({"monosema": version("monosema")}, step, finish, n_parameters)
+
+
+@torch.no_grad()
+def start_(coder: SparseCoder, start: Start) -> None:
+    """Give ``coder`` the common weights, in place."""
+    coder.W_enc_rows.copy_(start.directions)
+    coder.W_dec.copy_(start.directions)
+    parameters = dict(coder.named_parameters())
+    parameters["b_dec"].zero_()
+    if "activation.threshold" in parameters:
+        parameters["activation.threshold"].fill_(start.threshold)
+        parameters["b_enc"].zero_()
+    else:
+        parameters["activation.b_gate" if "activation.b_gate" in parameters else "b_enc"].fill_(-start.threshold)
 
 
 if __name__ == "__main__":

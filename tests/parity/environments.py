@@ -1,4 +1,4 @@
-"""Make the environments in which the peers run: ``.venv-saelens`` and ``.venv-dictionary-learning``.
+"""Make the environments in which the peers run: ``.venv-saelens``, ``.venv-dictionary-learning``, others if named.
 
     python tests/parity/environments.py [--only NAME]
 
@@ -36,6 +36,8 @@ class Environment:
     """pip's arguments, one installation after the other."""
     modules: tuple[str, ...]
     """Imported at the end; an environment that cannot is not stamped."""
+    is_for_benchmarks_only: bool = False
+    """Whether it is made only where it is named."""
     stubs: tuple[tuple[str, str], ...] = ()
     """Modules written into it, by name and content, in place of packages that cannot be installed."""
 
@@ -90,14 +92,21 @@ DICTIONARY_LEARNING = Environment(
         ("nnsight", '"""Stands in for nnsight 0.3, whose one name here is never used."""\n\nLanguageModel = object\n'),
     ),
 )
-ENVIRONMENTS = {environment.name: environment for environment in (SAELENS, DICTIONARY_LEARNING)}
+SPARSIFY = Environment(
+    name="sparsify",
+    steps=((TORCH,), ("eai-sparsify==1.3.3", TORCH)),
+    modules=("sparsify",),
+    is_for_benchmarks_only=True,
+)
+ENVIRONMENTS = {environment.name: environment for environment in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the peers' environments (minutes, needs pip).")
     parser.add_argument("--only", choices=sorted(ENVIRONMENTS), help="make just this one")
     only = parser.parse_args().only
-    for environment in [ENVIRONMENTS[only]] if only else ENVIRONMENTS.values():
+    usual = [environment for environment in ENVIRONMENTS.values() if not environment.is_for_benchmarks_only]
+    for environment in [ENVIRONMENTS[only]] if only else usual:
         if environment.is_ready():
             print(f"{environment.name}: already there", flush=True)
         else:
