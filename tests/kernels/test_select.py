@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from monosema.kernels import Latents, reference, select_above, select_batch_top_k, select_row_top_k
+from monosema.kernels import (
+    Latents,
+    entries_above,
+    latents_from_mask,
+    reference,
+    select_above,
+    select_batch_top_k,
+    select_row_top_k,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
 # the two-stage search needs d_sae a multiple of 32 and at least 2·(k + 1) blocks
@@ -180,3 +188,20 @@ def test_pre_activations_that_are_not_contiguous() -> None:
     pre = wide.T
     same(select_row_top_k(pre, 3), reference.row_top_k_dense(pre.contiguous(), 3))
     same(select_batch_top_k(pre, 18)[0], reference.batch_top_k_dense(pre.contiguous(), 18))
+
+
+@pytest.mark.parametrize("bound", [-0.5, 0.3, torch.linspace(-1, 1, 40)])
+def test_entries_above_are_those_of_the_mask_whatever_their_sign(bound):
+    pre = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    pre[1, 3] = math.nan
+    found = entries_above(pre, bound)
+    assert torch.equal(found.to_dense(), torch.where(pre > bound, pre, 0))
+
+
+def test_a_part_of_the_entries_is_as_if_selected_by_itself():
+    pre = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    found = entries_above(pre, -1.0)
+    part, whole = found.where(found.values > 0.5, 2 * found.values), latents_from_mask(2 * pre, pre > 0.5)
+    for name in ("crow", "indices", "values"):
+        assert torch.equal(getattr(part, name), getattr(whole, name))
+    assert found.where(found.values > 100, found.values).nnz == 0

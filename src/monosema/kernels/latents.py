@@ -60,6 +60,13 @@ class Latents:
             raise ShapeError(f"expected {tuple(self.values.shape)} values, got {tuple(values.shape)}")
         return replace(self, values=values)
 
+    def where(self, kept: Tensor, values: Tensor) -> Latents:
+        """The entries where the mask ``kept [E]`` is true, with their part of ``values [E]``."""
+        chosen = positions(kept)
+        crow = torch.zeros_like(self.crow)
+        crow[1:] = torch.bincount(self.rows()[chosen], minlength=self.n_tokens).cumsum(0)
+        return replace(self, crow=crow, indices=self.indices[chosen], values=values[chosen])
+
     def to_dense(self) -> Tensor:
         """``[*leading_shape, F]`` with zeros where inactive."""
         dense = self.values.new_zeros(self.n_tokens, self.d_sae)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosema.kernels.latents import Latents, _from_sorted_flat, positions
+from monosema.kernels.latents import Latents, _from_sorted_flat, latents_from_mask, positions
 from monosema.kernels.reference import row_top_k_dense
 
 _BLOCK = 32
@@ -74,12 +74,12 @@ def select_batch_top_k(pre_BF: Tensor, n_entries: int, guess: float | None = Non
 
 def select_above(pre_BF: Tensor, threshold: Tensor | float) -> Latents:
     """Entries with ``pre > threshold`` (a number or ``[F]``) and ``pre > 0``, at their pre-activation values."""
-    n_tokens, d_sae = pre_BF.shape
-    mask = pre_BF > threshold
-    if isinstance(threshold, Tensor) or threshold < 0:
-        mask &= pre_BF > 0
-    flat = positions(mask.reshape(-1))
-    return _from_sorted_flat(flat, pre_BF.reshape(-1)[flat], n_tokens, d_sae)
+    return entries_above(pre_BF, threshold.clamp(min=0) if isinstance(threshold, Tensor) else max(0.0, threshold))
+
+
+def entries_above(pre_BF: Tensor, bound: Tensor | float) -> Latents:
+    """Entries with ``pre > bound`` (a number or ``[F]``), positive or not, at their pre-activation values."""
+    return latents_from_mask(pre_BF, pre_BF > bound)
 
 
 @dataclass(frozen=True)

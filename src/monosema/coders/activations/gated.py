@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
 from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import Gated
-from monosema.kernels import Latents, latents_from_mask
+from monosema.kernels import Latents, entries_above
 
 
 @final
@@ -32,16 +32,20 @@ class GatedActivation(Activation):
         self.b_mag = nn.Parameter(torch.zeros(d_sae))
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
-        gate = pre_BF + self.b_gate
-        opened = latents_from_mask(gate, gate > 0)
+        opened = entries_above(pre_BF, -self.b_gate)
+        latents, gate = self._magnitudes(opened), opened.with_values(opened.values + self.b_gate[opened.indices])
         if window is None:
-            return Selection(self.infer(pre_BF), gate=opened)
-        near = near_entries(gate, window)
-        return Selection(self.infer(pre_BF), near=near, near_activations=near.values.clamp(min=0), gate=opened)
+            return Selection(latents, gate=gate)
+        near = near_entries(pre_BF + self.b_gate, window)
+        return Selection(latents, near=near, near_activations=near.values.clamp(min=0), gate=gate)
 
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
-        magnitude = pre_BF * self.r_mag.exp() + self.b_mag
-        return latents_from_mask(magnitude, (pre_BF + self.b_gate > 0) & (magnitude > 0))
+        return self._magnitudes(entries_above(pre_BF, -self.b_gate))
+
+    def _magnitudes(self, opened: Latents) -> Latents:
+        """The activations of entries whose gate is open, at their pre-activations: those with positive magnitude."""
+        magnitude = opened.values * self.r_mag.exp()[opened.indices] + self.b_mag[opened.indices]
+        return opened.where(magnitude > 0, magnitude)
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         magnitude = torch.relu(pre_BF * self.r_mag.exp() + self.b_mag)

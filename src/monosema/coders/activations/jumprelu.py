@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
-from monosema.coders.activations.windows import kernel_density, near_entries
+from monosema.coders.activations.windows import kernel_density, reach
 from monosema.coders.config import JumpReLU
-from monosema.kernels import Latents, select_above
+from monosema.kernels import Latents, entries_above, select_above
+from monosema.kernels.latents import positions
 
 _START = 0.1
 """Of thresholds, where neither the config nor data say anything."""
@@ -37,10 +38,19 @@ class JumpReLUActivation(Activation):
         )
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
-        near = near_entries(pre_BF - self.threshold, self.config.bandwidth, self.config.kernel)
-        active = near.values > 0
-        activations = torch.where(active, near.values + self.threshold[near.indices.long()], 0)
-        return Selection(self.infer(pre_BF), near=near, near_activations=activations)
+        """One pass finds all that is above ``θ - reach``; what is active and what is near are chosen from it."""
+        far = reach(self.config.bandwidth, self.config.kernel)
+        rounding = 4 * torch.finfo(pre_BF.dtype).eps * (self.threshold + far)
+        found = entries_above(pre_BF, self.threshold - far - rounding)
+        threshold = self.threshold[found.indices]
+        distance = found.values - threshold
+        active = (found.values > threshold) & (found.values > 0)
+        is_near = distance.abs() < far
+        return Selection(
+            found.where(active, found.values),
+            near=found.where(is_near, distance),
+            near_activations=torch.where(active, found.values, 0)[positions(is_near)],
+        )
 
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         return select_above(pre_BF, self.threshold)

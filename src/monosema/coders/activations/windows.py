@@ -16,9 +16,14 @@ from monosema.kernels import Latents, latents_from_mask
 _RADIUS: dict[Kernel, float] = {"rectangle": 0.5, "triangle": 1.0, "epanechnikov": 1.0, "gaussian": 4.0}
 
 
+def reach(bandwidth: float, kernel: Kernel = "rectangle") -> float:
+    """How far from a threshold the kernel's support goes."""
+    return _RADIUS[kernel] * bandwidth
+
+
 def near_entries(distance_BF: Tensor, bandwidth: float, kernel: Kernel = "rectangle") -> Latents:
     """Entries of ``distance = pre - θ`` inside the kernel's support ``|distance| < radius · bandwidth``."""
-    return latents_from_mask(distance_BF, distance_BF.abs() < _RADIUS[kernel] * bandwidth)
+    return latents_from_mask(distance_BF, distance_BF.abs() < reach(bandwidth, kernel))
 
 
 def kernel_density(distance: Tensor, bandwidth: float, kernel: Kernel = "rectangle") -> Tensor:
