@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import monosema as ms
-from monosema.runs.summary import RunSummary, Stopwatch, summary_table
+from monosema.runs.summary import RunSummary, Usage, memory_line, summary_table
 from monosema.training import Callback, Trainer
 
 SITE = "blocks.1.hook_resid_post"
@@ -17,6 +17,7 @@ SUMMARY = RunSummary(
     tokens=4_000,
     seconds=8.0,
     tokens_per_second=500.0,
+    peak_memory_bytes=3 * 2**29,
     d_sae=48,
     n_alive=45,
     n_dead=3,
@@ -45,6 +46,7 @@ def test_the_table_has_a_row_for_each_run() -> None:
         "tokens": "4,000",
         "time": "8.0 s",
         "tok/s": "500",
+        "peak": "1.5 GiB",
         "loss": "1.25",
         "FVE": "0.75",
         "L0": "4",
@@ -66,20 +68,20 @@ def test_columns_stand_below_each_other() -> None:
     assert len({line.index("runs/k4") for line in lines[1:]} | {lines[0].index("folder")}) == 1
 
 
-def test_a_stopwatch_goes_on_from_earlier_calls_and_what_is_unknown_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_goes_on_from_earlier_calls_and_what_is_unknown_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([10.0, 12.0, 13.0, 20.0, 25.0, 30.0])
     monkeypatch.setattr("monosema.runs.summary.time.monotonic", lambda: next(times))
     trainer = Trainer(sae(), ms.TrainingConfig(tokens=10), 10)
-    watch = Stopwatch(100.0)
-    watch.start()
-    watch.on_step(trainer)
-    watch.on_step(trainer)
-    assert watch.seconds == 103.0
-    waiting = Stopwatch(0.0)  # never started: the loop reached it later
+    usage = Usage(100.0)
+    usage.start()
+    usage.on_step(trainer)
+    usage.on_step(trainer)
+    assert usage.seconds == 103.0
+    waiting = Usage(0.0)  # never started: the loop reached it later
     waiting.on_step(trainer)
     waiting.on_step(trainer)
     assert waiting.seconds == 5.0
-    unknown = Stopwatch(None)
+    unknown = Usage(None)
     unknown.on_step(trainer)
     assert unknown.seconds is None
 
@@ -97,8 +99,10 @@ def test_a_run_shows_and_keeps_its_summary(
 
     result = run()
     summary = result.summary
-    assert shown == [summary_table([summary])]
-    assert (tmp_path / "run" / "summary.txt").read_text() == shown[0] + "\n"
+    memory = ms.Trainer(sae(), config, 100).memory()
+    assert shown == [memory_line([memory]), summary_table([summary])]
+    assert (tmp_path / "run" / "summary.txt").read_text() == shown[1] + "\n"
+    assert summary.peak_memory_bytes is None or summary.peak_memory_bytes > memory.weights
     assert (summary.name, summary.tokens, summary.d_sae, summary.folder) == ("run", 2000, 48, str(tmp_path / "run"))
     assert summary.n_dead == result.metrics["n_dead"] == 48 - summary.n_alive
     assert summary.training == result.metrics
@@ -111,7 +115,7 @@ def test_a_run_shows_and_keeps_its_summary(
     again = run(evaluation=False, progress=False)  # read, neither trained nor evaluated: the same summary
     assert again.summary == summary
     assert again.report is None
-    assert len(shown) == 1
+    assert len(shown) == 2
 
 
 class StopAt(Callback):

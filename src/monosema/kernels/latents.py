@@ -62,7 +62,10 @@ class Latents:
 
     def where(self, kept: Tensor, values: Tensor) -> Latents:
         """The entries where the mask ``kept [E]`` is true, with their part of ``values [E]``."""
-        chosen = positions(kept)
+        return self.at(positions(kept), values)
+
+    def at(self, chosen: Tensor, values: Tensor) -> Latents:
+        """The entries at the ascending places ``chosen``, with their part of ``values [E]``."""
         crow = torch.zeros_like(self.crow)
         crow[1:] = torch.bincount(self.rows()[chosen], minlength=self.n_tokens).cumsum(0)
         return replace(self, crow=crow, indices=self.indices[chosen], values=values[chosen])

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from monosema.core.memory import peak_memory, readable_bytes
 from monosema.core.progress import short_number
 from monosema.evaluation import Report
 from monosema.training import Callback, Trainer
+from monosema.training.memory import StepMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,9 @@ class RunSummary:
     """Wall time from the first step to the last over all calls, evaluations and checkpoints on the way included."""
     tokens_per_second: float | None
     """``tokens / seconds``; several coders on one pass share the time of the pass."""
+    peak_memory_bytes: int | None
+    """Memory in use at its peak, model, rows and whatever else the process did included: of a GPU what torch has
+    allocated there, else what the process has had resident."""
     d_sae: int
     """Latents."""
     n_alive: int
@@ -45,11 +50,11 @@ class RunSummary:
         return asdict(self)
 
 
-class Stopwatch(Callback):
-    """Wall time of one run's steps, beginning with the ``seconds`` of earlier calls; None stays None."""
+class Usage(Callback):
+    """Wall time and peak memory of one run's steps, on top of what earlier calls used; a time of None stays None."""
 
-    def __init__(self, seconds: float | None):
-        self.seconds = seconds
+    def __init__(self, seconds: float | None, peak_memory: int | None = None):
+        self.seconds, self.peak_memory = seconds, peak_memory
         self._since: float | None = None
 
     def start(self) -> None:
@@ -62,13 +67,18 @@ class Stopwatch(Callback):
             self.seconds += now - self._since
         self._since = now
 
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        peak = peak_memory(trainer.coder.device)
+        if peak is not None:
+            self.peak_memory = max(peak, self.peak_memory or 0)
+
 
 def summarise(
     name: str,
     trainer: Trainer,
     metrics: dict[str, Any],
     report: Report | None,
-    seconds: float | None,
+    used: Usage,
     folder: Path | None,
     error: str | None = None,
 ) -> RunSummary:
@@ -77,8 +87,9 @@ def summarise(
     return RunSummary(
         name=name or ("run" if folder is None else folder.name),
         tokens=trainer.tokens_seen,
-        seconds=seconds,
-        tokens_per_second=trainer.tokens_seen / seconds if seconds else None,
+        seconds=used.seconds,
+        tokens_per_second=trainer.tokens_seen / used.seconds if used.seconds else None,
+        peak_memory_bytes=used.peak_memory,
         d_sae=trainer.coder.d_sae,
         n_alive=trainer.coder.d_sae - n_dead,
         n_dead=n_dead,
@@ -87,6 +98,20 @@ def summarise(
         folder=None if folder is None else str(folder),
         error=error,
     )
+
+
+def memory_line(runs: Sequence[StepMemory]) -> str:
+    """What the steps of trainers that take turns will hold beside the model and the rows."""
+    kept, passing = sum(run.kept for run in runs), max(run.passing for run in runs)
+    weights = sum(run.weights for run in runs)
+    parts = {
+        "weights": weights,
+        "Adam's moments": sum(run.moments for run in runs),
+        "pre-activations": sum(run.pre_activations for run in runs),
+        "a step's gradients and entries": passing,
+    }
+    of_what = ", ".join(f"{name} {readable_bytes(n)}" for name, n in parts.items())
+    return f"memory: {readable_bytes(weights + kept + passing)} beside model and rows ({of_what})"
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
@@ -114,6 +139,7 @@ def _cells(summary: RunSummary) -> list[tuple[str, str]]:
         ("tokens", f"{summary.tokens:,}"),
         ("time", _duration(summary.seconds)),
         ("tok/s", "-" if rate is None else short_number(rate)),
+        ("peak", "-" if summary.peak_memory_bytes is None else readable_bytes(summary.peak_memory_bytes)),
         ("loss", _number(training.get("loss"))),
         ("FVE", _number(training.get("fve"))),
         ("L0", _number(training.get("l0"))),

@@ -24,7 +24,7 @@ from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
-from monosema.runs.summary import RunSummary, Stopwatch, summarise, summary_table
+from monosema.runs.summary import RunSummary, Usage, memory_line, summarise, summary_table
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all
 from monosema.training.terms import Resample
@@ -187,10 +187,11 @@ class _Run:
         """Lock the folder until ``folders`` closes and take up what is in it."""
         if self.folder is not None:
             self.checkpoint = folders.enter_context(self.folder).checkpoints.newest()
-        self.watch = Stopwatch(0.0 if self.checkpoint is None else self.checkpoint.plain.get("seconds"))
-        own: list[Callback] = [self.last, self.watch]
+        before: Mapping[str, Any] = {"seconds": 0.0} if self.checkpoint is None else self.checkpoint.plain
+        self.used = Usage(before.get("seconds"), before.get("peak_memory"))
+        own: list[Callback] = [self.last, self.used]
         if self.folder is not None:
-            own.append(_Keeper(self.folder, self.rows, self.columns, self.options, self.watch))
+            own.append(_Keeper(self.folder, self.rows, self.columns, self.options, self.used))
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
         self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, self.name)
         self.failure = None if self.folder is None else self.folder.failure()
@@ -237,7 +238,7 @@ class _Run:
         metrics = self.last.metrics
         if folder is not None:
             metrics = next((line for line in reversed(folder.metrics()) if "loss" in line), {})
-        summary = summarise(self.name, trainer, metrics, report, self.watch.seconds, path, error)
+        summary = summarise(self.name, trainer, metrics, report, self.used, path, error)
         if folder is not None:
             write_json(folder.summary_path, summary.to_dict())
         return TrainingResult(coder, metrics, report, path, trainer.n_steps, self.start, summary, error)
@@ -278,10 +279,8 @@ class _Last(Callback):
 class _Keeper(Callback):
     """Writes metrics and checkpoints into the run folder."""
 
-    def __init__(
-        self, folder: RunFolder, rows: RowSource, columns: Columns, options: EvaluationOptions, watch: Stopwatch
-    ):
-        self._folder, self._rows, self._columns, self._options, self._watch = folder, rows, columns, options, watch
+    def __init__(self, folder: RunFolder, rows: RowSource, columns: Columns, options: EvaluationOptions, used: Usage):
+        self._folder, self._rows, self._columns, self._options, self._used = folder, rows, columns, options, used
 
     def on_step(self, trainer: Trainer) -> None:
         every = trainer.config.eval_every
@@ -295,7 +294,11 @@ class _Keeper(Callback):
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         tensors, plain = trainer.state_dict()
-        state: dict[str, Any] = {"trainer": plain, "seconds": self._watch.seconds}
+        state: dict[str, Any] = {
+            "trainer": plain,
+            "seconds": self._used.seconds,
+            "peak_memory": self._used.peak_memory,
+        }
         if not isinstance(self._rows, IterableRows):
             stream = self._rows.state_dict()
             tensors |= {f"rows.{name}": value for name, value in stream.items() if isinstance(value, Tensor)}
@@ -395,7 +398,9 @@ def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
     with Progress("train", total, done=done, interval=interval, enabled=progress is not False) as bar:
         for run in unfinished:
             if run.start == min(each.start for each in unfinished):  # the others wait until the rows reach them
-                run.watch.start()
+                run.used.start()
+        if progress is not False and logger.isEnabledFor(logging.WARNING):
+            say(memory_line([run.trainer.memory() for run in unfinished]))
         slowest.fit.callbacks = [_Shown(bar, rows.batch_size), *slowest.fit.callbacks]
         fit_all([run.fit for run in unfinished], rows)
 

@@ -9,6 +9,9 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.coders.config import TanhReLU
 from monosema.training.optimizer import renormalise_
 
+START_ROWS, START = 256, 6.0
+"""Rows by which a dictionary with a wanted L0 starts at that many times as much."""
+
 
 def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
     """Whether decoder norms can be folded into the encoder without changing which latents are active."""

@@ -26,6 +26,7 @@ from monosema.training.figures import StepRecord, step_figures, term_coefficient
 from monosema.training.finetune import FineTuner
 from monosema.training.gradients import GradientPass, StepState
 from monosema.training.initial import geometric_median
+from monosema.training.memory import StepMemory, step_memory
 from monosema.training.objectives import Objective
 from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
@@ -34,7 +35,14 @@ from monosema.training.resolve import check_training, has_unit_norm, resolve_tok
 from monosema.training.revive import dead_after, is_resampling_step, resample_every, rewarm_steps
 from monosema.training.scaling import RowScaling
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor
-from monosema.training.start import bring_decoder_to_size_, can_fold_norms, make_unit_norm_, start_with_
+from monosema.training.start import (
+    START,
+    START_ROWS,
+    bring_decoder_to_size_,
+    can_fold_norms,
+    make_unit_norm_,
+    start_with_,
+)
 from monosema.training.statistics import FiringStatistics
 from monosema.training.terms import Resample
 
@@ -42,8 +50,6 @@ logger = logging.getLogger("monosema.training")
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
-START_ROWS, START = 256, 6.0
-"""Rows by which a dictionary with a wanted L0 starts at that many times as much."""
 
 CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error."""
@@ -121,6 +127,10 @@ class Trainer:
     def is_finetuning(self) -> bool:
         """Whether the coming step belongs to the last phase."""
         return self.step_number >= self.n_main_steps
+
+    def memory(self) -> StepMemory:
+        """What a step will hold, beside the source of rows."""
+        return step_memory(self.coder, self.config, self.control.sparsity, self.batch_size)
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:

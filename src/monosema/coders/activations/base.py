@@ -29,6 +29,8 @@ class Selection:
     """[N] the activations of those entries, 0 where inactive."""
     gate: Latents | None = None
     """[G] entries with an open gate; values are the gate's pre-activations (Gated)."""
+    active_in_gate: Tensor | None = None
+    """[E] int64: the place of each active entry in ``gate``."""
     least: Tensor | None = None
     """0-d: the threshold this batch's selection amounts to (TopK, AbsTopK, BatchTopK)."""
 

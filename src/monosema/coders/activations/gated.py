@@ -11,6 +11,7 @@ from monosema.coders.activations.base import Activation, ActivationGradients, Ch
 from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import Gated
 from monosema.kernels import Latents, entries_above
+from monosema.kernels.latents import positions
 
 
 @final
@@ -33,33 +34,35 @@ class GatedActivation(Activation):
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
         opened = entries_above(pre_BF, -self.b_gate)
-        latents, gate = self._magnitudes(opened), opened.with_values(opened.values + self.b_gate[opened.indices])
-        if window is None:
-            return Selection(latents, gate=gate)
-        near = near_entries(pre_BF + self.b_gate, window)
-        return Selection(latents, near=near, near_activations=near.values.clamp(min=0), gate=gate)
+        latents, active = self._magnitudes(opened)
+        gate = opened.with_values(opened.values + self.b_gate[opened.indices])
+        near = None if window is None else near_entries(pre_BF + self.b_gate, window)
+        near_activations = None if near is None else near.values.clamp(min=0)
+        return Selection(latents, near, near_activations, gate=gate, active_in_gate=active)
 
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
-        return self._magnitudes(entries_above(pre_BF, -self.b_gate))
+        return self._magnitudes(entries_above(pre_BF, -self.b_gate))[0]
 
-    def _magnitudes(self, opened: Latents) -> Latents:
-        """The activations of entries whose gate is open, at their pre-activations: those with positive magnitude."""
+    def _magnitudes(self, opened: Latents) -> tuple[Latents, Tensor]:
+        """The activations of entries whose gate is open, given their pre-activations: those with positive magnitude,
+        and the place of each among ``opened``."""
         magnitude = opened.values * self.r_mag.exp()[opened.indices] + self.b_mag[opened.indices]
-        return opened.where(magnitude > 0, magnitude)
+        active = positions(magnitude > 0)
+        return opened.at(active, magnitude), active
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         magnitude = torch.relu(pre_BF * self.r_mag.exp() + self.b_mag)
         return magnitude * (pre_BF + self.b_gate > 0)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
-        assert selection.gate is not None and gradients.gate is not None
+        assert selection.gate is not None and gradients.gate is not None and selection.active_in_gate is not None
         active, opened = selection.latents.indices.long(), selection.gate.indices.long()
         scaled = gradients.latents * self.r_mag.exp()[active]
         # exp(r_mag)·pre is what the activation holds beyond its bias
         r_mag = gradients.latents * (selection.latents.values - self.b_mag[active])
         zeros = torch.zeros_like(self.b_mag)
         b_gate = zeros.index_add(0, opened, gradients.gate)
-        pre = [selection.latents.with_values(scaled), selection.gate.with_values(gradients.gate)]
+        pre = [selection.gate.with_values(gradients.gate.index_add(0, selection.active_in_gate, scaled))]
         if gradients.near_step is not None:
             assert selection.near is not None and gradients.window is not None
             step = gradients.near_step * kernel_density(selection.near.values, gradients.window)

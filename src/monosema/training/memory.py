@@ -1,0 +1,95 @@
+"""What a training step holds in memory, counted before it begins.
+
+Shape letters: B tokens, I input width, O output width, F latents, E active entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from monosema.coders import Dictionary, SparseCoder
+from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.coders.parts import Part
+from monosema.kernels.bags import DENSE_DENSITY
+from monosema.training.config import TrainingConfig
+from monosema.training.start import START
+from monosema.training.terms import AuxK, HierarchicalTopK, Matryoshka, Sparsity
+
+ENTRY_BYTES = 64
+"""Of an active entry in a step: index, token and place in both orders, value, and the gradients of it."""
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes on the dictionary's device."""
+
+    weights: int
+    """The parameters."""
+    moments: int
+    """Adam's two, of every parameter."""
+    pre_activations: int
+    """``[B, F]``, kept from step to step."""
+    gradients: int
+    """Of every parameter, while a step lasts."""
+    step: int
+    """Whatever else a step holds at its peak: rows, errors, active entries, and masks where a selection needs them."""
+
+    @property
+    def kept(self) -> int:
+        """Between steps, the weights left out."""
+        return self.moments + self.pre_activations
+
+    @property
+    def passing(self) -> int:
+        """While a step lasts."""
+        return self.gradients + self.step
+
+
+def step_memory(
+    dictionary: Dictionary, config: TrainingConfig, sparsity: Sparsity | None, batch_size: int
+) -> StepMemory:
+    """``StepMemory`` of training ``dictionary`` with ``sparsity`` and as ``config`` says.
+
+    Where density is learned, entries are those of ``START`` times the wanted L0, at which such a dictionary begins;
+    without one, of half of all latents.
+    """
+    size = torch.empty((), dtype=dictionary.dtype).element_size()
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in dictionary.parameters())
+    n_tokens = -(-batch_size // config.gradient_accumulation)
+    parts = [_part(part, config, sparsity, n_tokens, size) for part in dictionary.parts]
+    rows = 2 * batch_size * (dictionary.d_in + dictionary.d_out) * size
+    return StepMemory(
+        weights=weights,
+        moments=2 * weights,
+        pre_activations=sum(n_tokens * part.coder.d_sae * size for part in dictionary.parts),
+        gradients=weights,
+        step=rows + max(working for working, _ in parts) + sum(entries for _, entries in parts),
+    )
+
+
+def _part(part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_tokens: int, size: int) -> tuple[int, int]:
+    """What is held while one part is worked on, and what is kept of it until all are done."""
+    coder = part.coder
+    n_levels = 1
+    if isinstance(config.levels, Matryoshka):
+        n_levels = len(config.levels.widths or config.levels.fractions or ())
+    elif isinstance(config.levels, HierarchicalTopK):
+        n_levels = len(config.levels.budgets)
+    outputs = (2 + 2 * n_levels) * n_tokens * coder.d_out * size
+    dense, active = n_tokens * coder.d_sae, _active(coder, config, sparsity)
+    if active > DENSE_DENSITY * coder.d_sae:  # a dense product of dense activations
+        return outputs + dense * (2 * size + 8), round(n_tokens * active) * ENTRY_BYTES
+    extra = 0
+    if isinstance(config.revive, AuxK):
+        extra = coder.d_sae * coder.d_out * size
+    return outputs + max(dense, extra), round(n_tokens * active) * ENTRY_BYTES
+
+
+def _active(coder: SparseCoder, config: TrainingConfig, sparsity: Sparsity | None) -> float:
+    """Active latents of a token at most."""
+    if isinstance(coder.activation, FixedCountActivation):
+        return max(coder.activation.k, float(config.k_start or 0))
+    target = getattr(sparsity, "target_l0", None)
+    return 0.5 * coder.d_sae if target is None else min(START * target, 0.5 * coder.d_sae)
