@@ -4,7 +4,7 @@ BIN := .venv/bin
 # a process for each processor, of one thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo check test lint types imports fault parity install clean
+.PHONY: demo check test lint types imports fault parity bench install clean
 
 install: .venv/installed
 
@@ -43,6 +43,17 @@ fault: install
 parity: install
 	$(BIN)/python tests/parity/environments.py
 	$(BIN)/python -m pytest tests/parity --run-parity
+
+# every speed table of docs/benchmarks.md anew; on a machine that does nothing else
+bench: install
+	$(BIN)/python tests/parity/environments.py
+	$(BIN)/python tests/parity/environments.py --only sparsify
+	$(BIN)/python benchmarks/step.py --write-docs step
+	$(BIN)/python benchmarks/step.py --batch-size 4096 --d-in 768 --d-sae 24576 --write-docs step-large
+	$(BIN)/python benchmarks/growth.py --write-docs
+	$(BIN)/python benchmarks/end_to_end.py --write-docs
+	$(BIN)/python benchmarks/many.py --write-docs
+	$(BIN)/python benchmarks/equal_tokens.py --write-docs
 
 clean:
 	rm -rf .venv .venv-* build dist runs

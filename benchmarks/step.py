@@ -2,7 +2,7 @@
 
     python tests/parity/environments.py                    # the peers' environments, once
     python tests/parity/environments.py --only sparsify
-    python benchmarks/step.py [--cases TopK ...] [--write-docs] [--json FILE]
+    python benchmarks/step.py [--cases TopK ...] [--write-docs step] [--json FILE]
 
 Every system runs in its own interpreter as a child process, is fed the same activations and does what its own training
 loop does at every step; ours includes statistics, the AuxK policy, the optimiser, and the figures it logs every 50
@@ -246,7 +246,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=10, help="steps before the first turn")
     parser.add_argument("--systems", nargs="+", choices=[s.name for s in SYSTEMS], help="just these; all by default")
     parser.add_argument("--json", type=Path, help="write everything measured to this file as well")
-    parser.add_argument("--write-docs", action="store_true", help="refresh the table in docs/benchmarks.md")
+    parser.add_argument("--write-docs", metavar="NAME", help="put the table into this block of docs/benchmarks.md")
     return parser.parse_args()
 
 
@@ -284,7 +284,7 @@ def main() -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(_plain(problem, results, load), indent=2) + "\n", encoding="utf-8")
     if options.write_docs:
-        refresh_block("step", text)
+        refresh_block(options.write_docs, text)
 
 
 def _plain(problem: Problem, results: Mapping[str, Mapping[str, Timing]], load: float) -> dict[str, Any]:

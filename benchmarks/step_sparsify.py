@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from importlib.metadata import version
 
 import torch
 from protocol import Prepared, Problem, serve, variance_explained
-from sparsify import SparseCoder, SparseCoderConfig
 from torch import Tensor
+
+with contextlib.redirect_stdout(sys.stderr):  # it says which decoder it uses
+    from sparsify import SparseCoder, SparseCoderConfig
 
 
 def prepare(problem: Problem, first: Tensor) -> Prepared:

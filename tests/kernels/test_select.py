@@ -12,7 +12,9 @@ from torch import Tensor
 
 from monosema.kernels import (
     Latents,
+    Scores,
     entries_above,
+    latents_from_dense,
     latents_from_mask,
     reference,
     select_above,
@@ -74,6 +76,35 @@ def test_batch_top_k_equals_its_twin_whatever_the_guess(shape: tuple[int, int], 
             latents, least = select_batch_top_k(pre, n_entries, guess)
             same(latents, expected)
             assert least.shape == ()
+            assert float(least) == (float(expected.values.min()) if full else 0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scores_choose_and_activations_come_back(
+    shape: tuple[int, int], dtype: torch.dtype, kind: str, signed: bool, weighted: bool
+) -> None:
+    pre = pre_of(*shape, kind, dtype)
+    weights = randn(shape[1], seed=9, dtype=dtype).abs() + 0.1 if weighted else None
+    scores = Scores(pre, weights, signed).dense()
+    by_hand = (pre.abs() if signed else pre) * (1 if weights is None else weights)
+    same(latents_from_dense(scores), latents_from_dense(by_hand))
+
+    def check(latents: Latents, expected: Latents) -> None:
+        assert_canonical(latents)
+        same(latents, expected.with_values(pre[expected.rows(), expected.indices.long()]))
+
+    for k in sorted({1, 3, max(1, shape[1] // 64), shape[1]}):
+        check(select_row_top_k(pre, k, weights, signed=signed), reference.row_top_k_dense(scores, k))
+    for n_entries in (0, 1, 7, pre.numel() // 2):
+        expected = reference.batch_top_k_dense(scores, n_entries)
+        for guess in (None, 0.4, 3.0):
+            latents, least = select_batch_top_k(pre, n_entries, guess, weights, signed=signed)
+            check(latents, expected)
+            full = expected.nnz == n_entries and n_entries > 0
             assert float(least) == (float(expected.values.min()) if full else 0.0)
 
 

@@ -7,12 +7,13 @@ start with ``latents`` (the one sparse layout), then ``bags``.
 from monosema.kernels.bags import Columns, decode, sampled_products, to_columns, weight_gradient
 from monosema.kernels.latents import Latents, latents_from_dense, latents_from_mask, latents_from_pairs
 from monosema.kernels.levels import Levels, budget_levels, decode_levels, level_gradient, prefix_levels
-from monosema.kernels.select import entries_above, select_above, select_batch_top_k, select_row_top_k
+from monosema.kernels.select import Scores, entries_above, select_above, select_batch_top_k, select_row_top_k
 
 __all__ = [
     "Columns",
     "Latents",
     "Levels",
+    "Scores",
     "budget_levels",
     "decode",
     "decode_levels",

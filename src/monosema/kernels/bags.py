@@ -5,12 +5,17 @@ the other side: a latent's gradient row is a weighted bag of token rows, once th
 (``to_columns``, one stable counting sort serves both weight matrices).
 
 Where many entries are active a dense product is cheaper; the choice depends on the entries alone, never on
-timing, and both give the same result. Shape letters: B tokens, F latents, D width, E active entries.
+timing, and both give the same result. On CUDA the sparse operations are Triton programs (``triton_bags``) where triton
+is there, torch's own elsewhere. Shape letters: B tokens, F latents, D width, E active entries, R bags.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -58,32 +63,16 @@ def decode(latents: Latents, weight_FD: Tensor) -> Tensor:
     """``x̂[t] = Σ_e f_e · weight[i_e]`` over the entries of token t: ``[B, D]``."""
     if (dtype := autocast_dtype(weight_FD)) is not None:
         (values, of_values), (weight, of_weight) = lowered(latents.values, dtype), lowered(weight_FD, dtype)
-        return decode(latents.with_values(values), weight).float() * (of_values * of_weight)
-    if is_dense(latents):
-        return reference.decode_dense(latents, weight_FD)
-    return embedding_bag(
-        latents.indices,
-        weight_FD,
-        latents.crow,
-        mode="sum",
-        per_sample_weights=latents.values.to(weight_FD.dtype),
-        include_last_offset=True,
-    )
+        return _decode(latents.with_values(values), weight).float() * (of_values * of_weight)
+    return _decode(latents, weight_FD).to(weight_FD.dtype)
 
 
 def sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Tensor:
     """``⟨left[t_e], weight[i_e]⟩`` for each entry: ``[E]``. The gradient with respect to the activations."""
     if (dtype := autocast_dtype(weight_FD)) is not None:
         (left, of_left), (weight, of_weight) = lowered(left_BD, dtype), lowered(weight_FD, dtype)
-        return sampled_products(latents, left, weight).float() * (of_left * of_weight)
-    if is_dense(latents):
-        return reference.sampled_products_dense(latents, left_BD, weight_FD)
-    if weight_FD.device.type == "cpu" and weight_FD.dtype in (torch.float32, torch.float64):
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            left_BD.contiguous(), weight_FD, latents.indices, latents.crow[:-1], latents.rows().int(), 0
-        )
-    rows = latents.rows()
-    return (left_BD[rows] * weight_FD[latents.indices]).sum(1)
+        return _sampled_products(latents, left, weight).float() * (of_left * of_weight)
+    return _sampled_products(latents, left_BD, weight_FD).to(weight_FD.dtype)
 
 
 def weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tensor:
@@ -94,17 +83,55 @@ def weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tenso
     """
     if (dtype := autocast_dtype(table_BD)) is not None:
         (low, of_low), (table, of_table) = lowered(values, dtype), lowered(table_BD, dtype)
-        return weight_gradient(columns, low, table).float() * (of_low * of_table)
+        return _weight_gradient(columns, low, table).float() * (of_low * of_table)
+    return _weight_gradient(columns, values, table_BD).to(table_BD.dtype)
+
+
+def _decode(latents: Latents, weight_FD: Tensor) -> Tensor:
+    if is_dense(latents):
+        return reference.decode_dense(latents, weight_FD)
+    return _bag(latents.indices, latents.values, latents.crow, weight_FD)
+
+
+def _weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tensor:
     if is_dense(columns.latents):
         return reference.weight_gradient_dense(columns.latents.with_values(values), table_BD)
-    return embedding_bag(
-        columns.tokens,
-        table_BD,
-        columns.offsets,
-        mode="sum",
-        per_sample_weights=values[columns.order].to(table_BD.dtype),
-        include_last_offset=True,
-    )
+    return _bag(columns.tokens, values[columns.order], columns.offsets, table_BD)
+
+
+def _sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Tensor:
+    if is_dense(latents):
+        return reference.sampled_products_dense(latents, left_BD, weight_FD)
+    if (programs := _programs_for(weight_FD)) is not None:
+        products: Tensor = programs.sampled_products(latents, left_BD, weight_FD)
+        return products
+    if weight_FD.device.type == "cpu" and weight_FD.dtype in (torch.float32, torch.float64):
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            left_BD.contiguous(), weight_FD, latents.indices, latents.crow[:-1], latents.rows().int(), 0
+        )
+    rows = latents.rows()
+    return (left_BD[rows] * weight_FD[latents.indices]).sum(1)
+
+
+def _bag(indices: Tensor, values: Tensor, offsets: Tensor, table_ND: Tensor) -> Tensor:
+    """``out[r] = Σ_e values_e · table[indices_e]`` over entries ``offsets[r]:offsets[r + 1]``: ``[R, D]``."""
+    if (programs := _programs_for(table_ND)) is not None:
+        sums: Tensor = programs.bag(indices, values, offsets, table_ND)
+        return sums
+    weights = values.to(table_ND.dtype)
+    return embedding_bag(indices, table_ND, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def _programs_for(tensor: Tensor) -> ModuleType | None:
+    """The Triton programs where they run: on CUDA, with triton installed, unless ``MONOSEMA_TRITON=0``."""
+    return _programs() if tensor.is_cuda else None
+
+
+@functools.cache
+def _programs() -> ModuleType | None:
+    if os.environ.get("MONOSEMA_TRITON") == "0" or importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("monosema.kernels.triton_bags")
 
 
 def _stable_order(indices: Tensor, d_sae: int) -> Tensor:

@@ -3,6 +3,9 @@
 Ties are decided everywhere alike: larger value, then lower token, then lower latent. Only positive pre-activations
 can be active, and a NaN never is. Shape letters: B tokens, F latents, G blocks of a row, C candidates.
 
+Latents may compete by more than their pre-activation: by its magnitude (``signed``), or by it times a weight of the
+latent (decoder norms). Such scores are made where they are looked at, never for all of ``[B, F]``.
+
 On the CPU the search goes through blocks of neighbouring latents: one pass takes each block's maximum, and only blocks
 whose maximum reaches a lower bound are read again. Elsewhere, and for widths that do not divide into blocks,
 ``torch.topk`` and masks give the same entries.
@@ -23,53 +26,88 @@ _BLOCK = 32
 """Latents in a block: small enough that the blocks read again are a small part of all."""
 
 
-def select_row_top_k(pre_BF: Tensor, k: int) -> Latents:
-    """The k largest positive pre-activations of each token. Twin: ``reference.row_top_k_dense``.
+@dataclass(frozen=True)
+class Scores:
+    """What latents compete by: ``pre``, or ``|pre|`` where ``signed``, times ``weights_F ≥ 0`` where given."""
 
-    k blocks reach the k-th largest block maximum, so the k-th largest value does too: it bounds the search.
+    pre_BF: Tensor
+    weights_F: Tensor | None = None
+    signed: bool = False
+
+    @property
+    def are_pre_activations(self) -> bool:
+        return self.weights_F is None and not self.signed
+
+    def of(self, values: Tensor, latents: Tensor) -> Tensor:
+        """Of entries: their pre-activations and their latents, shaped alike."""
+        sizes = values.abs() if self.signed else values
+        return sizes if self.weights_F is None else sizes * self.weights_F[latents]
+
+    def dense(self) -> Tensor:
+        """Of all entries: ``[B, F]``."""
+        sizes = self.pre_BF.abs() if self.signed else self.pre_BF
+        return sizes if self.weights_F is None else sizes * self.weights_F
+
+    def activations(self, chosen: Latents) -> Latents:
+        """``chosen`` with its pre-activations in place of scores."""
+        if self.are_pre_activations:
+            return chosen
+        return chosen.with_values(self.pre_BF.reshape(-1)[chosen.rows() * chosen.d_sae + chosen.indices.long()])
+
+
+def select_row_top_k(pre_BF: Tensor, k: int, weights_F: Tensor | None = None, *, signed: bool = False) -> Latents:
+    """The entries of each token with the k largest positive scores. Twin: ``reference.row_top_k_dense`` of the scores.
+
+    k blocks have a score that reaches the k-th largest of what blocks have at least, so the k-th largest score does
+    too: it bounds the search.
     """
+    scores = Scores(pre_BF, weights_F, signed)
     n_tokens, d_sae = pre_BF.shape
     k = min(k, d_sae)
     if not _has_blocks(pre_BF) or d_sae // _BLOCK < 2 * k or n_tokens == 0:
-        return _row_top_k(pre_BF, k)
-    maxima_BG = _block_maxima(pre_BF)
-    if bool(maxima_BG.isnan().any()):
-        return row_top_k_dense(pre_BF, k)
-    found = _entries_from(pre_BF, maxima_BG, _kth_largest(maxima_BG, k).unsqueeze(1))
+        return scores.activations(_row_top_k(scores.dense(), k))
+    blocks = _Blocks.of(scores)
+    if bool(blocks.most_BG.isnan().any()):
+        return scores.activations(row_top_k_dense(scores.dense(), k))
+    found = _entries_from(scores, blocks, _kth_largest(blocks.least_BG, k).unsqueeze(1))
     rows = torch.div(found.flat, d_sae, rounding_mode="floor")
-    kept = _k_largest_of_each_row(found.values, rows, n_tokens, k)
+    kept = _k_largest_of_each_row(found.scores, rows, n_tokens, k)
     return _from_sorted_flat(found.flat[kept], found.values[kept], n_tokens, d_sae)
 
 
-def select_batch_top_k(pre_BF: Tensor, n_entries: int, guess: float | None = None) -> tuple[Latents, Tensor]:
-    """The ``n_entries`` largest positive pre-activations of the batch, and the least of them (0-d tensor).
+def select_batch_top_k(
+    pre_BF: Tensor, n_entries: int, guess: float | None = None, weights_F: Tensor | None = None, *, signed: bool = False
+) -> tuple[Latents, Tensor]:
+    """The entries with the ``n_entries`` largest positive scores of the batch, and the least of these (0-d tensor).
 
     ``guess`` is a value expected to lie near the answer (last step's): entries from there on are collected in one pass
     and the search goes on among them, lowering the guess until they suffice. The result never depends on the guess.
-    The returned threshold is the smallest value selected, or 0 where fewer than ``n_entries`` are positive.
-    Twin: ``reference.batch_top_k_dense``.
+    The returned threshold is the smallest score selected, or 0 where fewer than ``n_entries`` are positive.
+    Twin: ``reference.batch_top_k_dense`` of the scores.
     """
+    scores = Scores(pre_BF, weights_F, signed)
     n_tokens, d_sae = pre_BF.shape
     if n_entries == 0 or pre_BF.numel() == 0:  # a fractional k on a small batch, or no tokens
         empty = pre_BF.new_zeros(0)
         return _from_sorted_flat(empty.long(), empty, n_tokens, d_sae), pre_BF.new_zeros(())
-    maxima = _block_maxima(pre_BF) if _has_blocks(pre_BF) else None
-    bound = max(0.0, guess) if guess is not None else _sampled_bound(pre_BF.reshape(-1), n_entries)
-    found = _entries_from(pre_BF, maxima, bound)
-    while found.values.numel() < n_entries and bound > 0:
-        largest = float(pre_BF.amax())  # may be infinite or NaN: the comparison then ends the search
+    blocks = _Blocks.of(scores) if _has_blocks(pre_BF) else None
+    bound = max(0.0, guess) if guess is not None else _sampled_bound(scores, n_entries)
+    found = _entries_from(scores, blocks, bound)
+    while found.scores.numel() < n_entries and bound > 0:
+        # may be infinite or NaN: the comparison then ends the search
+        largest = float(scores.dense().amax() if blocks is None else blocks.most_BG.amax())
         bound = 0.5 * min(bound, largest) if bound > 1e-3 * largest > 0 else 0.0
-        found = _entries_from(pre_BF, maxima, bound)
-    values, flat = found.values, found.flat
+        found = _entries_from(scores, blocks, bound)
+    values, flat = found.scores, found.flat
     if values.numel() <= n_entries:
         least = values.min() if values.numel() == n_entries else values.new_zeros(())
-        return _from_sorted_flat(flat, values, n_tokens, d_sae), least
+        return _from_sorted_flat(flat, found.values, n_tokens, d_sae), least
     least = values.kthvalue(values.numel() - n_entries + 1).values
     above = values > least
     tied = positions(values == least)[: n_entries - int(above.sum())]
     above[tied] = True
     kept = positions(above)
-    return _from_sorted_flat(flat[kept], values[kept], n_tokens, d_sae), least
+    return _from_sorted_flat(flat[kept], found.values[kept], n_tokens, d_sae), least
 
 
 def select_above(pre_BF: Tensor, threshold: Tensor | float) -> Latents:
@@ -89,7 +127,30 @@ class _Entries:
     flat: Tensor
     """[C] int64: token · F + latent, ascending."""
     values: Tensor
+    """[C] pre-activations."""
+    scores: Tensor
     """[C]."""
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Bounds of the largest score of each block; without weights both are that score."""
+
+    least_BG: Tensor
+    most_BG: Tensor
+
+    @staticmethod
+    def of(scores: Scores) -> _Blocks:
+        blocks = scores.pre_BF.view(scores.pre_BF.shape[0], -1, _BLOCK)
+        if scores.signed:
+            least, most = blocks.aminmax(dim=2)
+            maxima = torch.maximum(-least, most)
+        else:
+            maxima = blocks.amax(dim=2)
+        if scores.weights_F is None:
+            return _Blocks(maxima, maxima)
+        least_G, most_G = scores.weights_F.view(-1, _BLOCK).aminmax(dim=1)
+        return _Blocks(maxima * least_G, maxima * most_G)  # of negative maxima neither matters
 
 
 def _has_blocks(pre_BF: Tensor) -> bool:
@@ -101,22 +162,26 @@ def _has_blocks(pre_BF: Tensor) -> bool:
     )
 
 
-def _block_maxima(pre_BF: Tensor) -> Tensor:
-    return pre_BF.view(pre_BF.shape[0], -1, _BLOCK).amax(dim=2)
-
-
-def _entries_from(pre_BF: Tensor, maxima_BG: Tensor | None, bound: Tensor | float) -> _Entries:
-    """The positive entries that are at least ``bound`` (a number or ``[B, 1]``)."""
-    if maxima_BG is None:
-        flat = positions(((pre_BF >= bound) & (pre_BF > 0)).reshape(-1))
-        return _Entries(flat, pre_BF.reshape(-1)[flat])
-    chosen = positions(((maxima_BG >= bound) & (maxima_BG > 0) | maxima_BG.isnan()).view(-1))
-    blocks = pre_BF.view(-1, _BLOCK).index_select(0, chosen)
-    if isinstance(bound, Tensor):
-        bound = bound[torch.div(chosen, maxima_BG.shape[1], rounding_mode="floor")]
-    inside = positions(((blocks >= bound) & (blocks > 0)).view(-1))
+def _entries_from(scores: Scores, blocks: _Blocks | None, bound: Tensor | float) -> _Entries:
+    """The entries with positive scores that are at least ``bound`` (a number or ``[B, 1]``)."""
+    if blocks is None:
+        dense = scores.dense()
+        flat = positions(((dense >= bound) & (dense > 0)).reshape(-1))
+        return _Entries(flat, scores.pre_BF.reshape(-1)[flat], dense.reshape(-1)[flat])
+    most_BG = blocks.most_BG
+    chosen = positions(((most_BG >= bound) & (most_BG > 0) | most_BG.isnan()).view(-1))
+    rows = torch.div(chosen, most_BG.shape[1], rounding_mode="floor")
+    values = scores.pre_BF.view(-1, _BLOCK).index_select(0, chosen)
+    sizes = values
+    if not scores.are_pre_activations:
+        of_block = None if scores.weights_F is None else scores.weights_F.view(-1, _BLOCK)
+        sizes = values.abs() if scores.signed else values
+        sizes = sizes if of_block is None else sizes * of_block[chosen - rows * most_BG.shape[1]]
+    inside = positions(((sizes >= (bound[rows] if isinstance(bound, Tensor) else bound)) & (sizes > 0)).view(-1))
     block = torch.div(inside, _BLOCK, rounding_mode="floor")
-    return _Entries(chosen[block] * _BLOCK + (inside - block * _BLOCK), blocks.view(-1)[inside])
+    flat = chosen[block] * _BLOCK + (inside - block * _BLOCK)
+    found = sizes.view(-1)[inside]
+    return _Entries(flat, found if sizes is values else values.view(-1)[inside], found)
 
 
 def _k_largest_of_each_row(values: Tensor, rows: Tensor, n_rows: int, k: int) -> Tensor:
@@ -157,9 +222,11 @@ def _row_top_k(pre_BF: Tensor, k: int) -> Latents:
     return _from_sorted_flat((tokens * d_sae + indices).reshape(-1)[kept], values.reshape(-1)[kept], n_tokens, d_sae)
 
 
-def _sampled_bound(flat: Tensor, n_entries: int) -> float:
-    """A value that about 1.5 times ``n_entries`` of ``flat`` exceed, from an evenly spaced sample."""
+def _sampled_bound(scores: Scores, n_entries: int) -> float:
+    """A value that about 1.5 times ``n_entries`` scores exceed, from an evenly spaced sample."""
+    flat = scores.pre_BF.reshape(-1)
     stride = max(1, flat.numel() // 65536)
-    sample = flat[::stride]
+    latents = torch.arange(0, flat.numel(), stride, device=flat.device) % scores.pre_BF.shape[1]
+    sample = scores.of(flat[::stride], latents)
     rank = min(sample.numel(), max(1, round(1.5 * n_entries / stride)))
     return max(0.0, float(sample.kthvalue(sample.numel() - rank + 1).values))

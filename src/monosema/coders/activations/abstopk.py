@@ -6,8 +6,8 @@ from typing import final
 
 from torch import Tensor
 
-from monosema.coders.activations.fixed import FixedCountActivation, mean_least
-from monosema.kernels import Latents, select_row_top_k
+from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.kernels import Latents
 
 
 @final
@@ -19,6 +19,5 @@ class AbsTopKActivation(FixedCountActivation):
 
     signed = True
 
-    def _choose(self, score_BF: Tensor) -> tuple[Latents, Tensor]:
-        latents = select_row_top_k(score_BF, int(self.k))
-        return latents, mean_least(latents, int(self.k))
+    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+        return self._choose_in_rows(pre_BF, weights_F)

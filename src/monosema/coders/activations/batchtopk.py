@@ -20,9 +20,9 @@ class BatchTopKActivation(FixedCountActivation):
 
     _last_least: float | None = None
 
-    def _choose(self, score_BF: Tensor) -> tuple[Latents, Tensor]:
-        n_entries = min(round(self.k * score_BF.shape[0]), score_BF.numel())
+    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+        n_entries = min(round(self.k * pre_BF.shape[0]), pre_BF.numel())
         guess = None if self._last_least is None else 0.9 * self._last_least
-        latents, least = select_batch_top_k(score_BF, n_entries, guess)
+        latents, least = select_batch_top_k(pre_BF, n_entries, guess, weights_F, signed=self.signed)
         self._last_least = float(least)  # speeds the next search up; never changes a result
         return latents, least

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
 from monosema.coders.activations.running import RunningThreshold, common_factor
 from monosema.coders.config import FixedCount
-from monosema.kernels import Latents, select_above
+from monosema.kernels import Latents, Scores, select_above, select_row_top_k
 
 
 class FixedCountActivation(Activation):
@@ -32,8 +31,8 @@ class FixedCountActivation(Activation):
         self.running = RunningThreshold(config.threshold_rate)
 
     @abstractmethod
-    def _choose(self, score_BF: Tensor) -> tuple[Latents, Tensor]:
-        """The entries chosen, with their scores, and the threshold the choice amounts to (0-d)."""
+    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+        """The entries chosen and the threshold of scores that the choice amounts to (0-d)."""
 
     @property
     def threshold(self) -> float | None:
@@ -45,8 +44,8 @@ class FixedCountActivation(Activation):
         self.running.set(threshold)
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
-        latents, least = self._choose(self.scores(pre_BF, weights_F))
-        return Selection(self._valued(latents, pre_BF), least=least)
+        latents, least = self._choose(pre_BF, self._weights(weights_F))
+        return Selection(latents, least=least)
 
     def candidates(
         self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None
@@ -63,7 +62,8 @@ class FixedCountActivation(Activation):
         threshold = self.running.value
         if self.config.inference == "topk" or threshold is None:
             return self.select(pre_BF, weights_F).latents
-        return self._valued(select_above(self.scores(pre_BF, weights_F), threshold), pre_BF)
+        scores = Scores(pre_BF, self._weights(weights_F), self.signed)
+        return scores.activations(select_above(scores.dense(), threshold))
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
         return pre_BF * (self.infer(pre_BF.detach(), weights_F).to_dense() != 0)
@@ -84,17 +84,16 @@ class FixedCountActivation(Activation):
 
     def scores(self, pre_BF: Tensor, weights_F: Tensor | None) -> Tensor:
         """What latents compete by: ``[B, F]``."""
-        score = pre_BF.abs() if self.signed else pre_BF
-        if not self.weights_by_decoder_norm:
-            return score
-        assert weights_F is not None
-        return score * weights_F
+        return Scores(pre_BF, self._weights(weights_F), self.signed).dense()
 
-    def _valued(self, latents: Latents, pre_BF: Tensor) -> Latents:
-        if not self.signed and not self.weights_by_decoder_norm:
-            return latents  # the score is the activation
-        flat = latents.rows() * latents.d_sae + latents.indices.long()
-        return replace(latents, values=pre_BF.reshape(-1)[flat])
+    def _weights(self, weights_F: Tensor | None) -> Tensor | None:
+        return weights_F if self.weights_by_decoder_norm else None
+
+    def _choose_in_rows(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+        """k of each token."""
+        latents = select_row_top_k(pre_BF, int(self.k), weights_F, signed=self.signed)
+        scores = Scores(pre_BF, weights_F, self.signed).of(latents.values, latents.indices)
+        return latents, mean_least(latents.with_values(scores), int(self.k))
 
 
 def mean_least(latents: Latents, k: int) -> Tensor:

@@ -6,8 +6,8 @@ from typing import final
 
 from torch import Tensor
 
-from monosema.coders.activations.fixed import FixedCountActivation, mean_least
-from monosema.kernels import Latents, select_row_top_k
+from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.kernels import Latents
 
 
 @final
@@ -17,6 +17,5 @@ class TopKActivation(FixedCountActivation):
     Source: Gao et al. 2024, arXiv 2406.04093, section 2.3 (here with the positivity that all implementations add).
     """
 
-    def _choose(self, score_BF: Tensor) -> tuple[Latents, Tensor]:
-        latents = select_row_top_k(score_BF, int(self.k))
-        return latents, mean_least(latents, int(self.k))
+    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+        return self._choose_in_rows(pre_BF, weights_F)

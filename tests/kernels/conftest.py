@@ -1,0 +1,15 @@
+"""With ``TRITON_INTERPRET=1`` these tests run the Triton programs on the CPU, by Triton's own interpreter."""
+
+import os
+
+import pytest
+
+from monosema.kernels import bags
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture(autouse=True)
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    if INTERPRETED:
+        monkeypatch.setattr(bags, "_programs_for", lambda _: bags._programs())
