@@ -322,7 +322,8 @@ class SparseCoder(nn.Module):
             g_total = table = g_out
             g_through = sampled_products(latents, g_out, self.W_dec)
         else:
-            g_total, table = g_out.sum(1), level_gradient(g_out)
+            table = level_gradient(g_out)
+            g_total = table[:: levels.n_levels]  # what reaches the first level's entries reaches all
             g_through = levels.scatter(sampled_products(levels.latents, table, self.W_dec))
         g_active = g_through if own.latents is None else g_through + own.latents
         activation = self.activation.backward(

@@ -216,14 +216,14 @@ Dictionary = Union[SparseCoder, CrossLayerTranscoder]
 """What trains: a coder, or a stack of them."""
 
 
-def add_offset(dictionary: Dictionary, out: Tensor, x_BI: Tensor) -> Tensor:
-    """``out [B, O]`` or ``[B, G, O]`` plus what does not come from latents: ``b_dec [+ x W_skip]``."""
-    offset = out.new_zeros(len(x_BI), dictionary.d_out)
+def offset(dictionary: Dictionary, x_BI: Tensor) -> Tensor:
+    """What of the output does not come from latents, ``b_dec [+ x W_skip]``: ``[1, O]``, or ``[B, O]`` with a skip."""
+    bias = x_BI.new_zeros(1, dictionary.d_out, dtype=dictionary.dtype)
     if dictionary.b_dec is not None:
-        offset = offset + dictionary.b_dec
+        bias = bias + dictionary.b_dec
     if isinstance(dictionary, SparseCoder) and dictionary.W_skip is not None:
-        offset = offset + product(x_BI.to(dictionary.dtype), dictionary.W_skip)
-    return out + (offset if out.ndim == 2 else offset.unsqueeze(1))
+        bias = bias + product(x_BI.to(dictionary.dtype), dictionary.W_skip)
+    return bias
 
 
 def _slices(widths: tuple[int, ...]) -> tuple[slice, ...]:

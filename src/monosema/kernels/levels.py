@@ -67,13 +67,19 @@ def budget_levels(latents: Latents, budgets: Sequence[int]) -> Levels:
 
 def decode_levels(levels: Levels, weight_FD: Tensor) -> Tensor:
     """``x̂[t, g] = Σ f_e weight[i_e]`` over the entries of token t in levels up to g: ``[B, G, D]``."""
-    parts = decode(levels.latents, weight_FD)
-    return parts.reshape(-1, levels.n_levels, weight_FD.shape[1]).cumsum(1)
+    parts = decode(levels.latents, weight_FD).reshape(-1, levels.n_levels, weight_FD.shape[1])
+    for level in range(1, levels.n_levels):
+        parts[:, level] += parts[:, level - 1]
+    return parts
 
 
 def level_gradient(g_out_BGD: Tensor) -> Tensor:
     """What reaches a level's own entries: the sum of the gradients of that level and all above it, ``[B·G, D]``."""
-    return g_out_BGD.flip(1).cumsum(1).flip(1).reshape(-1, g_out_BGD.shape[2])
+    sums = torch.empty_like(g_out_BGD)
+    sums[:, -1] = g_out_BGD[:, -1]
+    for level in range(g_out_BGD.shape[1] - 2, -1, -1):
+        torch.add(g_out_BGD[:, level], sums[:, level + 1], out=sums[:, level])
+    return sums.reshape(-1, g_out_BGD.shape[2])
 
 
 def _virtual(latents: Latents, level: Tensor, n_levels: int) -> Latents:

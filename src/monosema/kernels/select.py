@@ -164,12 +164,15 @@ def _has_blocks(pre_BF: Tensor) -> bool:
 
 def _entries_from(scores: Scores, blocks: _Blocks | None, bound: Tensor | float) -> _Entries:
     """The entries with positive scores that are at least ``bound`` (a number or ``[B, 1]``)."""
+    numbers = torch.finfo(scores.pre_BF.dtype)
+    least = numbers.smallest_normal * numbers.eps  # the least positive number: what reaches it is positive
+    bound = bound.clamp(min=least) if isinstance(bound, Tensor) else max(bound, least)
     if blocks is None:
         dense = scores.dense()
-        flat = positions(((dense >= bound) & (dense > 0)).reshape(-1))
+        flat = positions((dense >= bound).reshape(-1))
         return _Entries(flat, scores.pre_BF.reshape(-1)[flat], dense.reshape(-1)[flat])
     most_BG = blocks.most_BG
-    chosen = positions(((most_BG >= bound) & (most_BG > 0) | most_BG.isnan()).view(-1))
+    chosen = positions((most_BG < bound).logical_not_().view(-1))  # where a NaN hides the largest, too
     rows = torch.div(chosen, most_BG.shape[1], rounding_mode="floor")
     values = scores.pre_BF.view(-1, _BLOCK).index_select(0, chosen)
     sizes = values
@@ -177,7 +180,7 @@ def _entries_from(scores: Scores, blocks: _Blocks | None, bound: Tensor | float)
         of_block = None if scores.weights_F is None else scores.weights_F.view(-1, _BLOCK)
         sizes = values.abs() if scores.signed else values
         sizes = sizes if of_block is None else sizes * of_block[chosen - rows * most_BG.shape[1]]
-    inside = positions(((sizes >= (bound[rows] if isinstance(bound, Tensor) else bound)) & (sizes > 0)).view(-1))
+    inside = positions((sizes >= (bound[rows] if isinstance(bound, Tensor) else bound)).view(-1))
     block = torch.div(inside, _BLOCK, rounding_mode="floor")
     flat = chosen[block] * _BLOCK + (inside - block * _BLOCK)
     found = sizes.view(-1)[inside]

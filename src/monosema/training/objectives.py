@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosema.coders import Encoding, LatentGradients, SparseCoder
 from monosema.coders.parts import Part
-from monosema.coders.stack import Dictionary, add_offset
+from monosema.coders.stack import Dictionary, offset
 from monosema.core.errors import ConfigError
 from monosema.kernels import Levels, budget_levels, decode, decode_levels, prefix_levels, sampled_products
 from monosema.training.config import TrainingConfig
@@ -124,20 +124,19 @@ class Objective:
         if self.site_weights_O is not None:
             weights = weights * self.site_weights_O
         grouped: list[Levels | None] = [self._levels(part.coder, e) for part, e in zip(parts, encodings, strict=True)]
-        out = _output(dictionary, parts, encodings, grouped, x_BI)
-        if self.config.levels is None:
-            error = y_BO - out
-            terms = {"mse": (weights * error.square()).sum()}
-            g_out = weights * error * -2
+        bias = offset(dictionary, x_BI)
+        errors = _errors(dictionary, parts, encodings, grouped, y_BO, bias)
+        error = errors
+        if self.config.levels is not None:
+            level_weights = y_BO.new_tensor(_level_weights(self.config.levels, errors.shape[1])).reshape(-1, 1)
+            weights_of_all, error = weights.unsqueeze(1) * level_weights, errors[:, -1]
         else:
-            errors_BGO = y_BO.unsqueeze(1) - out
-            level_weights = y_BO.new_tensor(_level_weights(self.config.levels, out.shape[1])).reshape(-1, 1)
-            terms = {"mse": (weights.unsqueeze(1) * level_weights * errors_BGO.square()).sum()}
-            g_out = weights.unsqueeze(1) * level_weights * errors_BGO * -2
-            error = errors_BGO[:, -1]
-        gate_error = _gate_error(dictionary, parts, encodings, x_BI, y_BO)
+            weights_of_all = weights
+        terms = {"mse": weighted_squares(errors, weights_of_all)}
+        g_out = errors * (weights_of_all * -2)
+        gate_error = _gate_error(parts, encodings, y_BO, bias)
         if gate_error is not None:
-            terms["gate_mse"] = (weights * gate_error.square()).sum()
+            terms["gate_mse"] = weighted_squares(gate_error, weights)
         gradients, penalties = [], []
         for part, encoding, levels in zip(parts, encodings, grouped, strict=True):
             own = LatentGradients()
@@ -147,7 +146,7 @@ class Objective:
                 own = found.gradients
             gate = encoding.selection.gate
             if gate is not None and gate_error is not None:
-                through = sampled_products(gate, part.take(gate_error * weights * -2), part.coder.W_dec)
+                through = sampled_products(gate, part.take(gate_error * (weights * -2)), part.coder.W_dec)
                 own = replace_gate(own, through if own.gate is None else own.gate + through)
             gradients.append(PartGradients(part.take(g_out), own, levels))
         total = torch.stack(penalties).sum() if penalties else None
@@ -156,8 +155,8 @@ class Objective:
         energies = None
         if total is not None:
             missed = error if gate_error is None else gate_error
-            made = y_BO - missed - add_offset(dictionary, torch.zeros_like(y_BO), x_BI)
-            energies = torch.stack([made.square().sum(), missed.square().sum()])
+            made = y_BO - missed - bias
+            energies = torch.stack([torch.linalg.vector_norm(each).square() for each in (made, missed)])
         return Loss(terms, total, error, weights, g_out, tuple(gradients), energies)
 
     def _levels(self, coder: SparseCoder, encoding: Encoding) -> Levels | None:
@@ -190,26 +189,37 @@ def replace_gate(own: LatentGradients, gate: Tensor) -> LatentGradients:
     return LatentGradients(own.latents, own.near, own.near_step, gate, own.window, own.W_dec)
 
 
-def _output(
+def weighted_squares(error: Tensor, weights: Tensor) -> Tensor:
+    """``Σ w e²``; ``weights [..., 1]`` of whole tokens, or ``[..., O]``: 0-d."""
+    if weights.shape[-1] == 1:
+        return (weights * torch.linalg.vector_norm(error, dim=-1, keepdim=True).square()).sum()
+    return (weights * error.square()).sum()
+
+
+def _errors(
     dictionary: Dictionary,
     parts: Sequence[Part],
     encodings: Sequence[Encoding],
     grouped: Sequence[Levels | None],
-    x_BI: Tensor,
+    y_BO: Tensor,
+    bias: Tensor,
 ) -> Tensor:
-    """``ŷ [B, O]``, or ``[B, G, O]`` with levels."""
-    first = grouped[0]
-    shape = (len(x_BI), dictionary.d_out) if first is None else (len(x_BI), first.n_levels, dictionary.d_out)
-    out = x_BI.new_zeros(shape)
-    for part, encoding, levels in zip(parts, encodings, grouped, strict=True):
-        weight = part.coder.W_dec
-        part.add_to_(out, decode(encoding.latents, weight) if levels is None else decode_levels(levels, weight))
-    return add_offset(dictionary, out, x_BI)
+    """``y - ŷ``: ``[B, O]``, or ``[B, G, O]`` with levels."""
+    decoded = (
+        decode(encoding.latents, part.coder.W_dec) if levels is None else decode_levels(levels, part.coder.W_dec)
+        for part, encoding, levels in zip(parts, encodings, grouped, strict=True)
+    )
+    if isinstance(dictionary, SparseCoder):
+        out = next(decoded)
+    else:
+        out = y_BO.new_zeros(y_BO.shape if grouped[0] is None else (len(y_BO), grouped[0].n_levels, y_BO.shape[1]))
+        for part, part_out in zip(parts, decoded, strict=True):
+            part.add_to_(out, part_out)
+    target = y_BO - bias if out.ndim == 2 else (y_BO - bias).unsqueeze(1)
+    return torch.sub(target, out, out=out) if out.dtype == target.dtype else target - out
 
 
-def _gate_error(
-    dictionary: Dictionary, parts: Sequence[Part], encodings: Sequence[Encoding], x_BI: Tensor, y_BO: Tensor
-) -> Tensor | None:
+def _gate_error(parts: Sequence[Part], encodings: Sequence[Encoding], y_BO: Tensor, bias: Tensor) -> Tensor | None:
     """``y`` less what the gates' values decode to; None where there are no gates."""
     out = torch.zeros_like(y_BO)
     for part, encoding in zip(parts, encodings, strict=True):
@@ -217,7 +227,7 @@ def _gate_error(
         if gate is None:
             return None
         part.add_to_(out, decode(gate, part.coder.W_dec))
-    return y_BO - add_offset(dictionary, out, x_BI)
+    return y_BO - bias - out
 
 
 def _level_weights(levels: LevelsConfig, n_levels: int) -> tuple[float, ...]:
