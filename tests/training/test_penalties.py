@@ -89,9 +89,11 @@ def test_gradients_against_autograd(loss, p, weighting):
     expected = torch.autograd.grad(0.3 * total / 5, [f, decoder], allow_unused=True)
     torch.testing.assert_close(found.gradients.latents, expected[0][f != 0])
     if loss.weighting == "none":
-        assert found.gradients.W_dec is None
+        assert found.gradients.decoder_scale is None
     else:
-        torch.testing.assert_close(found.gradients.W_dec, expected[1])
+        widths = coder.config.write_widths if found.gradients.decoder_scale.shape[1] > 1 else (coder.d_out,)
+        scales = found.gradients.decoder_scale.repeat_interleave(torch.tensor(widths), dim=1)
+        torch.testing.assert_close(scales * coder.W_dec, expected[1])
 
 
 def test_the_coefficient_above_which_activations_shrink_to_nothing_by_hand():

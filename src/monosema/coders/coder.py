@@ -52,6 +52,8 @@ class Encoding:
     spread: Tensor | None = None
     """What ``decode`` multiplies each token by (``ScaledTokens.spread``) where the coder scaled tokens and scales its
     output back."""
+    noise_BF: Tensor | None = None
+    """What was added to the pre-activations."""
 
     @property
     def latents(self) -> Latents:
@@ -78,8 +80,8 @@ class Everywhere:
     """[F] ∂loss/∂pre of every entry of a latent."""
     but: Latents
     """The entries that it does not reach."""
-    W_dec: Tensor | None = None
-    """[F, O] what the same loss gives the decoder (by whose norms it is weighted)."""
+    decoder_scale: Tensor | None = None
+    """What the same loss gives the decoder, by whose norms it is weighted: as in ``LatentGradients``."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class LatentGradients:
     """[G] with respect to the gate's value on open-gate entries (Gated)."""
     window: float | None = None
     """The window the near-threshold entries were selected with."""
-    W_dec: Tensor | None = None
-    """[F, O] with respect to the decoder (a sparsity loss weighted by its norms)."""
+    decoder_scale: Tensor | None = None
+    """[F, sites written] or [F, 1]: with respect to the decoder (a sparsity loss weighted by its norms) it is this many
+    times each row's slices, or the whole row."""
 
 
 @final
@@ -286,7 +289,7 @@ class SparseCoder(nn.Module):
         if dtype is not None:
             parameters = (self.activation, inner, self.W_enc_rows, self.b_enc)
             rescore_(pre, *parameters, weights_F=weights, window=window, noise_BF=noise_BF)
-        return Encoding(inner, flat, pre, self.activation.select(pre, weights, window), spread)
+        return Encoding(inner, flat, pre, self.activation.select(pre, weights, window), spread, noise_BF)
 
     @torch.no_grad()
     def backward(
@@ -367,11 +370,14 @@ class SparseCoder(nn.Module):
             encoder.addr_(everywhere.g_F, encoding.x_BI.sum(0))
             encoder.sub_(weight_gradient(to_columns(everywhere.but), g_but, encoding.x_BI))
             b_enc.add_(everywhere.g_F, alpha=len(encoding.x_BI)).index_add_(0, everywhere.but.indices, g_but, alpha=-1)
-        for g_W_dec in (own.W_dec, None if everywhere is None else everywhere.W_dec):
-            if g_W_dec is not None:
-                gradients["W_dec"].add_(g_W_dec)
-                if unit_norm:
-                    along.add_((g_W_dec * self.W_dec).sum(1))
+        for scale_FS in (own.decoder_scale, None if everywhere is None else everywhere.decoder_scale):
+            if scale_FS is not None:
+                widths = [self.d_out] if scale_FS.shape[1] == 1 else self.config.write_widths
+                slices = zip(scale_FS.split(1, 1), self.W_dec.split(widths, 1), strict=True)
+                for total, (scale, block) in zip(gradients["W_dec"].split(widths, 1), slices, strict=True):
+                    total.addcmul_(scale, block)
+                    if unit_norm:
+                        along.addcmul_(scale.squeeze(1), block.norm(dim=1).square())
         if unit_norm:
             gradients["W_dec"].addcmul_(along.unsqueeze(1), self.W_dec, value=-1)
         gradients["W_enc_rows"] = encoder

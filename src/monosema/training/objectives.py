@@ -186,7 +186,7 @@ def token_weights(kind: str, y_BO: Tensor) -> Tensor:
 
 def replace_gate(own: LatentGradients, gate: Tensor) -> LatentGradients:
     """``own`` with another gradient of the gate."""
-    return LatentGradients(own.latents, own.near, own.near_step, gate, own.window, own.W_dec)
+    return LatentGradients(own.latents, own.near, own.near_step, gate, own.window, own.decoder_scale)
 
 
 def weighted_squares(error: Tensor, weights: Tensor) -> Tensor:

@@ -39,11 +39,11 @@ def penalty(coder: SparseCoder, encoding: Encoding, sparsity: Sparsity, coeffici
         return _count_penalty(selection, sparsity, coefficient)
     entries = selection.penalised
     n_tokens = max(1, entries.n_tokens)
-    weights_F, slopes_FO = norm_weights(coder, sparsity.weighting)
+    weights_F, norms_FS = norm_weights(coder, sparsity.weighting)
     weights = weights_F[entries.indices.long()]
     v = entries.values.abs() * weights
     value, factor = _value(sparsity, v, entries, p), _token_factor(sparsity, v, entries, p)
-    slope = _slope(sparsity, v, factor[entries.rows()], p)
+    slope = _slope(sparsity, v, factor, entries, p)
     share = coefficient / n_tokens
     g_entries = share * slope * weights * entries.values.sign()
     g_near = None
@@ -56,30 +56,25 @@ def penalty(coder: SparseCoder, encoding: Encoding, sparsity: Sparsity, coeffici
         ):  # its slope at zero may be infinite: taken where the entry would be, were it active
             threshold = torch.as_tensor(coder.activation.thresholds()).expand(coder.d_sae)
             at = (selection.near.values + threshold[selection.near.indices.long()]) * near_weights
-        g_near = share * _slope(sparsity, at, _token_factor(sparsity, v, entries, p)[selection.near.rows()], p)
+        g_near = share * _slope(sparsity, at, factor, selection.near, p)
         g_near = g_near * near_weights
-    g_W_dec = None
-    if slopes_FO is not None:
+    decoder_scale = None
+    if norms_FS is not None:
         mass = torch.zeros_like(weights_F).index_add_(0, entries.indices.long(), share * slope * entries.values.abs())
-        g_W_dec = slopes_FO * mass.unsqueeze(1)
+        decoder_scale = mass.unsqueeze(1) / norms_FS.clamp(min=1e-8)
     if selection.gate is not None:
-        own = LatentGradients(gate=g_entries, W_dec=g_W_dec)
+        own = LatentGradients(gate=g_entries, decoder_scale=decoder_scale)
     else:
-        own = LatentGradients(latents=g_entries, near=g_near, W_dec=g_W_dec)
+        own = LatentGradients(latents=g_entries, near=g_near, decoder_scale=decoder_scale)
     return Penalty(value / n_tokens, own)
 
 
 def norm_weights(coder: SparseCoder, weighting: Weighting) -> tuple[Tensor, Tensor | None]:
-    """``[F]`` what multiplies each latent's activations, and ``[F, O]`` its derivative by the decoder."""
+    """``[F]`` what multiplies each latent's activations, and the norms it is the sum of, ``[F, S]`` or ``[F, 1]``."""
     if weighting == "none":
         return torch.ones_like(coder.W_dec[:, 0]), None
-    if weighting == "concatenated_norm":
-        norms = coder.W_dec.norm(dim=1)
-        return norms, coder.W_dec / norms.clamp(min=1e-8).unsqueeze(1)
-    norms_FS = coder.site_norms()
-    widths = coder.config.write_widths
-    parts = zip(coder.W_dec.split(widths, dim=1), norms_FS.clamp(min=1e-8).split(1, dim=1), strict=True)
-    return norms_FS.sum(1), torch.cat([block / norm for block, norm in parts], dim=1)
+    norms_FS = coder.W_dec.norm(dim=1, keepdim=True) if weighting == "concatenated_norm" else coder.site_norms()
+    return norms_FS.sum(1), norms_FS
 
 
 def _powers(v: Tensor, entries: Latents, p: float) -> Tensor:
@@ -98,22 +93,23 @@ def _value(sparsity: L1 | Lp | Tanh, v: Tensor, entries: Latents, p: float) -> T
             return _powers(v, entries, p).pow(1 / p if sparsity.root else 1).sum()
 
 
-def _token_factor(sparsity: L1 | Lp | Tanh, v: Tensor, entries: Latents, p: float) -> Tensor:
-    """What the p-th root multiplies a token's slopes by, one without a root: ``[B]``."""
+def _token_factor(sparsity: L1 | Lp | Tanh, v: Tensor, entries: Latents, p: float) -> Tensor | None:
+    """What the p-th root multiplies a token's slopes by, ``[B]``; None without a root."""
     if not (isinstance(sparsity, Lp) and sparsity.root):
-        return v.new_ones(entries.n_tokens)
+        return None
     return _powers(v, entries, p).clamp(min=_floor(v)).pow(1 / p - 1) / p
 
 
-def _slope(sparsity: L1 | Lp | Tanh, v: Tensor, factor: Tensor, p: float) -> Tensor:
-    """The penalty's derivative at ``v [E]``, given each entry's token factor."""
+def _slope(sparsity: L1 | Lp | Tanh, v: Tensor, factor: Tensor | None, entries: Latents, p: float) -> Tensor:
+    """The penalty's derivative at ``v [E]`` of ``entries``, given the token factors."""
     match sparsity:
         case L1():
             return torch.ones_like(v)
         case Tanh():
             return sparsity.scale * (1 - (sparsity.scale * v).tanh().square())
         case Lp():
-            return factor * p * v.clamp(min=_floor(v)).pow(p - 1)
+            slope = p * v.clamp(min=_floor(v)).pow(p - 1)
+            return slope if factor is None else factor[entries.rows()] * slope
 
 
 def _floor(v: Tensor) -> float:

@@ -99,26 +99,38 @@ def ghost_gradients(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, co
 def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, config: PreActivationLoss) -> Revival:
     """``α · mean over tokens of Σ_i ReLU(θ_i - pre_i) ‖W_dec_i‖``, of all latents or the dead ones.
 
-    Its gradient is the same for all tokens of a latent but those above the threshold, so it is computed from sums over
-    tokens less those entries.
+    Value and gradient are the same linear function of the sums over tokens for a latent, but for entries above the
+    threshold, so both are computed from the sum of inputs less those entries.
     """
-    n_tokens = max(1, len(encoding.pre_BF))
+    n_tokens = len(encoding.pre_BF)
     chosen = dead_F if config.dead_only else torch.ones_like(dead_F)
-    unweighted = config.coefficient / n_tokens * chosen.to(coder.dtype)
+    unweighted = config.coefficient / max(1, n_tokens) * chosen.to(coder.dtype)
     norms = coder.W_dec.norm(dim=1)
     share = unweighted * norms
-    distance = coder.activation.thresholds() - encoding.pre_BF
-    above = latents_from_mask(distance, (distance <= 0) & chosen)
-    n_below = len(encoding.pre_BF) - above.counts()
-    below = distance.clamp(min=0).sum(0)
+    thresholds = torch.as_tensor(coder.activation.thresholds(), dtype=coder.dtype, device=coder.device)
+    thresholds = thresholds.expand(coder.d_sae)
+    above = latents_from_mask(encoding.pre_BF, encoding.pre_BF >= thresholds)
+    above = above.where(chosen[above.indices], above.values)
+    n_below = n_tokens - above.counts()
+    below = n_tokens * thresholds - _sums(coder, encoding)
+    below.index_add_(0, above.indices, above.values - thresholds[above.indices]).clamp_(min=0)
     value = (share * below).sum()
-    decoder = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1) * coder.W_dec
     own = {}
     if isinstance(coder.activation, JumpReLUActivation):
         own["activation.threshold"] = share * n_below
     elif coder.b_enc is None:
         own["activation.b_gate"] = -share * n_below
-    return Revival("pre_activation", value, everywhere=Everywhere(-share, above, decoder), parameters=own)
+    decoder_scale = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1)
+    return Revival("pre_activation", value, everywhere=Everywhere(-share, above, decoder_scale), parameters=own)
+
+
+def _sums(coder: SparseCoder, encoding: Encoding) -> Tensor:
+    """Pre-activations summed over tokens, from the sum of inputs: ``[F]``."""
+    with torch.autocast(coder.device.type, enabled=False):
+        sums = coder.W_enc_rows @ encoding.x_BI.sum(0)
+    if coder.b_enc is not None:
+        sums = sums + len(encoding.x_BI) * coder.b_enc
+    return sums if encoding.noise_BF is None else sums + encoding.noise_BF.sum(0)
 
 
 def default_k(coder: SparseCoder) -> int:
