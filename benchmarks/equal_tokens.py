@@ -23,6 +23,7 @@ from torch import Tensor
 import monosema as ms
 from monosema.coders.activations import batchtopk
 from monosema.kernels import Latents, Scores, bags, latents_from_mask
+from monosema.kernels.select import Parts
 from monosema.metrics import fve
 
 SITE = "blocks.2.hook_resid_post"
@@ -30,11 +31,17 @@ N_HELDOUT = 50_000
 
 
 def dense_batch_top_k(
-    pre_BF: Tensor, n_entries: int, guess: float | None = None, weights_F: Tensor | None = None, *, signed: bool = False
+    parts: Parts,
+    n_tokens: int,
+    n_entries: int,
+    guess: float | None = None,
+    weights_F: Tensor | None = None,
+    *,
+    signed: bool = False,
 ) -> tuple[Latents, Tensor]:
-    """``select_batch_top_k`` by ``torch.topk`` over the whole batch."""
-    scores = Scores(pre_BF, weights_F, signed)
-    values, places = scores.dense().flatten().topk(n_entries)
+    """``select_batch_top_k_of_parts`` by ``torch.topk`` over the whole batch."""
+    pre_BF = torch.cat([part.clone() for part in parts()])
+    values, places = Scores(pre_BF, weights_F, signed).dense().flatten().topk(n_entries)
     chosen = torch.zeros_like(pre_BF, dtype=torch.bool).flatten().index_fill_(0, places, True).reshape(pre_BF.shape)
     return latents_from_mask(pre_BF, chosen & (pre_BF > 0)), values[-1].clamp(min=0)
 
@@ -42,12 +49,12 @@ def dense_batch_top_k(
 @contextmanager
 def dense_products() -> Iterator[None]:
     """Within it, nothing of a step is sparse."""
-    limit, select = bags.DENSE_DENSITY, batchtopk.select_batch_top_k
-    bags.DENSE_DENSITY, batchtopk.select_batch_top_k = -1.0, dense_batch_top_k
+    limit, select = bags.DENSE_DENSITY, batchtopk.select_batch_top_k_of_parts
+    bags.DENSE_DENSITY, batchtopk.select_batch_top_k_of_parts = -1.0, dense_batch_top_k
     try:
         yield
     finally:
-        bags.DENSE_DENSITY, batchtopk.select_batch_top_k = limit, select
+        bags.DENSE_DENSITY, batchtopk.select_batch_top_k_of_parts = limit, select
 
 
 def train(rows: Tensor, heldout: Tensor, seed: int, options: argparse.Namespace) -> tuple[float, float, float]:

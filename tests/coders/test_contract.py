@@ -1,5 +1,6 @@
 """The contract every coder keeps, whatever its activation: one table (``coder_cases``), one suite."""
 
+import dataclasses
 import math
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from monosema.coders import SparseCoder
 from monosema.core.errors import ShapeError
+from monosema.kernels import Latents
 
 LEADING_SHAPES = [(), (7,), (2, 3), (2, 0, 3)]
 
@@ -280,15 +282,28 @@ def test_one_broken_latent_does_not_stop_the_selection(activation: str, coder: s
 
 @all_activations
 @two_coders
-def test_a_workspace_changes_nothing(activation: str, coder: str) -> None:
+@pytest.mark.parametrize("rows", [9, 4, 1])
+def test_tokens_at_a_time_change_nothing(activation: str, coder: str, rows: int) -> None:
     made = make(activation, coder)
-    workspace = torch.full((9, D_SAE), math.nan, dtype=torch.float64)
+    workspace = torch.full((rows, D_SAE), math.nan, dtype=torch.float64)
     for n_tokens, seed in ((9, 1), (6, 2), (0, 3), (9, 4)):
-        x = x_of(made, n_tokens, seed=seed)
-        with_it, without = made.encode_select(x, workspace), made.encode_select(x)
-        assert n_tokens == 0 or with_it.pre_BF.data_ptr() == workspace.data_ptr()
-        assert torch.equal(with_it.latents.indices, without.latents.indices)
-        torch.testing.assert_close(with_it.latents.values, without.latents.values, rtol=1e-12, atol=1e-12)
+        x, noise = x_of(made, n_tokens, seed=seed), 0.1 * randn(n_tokens, D_SAE, seed=seed)
+        parts, whole = (made.encode_select(x, space, window=0.3, noise_BF=noise) for space in (workspace, None))
+        if n_tokens > 0:
+            assert not workspace[: min(rows, n_tokens)].isnan().any()
+        for field in dataclasses.fields(whole.selection):
+            got, expected = getattr(parts.selection, field.name), getattr(whole.selection, field.name)
+            if isinstance(expected, Latents):
+                assert torch.equal(got.crow, expected.crow)
+                assert torch.equal(got.indices, expected.indices)
+                assert (got.d_sae, got.leading_shape) == (expected.d_sae, expected.leading_shape)
+                got, expected = got.values, expected.values
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+        columns = torch.arange(D_SAE)[::3]
+        entries = parts.latents.to_dense()[:, columns]
+        if activation in ("relu", "topk", "batchtopk", "jumprelu"):
+            pre = made.pre_activations_of(parts, columns)
+            torch.testing.assert_close(pre[entries != 0], entries[entries != 0], rtol=1e-12, atol=1e-12)
 
 
 @all_activations

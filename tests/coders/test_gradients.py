@@ -46,7 +46,7 @@ def everything(
     # AuxK trains some latents that were not selected, at their pre-activations
     unselected = selection.latents.to_dense() == 0
     auxiliary = unselected & (randn(rows, D_SAE, seed=16) > 1.0)
-    extra = ExtraEntries(latents_from_mask(encoding.pre_BF, auxiliary), g_extra)
+    extra = ExtraEntries(latents_from_mask(made.pre_activations_of(encoding, torch.arange(D_SAE)), auxiliary), g_extra)
     near, gate = selection.near, selection.gate
     got = made.backward(
         encoding,

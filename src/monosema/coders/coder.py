@@ -6,7 +6,7 @@ Shape letters: B tokens, I input width, F latents, O output width, E active entr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -45,8 +45,6 @@ class Encoding:
     """The input as the encoder saw it, ``b_dec`` already subtracted where the coder does so."""
     raw_BI: Tensor
     """The input as it came, tokens flattened."""
-    pre_BF: Tensor
-    """Pre-activations; the memory is reused by the next batch when a workspace is given."""
     selection: Selection
     """What the activation chose."""
     spread: Tensor | None = None
@@ -215,13 +213,13 @@ class SparseCoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Activations ``[..., d_sae]`` of ``x [..., d_in]`` under the inference rule; autograd passes through."""
         flat = flat_tokens(x, self.d_in, "encode")
-        dense = self.activation.infer_dense(self._pre(self._read(flat))[1], self.selection_weights())
+        dense = self.activation.infer_dense(self._pre(self._read(flat)), self.selection_weights())
         return dense.reshape(*x.shape[:-1], self.d_sae)
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> Latents:
         """The same activations as ``Latents``, never built densely."""
-        pre = self._pre(self._read(flat_tokens(x, self.d_in, "encode_sparse")))[1]
+        pre = self._pre(self._read(flat_tokens(x, self.d_in, "encode_sparse")))
         return replace(self.activation.infer(pre, self.selection_weights()), leading_shape=tuple(x.shape[:-1]))
 
     def decode(self, latents: Latents | Tensor, x: Tensor | None = None) -> Tensor:
@@ -269,7 +267,8 @@ class SparseCoder(nn.Module):
 
         Args:
             scaled: x is as ``scale_tokens`` gives it, and so is the output that ``backward`` is given a gradient for.
-            workspace: ``[≥ B, d_sae]`` for the pre-activations, reused from batch to batch.
+            workspace: ``[n, d_sae]`` for the pre-activations of n tokens at a time, reused from batch to batch; all
+                tokens at once without it, with ``product`` and under ``torch.autocast``.
             window: also collect the entries this near their threshold (a loss on L0 needs them).
             noise_BF: added to the pre-activations.
             product: computes the pre-activations in place of ``encoder_product``, compiled for example.
@@ -280,16 +279,19 @@ class SparseCoder(nn.Module):
             flat, spread = tokens.u, tokens.spread if self.config.reconstructs else None
         dtype = autocast_dtype(self.W_enc_rows)
         if product is None and dtype is None:
-            inner, pre = self._pre(flat, workspace)
-        else:
-            product = encoder_product if product is None else product
-            inner, pre = product(flat, self.input_bias, self.W_enc_rows, self.b_enc, dtype)
+            inner = self._inner(flat)
+            selection = self.activation.select_parts(
+                lambda: self._parts(inner, workspace, noise_BF), len(inner), weights, window
+            )
+            return Encoding(inner, flat, selection, spread, noise_BF)
+        product = encoder_product if product is None else product
+        inner, pre = product(flat, self.input_bias, self.W_enc_rows, self.b_enc, dtype)
         if noise_BF is not None:
             pre.add_(noise_BF)
         if dtype is not None:
             parameters = (self.activation, inner, self.W_enc_rows, self.b_enc)
             rescore_(pre, *parameters, weights_F=weights, window=window, noise_BF=noise_BF)
-        return Encoding(inner, flat, pre, self.activation.select(pre, weights, window), spread, noise_BF)
+        return Encoding(inner, flat, self.activation.select(pre, weights, window), spread, noise_BF)
 
     @torch.no_grad()
     def backward(
@@ -413,22 +415,41 @@ class SparseCoder(nn.Module):
             through_output = sampled_products(near, g_out[:, -1].contiguous(), self.W_dec)
         return through_output if own.near is None else through_output + own.near
 
-    def _pre(self, x_BI: Tensor, workspace: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _inner(self, x_BI: Tensor) -> Tensor:
         inner = x_BI.to(self.dtype)
-        if self.input_bias is not None:
-            inner = inner - self.input_bias
+        return inner if self.input_bias is None else inner - self.input_bias
+
+    def _pre(self, x_BI: Tensor) -> Tensor:
+        pre = self._inner(x_BI) @ self.W_enc_rows.T
+        return pre if self.b_enc is None else pre + self.b_enc
+
+    def _parts(self, inner_BI: Tensor, workspace: Tensor | None, noise_BF: Tensor | None) -> Iterator[Tensor]:
+        """Pre-activations of as many tokens at a time as ``workspace`` holds."""
         if workspace is None:
-            pre = inner @ self.W_enc_rows.T
-            return inner, pre if self.b_enc is None else pre + self.b_enc
-        out = workspace[: inner.shape[0]]
-        if self.b_enc is None:
-            return inner, torch.mm(inner, self.W_enc_rows.T, out=out)
-        return inner, torch.addmm(self.b_enc, inner, self.W_enc_rows.T, out=out)
+            workspace = inner_BI.new_empty(len(inner_BI), self.d_sae)
+        size = max(1, len(workspace))
+        for start in range(0, max(1, len(inner_BI)), size):
+            inner = inner_BI[start : start + size]
+            out = workspace[: len(inner)]
+            if self.b_enc is None:
+                torch.mm(inner, self.W_enc_rows.T, out=out)
+            else:
+                torch.addmm(self.b_enc, inner, self.W_enc_rows.T, out=out)
+            yield out if noise_BF is None else out.add_(noise_BF[start : start + size])
+
+    @torch.no_grad()
+    def pre_activations_of(self, encoding: Encoding, latents: Tensor) -> Tensor:
+        """Pre-activations ``[B, len(latents)]`` of some latents only, in the weights' own precision, noise included."""
+        with torch.autocast(self.device.type, enabled=False):
+            pre = encoding.x_BI @ self.W_enc_rows[latents].T
+        if self.b_enc is not None:
+            pre += self.b_enc[latents]
+        return pre if encoding.noise_BF is None else pre.add_(encoding.noise_BF[:, latents])
 
     def pre_activations(self, x: Tensor, *, scaled: bool = False) -> Tensor:
         """``(x - b) W_enc + b_enc``: ``[..., d_sae]``; ``scaled`` as in ``encode_select``."""
         flat = flat_tokens(x, self.d_in, "pre_activations")
-        return self._pre(flat if scaled else self._read(flat))[1].reshape(*x.shape[:-1], self.d_sae)
+        return self._pre(flat if scaled else self._read(flat)).reshape(*x.shape[:-1], self.d_sae)
 
     def selection_weights(self) -> Tensor | None:
         """``[d_sae]`` decoder norms, summed over sites, where latents compete by them."""

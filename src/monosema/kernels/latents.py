@@ -130,6 +130,17 @@ def concatenate(groups: Sequence[Latents]) -> Latents:
     return replace(joined, leading_shape=groups[0].leading_shape)
 
 
+def stack_tokens(parts: Sequence[Latents]) -> Latents:
+    """The latents of consecutive groups of tokens as those of all."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = [0, *itertools.accumulate(part.nnz for part in parts)]
+    rows = [parts[0].crow[:1], *(part.crow[1:] + start for part, start in zip(parts, starts[:-1], strict=True))]
+    n_tokens = sum(part.n_tokens for part in parts)
+    indices, values = (torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "values"))
+    return Latents(torch.cat(rows), indices, values, parts[0].d_sae, (n_tokens,))
+
+
 def split(latents: Latents, widths: Sequence[int]) -> list[Latents]:
     """The inverse of ``concatenate``: groups of ``widths`` latents."""
     if len(widths) == 1:

@@ -13,6 +13,7 @@ whose maximum reaches a lower bound are read again. Elsewhere, and for widths th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,11 @@ from monosema.kernels.reference import row_top_k_dense
 
 _BLOCK = 32
 """Latents in a block: small enough that the blocks read again are a small part of all."""
+
+
+Parts = Callable[[], Iterator[Tensor]]
+"""Gives the pre-activations of consecutive groups of tokens, ``[b, F]`` each; the same whenever it is called. The
+memory of one may be that of the next."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +91,33 @@ def select_batch_top_k(
     The returned threshold is the smallest score selected, or 0 where fewer than ``n_entries`` are positive.
     Twin: ``reference.batch_top_k_dense`` of the scores.
     """
-    scores = Scores(pre_BF, weights_F, signed)
-    n_tokens, d_sae = pre_BF.shape
-    if n_entries == 0 or pre_BF.numel() == 0:  # a fractional k on a small batch, or no tokens
-        empty = pre_BF.new_zeros(0)
-        return _from_sorted_flat(empty.long(), empty, n_tokens, d_sae), pre_BF.new_zeros(())
-    blocks = _Blocks.of(scores) if _has_blocks(pre_BF) else None
-    bound = max(0.0, guess) if guess is not None else _sampled_bound(scores, n_entries)
-    found = _entries_from(scores, blocks, bound)
+    return select_batch_top_k_of_parts(lambda: iter([pre_BF]), len(pre_BF), n_entries, guess, weights_F, signed=signed)
+
+
+def select_batch_top_k_of_parts(
+    parts: Parts,
+    n_tokens: int,
+    n_entries: int,
+    guess: float | None = None,
+    weights_F: Tensor | None = None,
+    *,
+    signed: bool = False,
+) -> tuple[Latents, Tensor]:
+    """The same of a batch whose ``n_tokens`` come in parts; they are asked for again where the guess was too high."""
+    first = next(parts())
+    d_sae = first.shape[1]
+    if n_entries == 0 or n_tokens == 0 or d_sae == 0:  # a fractional k on a small batch, or no tokens
+        empty = first.new_zeros(0)
+        return _from_sorted_flat(empty.long(), empty, n_tokens, d_sae), first.new_zeros(())
+    if guess is not None:
+        bound = max(0.0, guess)
+    else:
+        bound = _sampled_bound(Scores(first, weights_F, signed), n_entries * len(first) / n_tokens)
+    found, largest = _candidates(parts, bound, weights_F, signed)
     while found.scores.numel() < n_entries and bound > 0:
-        # may be infinite or NaN: the comparison then ends the search
-        largest = float(scores.dense().amax() if blocks is None else blocks.most_BG.amax())
+        # the largest may be infinite or NaN: the comparison then ends the search
         bound = 0.5 * min(bound, largest) if bound > 1e-3 * largest > 0 else 0.0
-        found = _entries_from(scores, blocks, bound)
+        found, largest = _candidates(parts, bound, weights_F, signed)
     values, flat = found.scores, found.flat
     if values.numel() <= n_entries:
         least = values.min() if values.numel() == n_entries else values.new_zeros(())
@@ -187,6 +207,20 @@ def _entries_from(scores: Scores, blocks: _Blocks | None, bound: Tensor | float)
     return _Entries(flat, found if sizes is values else values.view(-1)[inside], found)
 
 
+def _candidates(parts: Parts, bound: float, weights_F: Tensor | None, signed: bool) -> tuple[_Entries, float]:
+    """``_entries_from`` of all parts, and the largest score of any, where that is known more cheaply than by a pass."""
+    found, largest, start = [], [], 0
+    for pre_BF in parts():
+        scores = Scores(pre_BF, weights_F, signed)
+        blocks = _Blocks.of(scores) if _has_blocks(pre_BF) else None
+        part = _entries_from(scores, blocks, bound)
+        found.append(_Entries(part.flat + start, part.values, part.scores))
+        start += pre_BF.numel()
+        largest.append(scores.dense().amax() if blocks is None else blocks.most_BG.amax())
+    flat, values, scored = (torch.cat([getattr(each, name) for each in found]) for name in ("flat", "values", "scores"))
+    return _Entries(flat, values, scored), float(torch.stack(largest).amax())
+
+
 def _k_largest_of_each_row(values: Tensor, rows: Tensor, n_rows: int, k: int) -> Tensor:
     """Positions of the k largest of each row's positive ``values [C]``; the earlier one of equals."""
     counts = torch.bincount(rows, minlength=n_rows)
@@ -225,7 +259,7 @@ def _row_top_k(pre_BF: Tensor, k: int) -> Latents:
     return _from_sorted_flat((tokens * d_sae + indices).reshape(-1)[kept], values.reshape(-1)[kept], n_tokens, d_sae)
 
 
-def _sampled_bound(scores: Scores, n_entries: int) -> float:
+def _sampled_bound(scores: Scores, n_entries: float) -> float:
     """A value that about 1.5 times ``n_entries`` scores exceed, from an evenly spaced sample."""
     flat = scores.pre_BF.reshape(-1)
     stride = max(1, flat.numel() // 65536)

@@ -20,6 +20,10 @@ from monosema.training.objectives import Loss, Objective
 from monosema.training.penalties import needed_window, penalty
 from monosema.training.revive import revival
 
+WORKSPACE_BYTES = {"cpu": 2**24, "gpu": 2**30}
+"""Of pre-activations held at once."""
+LEAST_TOKENS = 256
+
 
 @dataclass(frozen=True)
 class StepState:
@@ -160,9 +164,17 @@ class GradientPass:
     def _workspace(self, part: int, coder: SparseCoder, n_tokens: int) -> Tensor:
         while len(self._workspaces) <= part:
             self._workspaces.append(torch.empty(0))
-        if len(self._workspaces[part]) < n_tokens:
-            self._workspaces[part] = torch.empty(n_tokens, coder.d_sae, dtype=coder.dtype, device=coder.device)
+        rows = tokens_at_a_time(coder, n_tokens)
+        if len(self._workspaces[part]) < rows:
+            self._workspaces[part] = torch.empty(rows, coder.d_sae, dtype=coder.dtype, device=coder.device)
         return self._workspaces[part]
+
+
+def tokens_at_a_time(coder: SparseCoder, n_tokens: int) -> int:
+    """How many tokens' pre-activations are held at once: few enough that a processor's cache keeps them for the
+    selection, many enough for the product's speed."""
+    size = WORKSPACE_BYTES["cpu" if coder.device.type == "cpu" else "gpu"] // (coder.d_sae * coder.dtype.itemsize)
+    return min(n_tokens, max(LEAST_TOKENS, size))
 
 
 def _mean(done: Sequence[BatchGradients], shares: Sequence[float]) -> BatchGradients:

@@ -14,6 +14,7 @@ from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.parts import Part
 from monosema.kernels.bags import DENSE_DENSITY
 from monosema.training.config import TrainingConfig
+from monosema.training.gradients import tokens_at_a_time
 from monosema.training.start import START
 from monosema.training.terms import AuxK, HierarchicalTopK, Matryoshka, Sparsity
 
@@ -30,7 +31,7 @@ class StepMemory:
     moments: int
     """Adam's two, of every parameter."""
     pre_activations: int
-    """``[B, F]``, kept from step to step."""
+    """Of as many tokens as are looked at together, kept from step to step."""
     gradients: int
     """Of every parameter, while a step lasts."""
     step: int
@@ -63,7 +64,9 @@ def step_memory(
     return StepMemory(
         weights=weights,
         moments=2 * weights,
-        pre_activations=sum(n_tokens * part.coder.d_sae * size for part in dictionary.parts),
+        pre_activations=sum(
+            _at_once(part.coder, config, n_tokens) * part.coder.d_sae * size for part in dictionary.parts
+        ),
         gradients=weights,
         step=rows + max(working for working, _ in parts) + sum(entries for _, entries in parts),
     )
@@ -79,12 +82,18 @@ def _part(part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_token
         n_levels = len(config.levels.budgets)
     outputs = (2 + 2 * n_levels) * n_tokens * coder.d_out * size
     dense, active = n_tokens * coder.d_sae, _active(coder, config, sparsity)
+    mask = _at_once(coder, config, n_tokens) * coder.d_sae
     if active > DENSE_DENSITY * coder.d_sae:  # a dense product of dense activations
         return outputs + dense * (2 * size + 8), round(n_tokens * active) * ENTRY_BYTES
     extra = 0
     if isinstance(config.revive, AuxK):
         extra = coder.d_sae * coder.d_out * size
-    return outputs + max(dense, extra), round(n_tokens * active) * ENTRY_BYTES
+    return outputs + max(mask, extra), round(n_tokens * active) * ENTRY_BYTES
+
+
+def _at_once(coder: SparseCoder, config: TrainingConfig, n_tokens: int) -> int:
+    whole = config.autocast is not None or config.compile is not None
+    return n_tokens if whole else tokens_at_a_time(coder, n_tokens)
 
 
 def _active(coder: SparseCoder, config: TrainingConfig, sparsity: Sparsity | None) -> float:

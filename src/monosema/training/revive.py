@@ -59,7 +59,7 @@ def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK)
     coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
     n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
-    pre = encoding.pre_BF[:, dead]
+    pre = coder.pre_activations_of(encoding, dead)
     signed = bool(getattr(coder.activation, "signed", False))
     weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
     size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
@@ -84,7 +84,7 @@ def ghost_gradients(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, co
     """
     coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
     n_tokens = len(error)
-    values = encoding.pre_BF[:, dead].exp()
+    values = coder.pre_activations_of(encoding, dead).exp()
     tokens = torch.arange(n_tokens, device=dead.device).repeat_interleave(dead.numel())
     latents = latents_from_pairs(tokens, dead.repeat(n_tokens), values.reshape(-1), n_tokens, coder.d_sae)
     out = decode(latents, coder.W_dec)
@@ -102,18 +102,21 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     Value and gradient are the same linear function of the sums over tokens for a latent, but for entries above the
     threshold, so both are computed from the sum of inputs less those entries.
     """
-    n_tokens = len(encoding.pre_BF)
+    n_tokens = len(encoding.x_BI)
     chosen = dead_F if config.dead_only else torch.ones_like(dead_F)
     unweighted = config.coefficient / max(1, n_tokens) * chosen.to(coder.dtype)
     norms = coder.W_dec.norm(dim=1)
     share = unweighted * norms
     thresholds = torch.as_tensor(coder.activation.thresholds(), dtype=coder.dtype, device=coder.device)
     thresholds = thresholds.expand(coder.d_sae)
-    above = latents_from_mask(encoding.pre_BF, encoding.pre_BF >= thresholds)
+    above = coder.activation.above(encoding.selection)
+    if above is None:
+        over = coder.pre_activations_of(encoding, torch.arange(coder.d_sae, device=coder.device)) - thresholds
+        above = latents_from_mask(over, over > 0)
     above = above.where(chosen[above.indices], above.values)
     n_below = n_tokens - above.counts()
     below = n_tokens * thresholds - _sums(coder, encoding)
-    below.index_add_(0, above.indices, above.values - thresholds[above.indices]).clamp_(min=0)
+    below.index_add_(0, above.indices, above.values).clamp_(min=0)
     value = (share * below).sum()
     own = {}
     if isinstance(coder.activation, JumpReLUActivation):

@@ -5,13 +5,16 @@ Shape letters: B tokens, F latents, E active entries, N near-threshold entries, 
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
-from monosema.kernels import Latents
+from monosema.kernels import Latents, stack_tokens
+from monosema.kernels.select import Parts
 
 ROUNDING = 2**-7
 """How far, relative to the largest, a pre-activation in bfloat16 may lie from its exact value."""
@@ -33,6 +36,40 @@ class Selection:
     """[E] int64: the place of each active entry in ``gate``."""
     least: Tensor | None = None
     """0-d: the threshold this batch's selection amounts to (TopK, AbsTopK, BatchTopK)."""
+
+    @staticmethod
+    def stack(parts: Sequence[Selection]) -> Selection:
+        """The selections of consecutive groups of tokens as that of all."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def latents(name: str) -> Latents | None:
+            groups = [getattr(part, name) for part in parts]
+            return None if groups[0] is None else stack_tokens(groups)
+
+        def tensors(name: str) -> Tensor | None:
+            groups = [getattr(part, name) for part in parts]
+            return None if groups[0] is None else torch.cat(groups)
+
+        least, gates = None, latents("gate")
+        active_in_gate = tensors("active_in_gate")
+        if active_in_gate is not None:
+            sizes = [part.gate.nnz for part in parts if part.gate is not None]
+            starts = torch.tensor([0, *itertools.accumulate(sizes[:-1])], device=active_in_gate.device)
+            counts = torch.tensor([part.latents.nnz for part in parts], device=active_in_gate.device)
+            active_in_gate = active_in_gate + starts.repeat_interleave(counts)
+        if parts[0].least is not None:
+            n_tokens = [part.latents.n_tokens for part in parts]
+            shares = [part.least * n for part, n in zip(parts, n_tokens, strict=True) if part.least is not None]
+            least = torch.stack(shares).sum() / sum(n_tokens)
+        return Selection(
+            stack_tokens([part.latents for part in parts]),
+            latents("near"),
+            tensors("near_activations"),
+            gates,
+            active_in_gate,
+            least,
+        )
 
     @property
     def penalised(self) -> Latents:
@@ -83,6 +120,16 @@ class Activation(nn.Module, ABC):
         ``weights_F [F]`` multiply the pre-activations in the comparison only. ``window`` is the width of the window
         around the threshold whose entries a loss on the number of active latents needs.
         """
+
+    def select_parts(
+        self, parts: Parts, n_tokens: int, weights_F: Tensor | None = None, window: float | None = None
+    ) -> Selection:
+        """The training rule on a batch of ``n_tokens`` that comes in parts."""
+        return Selection.stack([self.select(pre, weights_F, window) for pre in parts()])
+
+    def above(self, selection: Selection) -> Latents | None:
+        """The entries with ``pre > θ`` and ``pre - θ``, where the selection has all of them."""
+        return None
 
     def candidates(
         self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None

@@ -6,8 +6,10 @@ from typing import final
 
 from torch import Tensor
 
+from monosema.coders.activations.base import Selection
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.kernels import Latents, select_batch_top_k
+from monosema.kernels import Latents, select_batch_top_k_of_parts
+from monosema.kernels.select import Parts
 
 
 @final
@@ -21,8 +23,17 @@ class BatchTopKActivation(FixedCountActivation):
     _last_least: float | None = None
 
     def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
-        n_entries = min(round(self.k * pre_BF.shape[0]), pre_BF.numel())
+        return self._choose_in_parts(lambda: iter([pre_BF]), len(pre_BF), weights_F)
+
+    def select_parts(
+        self, parts: Parts, n_tokens: int, weights_F: Tensor | None = None, window: float | None = None
+    ) -> Selection:
+        latents, least = self._choose_in_parts(parts, n_tokens, self._weights(weights_F))
+        return Selection(latents, least=least)
+
+    def _choose_in_parts(self, parts: Parts, n_tokens: int, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+        n_entries = min(round(self.k * n_tokens), n_tokens * self.d_sae)
         guess = None if self._last_least is None else 0.9 * self._last_least
-        latents, least = select_batch_top_k(pre_BF, n_entries, guess, weights_F, signed=self.signed)
+        latents, least = select_batch_top_k_of_parts(parts, n_tokens, n_entries, guess, weights_F, signed=self.signed)
         self._last_least = float(least)  # speeds the next search up; never changes a result
         return latents, least

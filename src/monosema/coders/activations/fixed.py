@@ -26,6 +26,7 @@ class FixedCountActivation(Activation):
     def __init__(self, config: FixedCount, d_sae: int):
         super().__init__()
         self.k: float = config.k
+        self.d_sae = d_sae
         self.config = config
         self.weights_by_decoder_norm = config.weight_by_decoder_norm
         self.running = RunningThreshold(config.threshold_rate)

@@ -40,6 +40,9 @@ class GatedActivation(Activation):
         near_activations = None if near is None else near.values.clamp(min=0)
         return Selection(latents, near, near_activations, gate=gate, active_in_gate=active)
 
+    def above(self, selection: Selection) -> Latents | None:
+        return selection.gate
+
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         return self._magnitudes(entries_above(pre_BF, -self.b_gate))[0]
 

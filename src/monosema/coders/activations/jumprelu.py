@@ -52,6 +52,10 @@ class JumpReLUActivation(Activation):
             near_activations=torch.where(active, found.values, 0)[positions(is_near)],
         )
 
+    def above(self, selection: Selection) -> Latents:
+        latents = selection.latents
+        return latents.with_values(latents.values - self.threshold[latents.indices])
+
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         return select_above(pre_BF, self.threshold)
 

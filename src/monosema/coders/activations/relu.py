@@ -30,6 +30,9 @@ class ReLUActivation(Activation):
         near = near_entries(pre_BF, window)
         return Selection(latents, near=near, near_activations=near.values.clamp(min=0))
 
+    def above(self, selection: Selection) -> Latents:
+        return selection.latents
+
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         return select_above(pre_BF, 0.0)
 
