@@ -27,6 +27,7 @@ from monosema.runs.records import run_config
 from monosema.runs.summary import RunSummary, Usage, memory_line, summarise, summary_table
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all
+from monosema.training.optimizer import OptimizerFactory
 from monosema.training.terms import Resample
 
 logger = logging.getLogger("monosema.runs")
@@ -78,6 +79,7 @@ def train(
     evaluation: EvaluationOptions | bool = True,
     on_step: Callable[[Trainer], None] | None = None,
     callbacks: Sequence[Callback] = (),
+    optimizer: OptimizerFactory | None = None,
     progress: bool | float = True,
     start_at_other_sites: bool = False,
     **row_options: Any,
@@ -101,6 +103,8 @@ def train(
             array's validation rows.
         on_step: called with the trainer after every step.
         callbacks: further callbacks of the loop.
+        optimizer: makes the optimiser in place of Adam, ``torch.optim.NAdam`` or
+            ``lambda parameters: torch.optim.SGD(parameters, momentum=0.9)``; see ``Trainer``.
         progress: show a bar on a terminal, a line every 30 seconds elsewhere (every so many, given a number).
         start_at_other_sites: whether a coder that names sites may be trained on others, and be named by those. A coder
             without names takes the source's; one with names keeps them on plain rows, which have none.
@@ -128,7 +132,7 @@ def train(
         for name, (each, own) in pairs.items():
             path = None if out is None else Path(out) / name
             columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
-            runs.append(_Run(name, each, own, rows, columns, path, options))
+            runs.append(_Run(name, each, own, rows, columns, path, options, optimizer))
         for run in runs:  # none before every folder was found fit
             run.open(extra, folders)
         _seek(runs, rows)
@@ -157,6 +161,7 @@ class _Run:
         columns: Columns,
         path: Path | None,
         options: EvaluationOptions,
+        optimizer: OptimizerFactory | None,
     ):
         if config.eval_every > 0 and not _has_heldout(rows):
             raise ConfigError(
@@ -166,7 +171,7 @@ class _Run:
         self.name, self.rows, self.options = name, rows, options
         self.columns = columns
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
-        self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder))
+        self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder), optimizer)
         if not isinstance(rows, IterableRows):
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
         if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
@@ -180,6 +185,8 @@ class _Run:
         self.checkpoint: Checkpoint | None = None
         if path is not None:
             plain = run_config(coder, rows, config, options)
+            if optimizer is not None:
+                plain["optimizer"] = self.trainer.optimizer_record()
             self.folder = RunFolder(path, plain, config.keep_checkpoints)
             self.folder.refuse_others()
 

@@ -28,7 +28,7 @@ from monosema.training.gradients import GradientPass, StepState
 from monosema.training.initial import geometric_median
 from monosema.training.memory import StepMemory, step_memory
 from monosema.training.objectives import Objective
-from monosema.training.optimizer import CoderOptimizer, project_, renormalise_
+from monosema.training.optimizer import CoderOptimizer, OptimizerFactory, project_, renormalise_
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
 from monosema.training.resample_presets import ResampleRule
 from monosema.training.resolve import check_training, has_unit_norm, resolve_token_scaling
@@ -70,12 +70,22 @@ class Trainer:
         config: the run. ``config.tokens`` and ``batch_size`` give the number of steps the schedules span.
         batch_size: rows in a batch.
         directions: ``[n, d_out]`` directions of the SAE of ``config.sparse_connection``.
+        optimizer: makes the optimiser of the parameters in place of Adam, ``torch.optim.NAdam`` for example; the run's
+            learning rate is set before each step. Slower, as the host waits for each step's finiteness. A fine-tuning
+            phase of some weights only keeps Adam.
 
     ``step(batch)`` updates; ``metrics()`` reads the newest step's figures and changes nothing. ``candidate_rows`` and
     ``model_losses`` may be set for resampling; without the first the newest batch is used.
     """
 
-    def __init__(self, coder: Dictionary, config: TrainingConfig, batch_size: int, directions: Tensor | None = None):
+    def __init__(
+        self,
+        coder: Dictionary,
+        config: TrainingConfig,
+        batch_size: int,
+        directions: Tensor | None = None,
+        optimizer: OptimizerFactory | None = None,
+    ):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.coder, self.config, self.batch_size = coder, config, batch_size
@@ -111,7 +121,8 @@ class Trainer:
         self.n_resampled, self.last_resampled = 0, -1
         self.candidate_rows: CandidateRows | None = None
         self.model_losses: ModelLosses | None = None
-        self._optimizer = CoderOptimizer(dict(coder.named_parameters()), config, self.n_main_steps, coder.device)
+        named = dict(coder.named_parameters())
+        self._optimizer = CoderOptimizer(named, config, self.n_main_steps, coder.device, optimizer)
         self._finetuner: FineTuner | None = None
         self._has_begun_finetuning = False
         self._record: StepRecord | None = None
@@ -127,6 +138,12 @@ class Trainer:
     def is_finetuning(self) -> bool:
         """Whether the coming step belongs to the last phase."""
         return self.step_number >= self.n_main_steps
+
+    def optimizer_record(self) -> dict[str, Any]:
+        """Which optimiser with which options, as plain values."""
+        optimizer = self._optimizer.optimizer
+        options = {key: repr(value) for key, value in optimizer.defaults.items() if key != "lr"}
+        return {"name": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}", **options}
 
     def memory(self) -> StepMemory:
         """What a step will hold, beside the source of rows."""
