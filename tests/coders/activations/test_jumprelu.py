@@ -25,7 +25,7 @@ def test_forward_of_a_hand_computed_case() -> None:
             parameter.fill_(1.0 if name.startswith("W_") else 0.0)
         coder.activation.threshold.copy_(torch.tensor([1.0, 0.5, 0.25]))
     x = torch.full((1, 2), 0.3, dtype=torch.float64)
-    assert coder.encode_select(x).pre_BF.tolist() == [[0.6, 0.6, 0.6]]
+    assert coder.pre_activations(x).tolist() == [[0.6, 0.6, 0.6]]
     assert coder.encode(x).tolist() == [[0.0, 0.6, 0.6]]
     assert coder(x).tolist() == [[1.2, 1.2]]
 
