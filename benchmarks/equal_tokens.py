@@ -32,7 +32,7 @@ N_HELDOUT = 50_000
 
 def dense_batch_top_k(
     parts: Parts,
-    n_tokens: int,
+    shape: tuple[int, int],
     n_entries: int,
     guess: float | None = None,
     weights_F: Tensor | None = None,

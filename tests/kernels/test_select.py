@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from monosema.kernels import (
     reference,
     select_above,
     select_batch_top_k,
+    select_batch_top_k_of_parts,
     select_row_top_k,
 )
 
@@ -236,3 +238,22 @@ def test_a_part_of_the_entries_is_as_if_selected_by_itself():
     for name in ("crow", "indices", "values"):
         assert torch.equal(getattr(part, name), getattr(whole, name))
     assert found.where(found.values > 100, found.values).nnz == 0
+
+
+def test_parts_are_asked_for_once_where_the_guess_is_low_enough() -> None:
+    pre = randn(12, 96, seed=1)
+    expected, least = select_batch_top_k(pre, 60)
+    for size in (1, 5, 12):
+        made = []
+
+        def parts(size: int = size, made: list[int] = made) -> Iterator[Tensor]:
+            for part in pre.split(size):
+                made.append(len(part))
+                yield part
+
+        for guess, n_times in ((0.5 * float(least), 1), (10 * float(least), None), (None, None)):
+            made.clear()
+            latents, found = select_batch_top_k_of_parts(parts, (12, 96), 60, guess)
+            same(latents, expected)
+            assert float(found) == float(least)
+            assert n_times is None or sum(made) == 12 * n_times

@@ -91,28 +91,33 @@ def select_batch_top_k(
     The returned threshold is the smallest score selected, or 0 where fewer than ``n_entries`` are positive.
     Twin: ``reference.batch_top_k_dense`` of the scores.
     """
-    return select_batch_top_k_of_parts(lambda: iter([pre_BF]), len(pre_BF), n_entries, guess, weights_F, signed=signed)
+    return select_batch_top_k_of_parts(
+        lambda: iter([pre_BF]), (pre_BF.shape[0], pre_BF.shape[1]), n_entries, guess, weights_F, signed=signed
+    )
 
 
 def select_batch_top_k_of_parts(
     parts: Parts,
-    n_tokens: int,
+    shape: tuple[int, int],
     n_entries: int,
     guess: float | None = None,
     weights_F: Tensor | None = None,
     *,
     signed: bool = False,
 ) -> tuple[Latents, Tensor]:
-    """The same of a batch whose ``n_tokens`` come in parts; they are asked for again where the guess was too high."""
-    first = next(parts())
-    d_sae = first.shape[1]
-    if n_entries == 0 or n_tokens == 0 or d_sae == 0:  # a fractional k on a small batch, or no tokens
-        empty = first.new_zeros(0)
-        return _from_sorted_flat(empty.long(), empty, n_tokens, d_sae), first.new_zeros(())
+    """The same of a batch of ``shape`` (B, F) that comes in parts.
+
+    They are asked for once where the guess was low enough, and again each time that it has to be lowered.
+    """
+    n_tokens, d_sae = shape
+    if n_entries == 0 or n_tokens * d_sae == 0:  # a fractional k on a small batch, or no tokens
+        nothing = next(parts()).new_zeros(())
+        return _from_sorted_flat(nothing.new_zeros(0).long(), nothing.new_zeros(0), n_tokens, d_sae), nothing
     if guess is not None:
         bound = max(0.0, guess)
     else:
-        bound = _sampled_bound(Scores(first, weights_F, signed), n_entries * len(first) / n_tokens)
+        first = Scores(next(parts()), weights_F, signed)
+        bound = _sampled_bound(first, n_entries * len(first.pre_BF) / n_tokens)
     found, largest = _candidates(parts, bound, weights_F, signed)
     while found.scores.numel() < n_entries and bound > 0:
         # the largest may be infinite or NaN: the comparison then ends the search

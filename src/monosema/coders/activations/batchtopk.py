@@ -34,6 +34,8 @@ class BatchTopKActivation(FixedCountActivation):
     def _choose_in_parts(self, parts: Parts, n_tokens: int, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
         n_entries = min(round(self.k * n_tokens), n_tokens * self.d_sae)
         guess = None if self._last_least is None else 0.9 * self._last_least
-        latents, least = select_batch_top_k_of_parts(parts, n_tokens, n_entries, guess, weights_F, signed=self.signed)
+        latents, least = select_batch_top_k_of_parts(
+            parts, (n_tokens, self.d_sae), n_entries, guess, weights_F, signed=self.signed
+        )
         self._last_least = float(least)  # speeds the next search up; never changes a result
         return latents, least
