@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import ROOT, command, markdown_table, n_processors, processor, refresh_block
+from report import ROOT, command, machine, markdown_table, refresh_block
 from run_protocol import RunProblem
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -118,7 +118,7 @@ def main() -> None:
         f"{table}\n\n"
         f"GPT-2 small's architecture, random weights, `{problem.site}`, contexts of {options.context_size}; BatchTopK, "
         f"{options.latents:,} latents, k {options.k}, batches of {options.batch_size:,}; {options.steps} steps, "
-        f"{options.warmup} not timed; {options.threads} threads on {processor()} ({n_processors()} processors); "
+        f"{options.warmup} not timed; {machine(options.threads)}; "
         f"{', '.join(f'{name} {number}' for name, number in versions.items())}.\n"
         f"Printed by `{command()}`."
     )

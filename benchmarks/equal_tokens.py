@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from report import command, markdown_table, n_processors, processor, refresh_block
+from report import command, machine, markdown_table, refresh_block
 from torch import Tensor
 
 import monosema as ms
@@ -111,7 +111,7 @@ def main() -> None:
         f"FVE of the fast path less the dense one's, seed by seed: {', '.join(f'{each:+.5f}' for each in paired)}. "
         f"BatchTopK, {options.latents:,} latents, k {options.k}, {len(rows):,} tokens in batches of "
         f"{options.batch_size:,}; {len(heldout):,} rows set aside; mean ± standard deviation over seeds; "
-        f"{options.threads} threads on {processor()} ({n_processors()} processors), torch {torch.__version__}.\n"
+        f"{machine(options.threads)}, torch {torch.__version__}.\n"
         f"Printed by `{command()}`."
     )
     print(text)

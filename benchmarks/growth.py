@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from protocol import Problem
-from report import command, markdown_table, n_processors, processor, refresh_block
+from report import command, machine, markdown_table, refresh_block
 from rows import activations
 from step import OURS, PRETENDED_STEPS, PRODUCT, SYSTEMS, Timing, measure
 
@@ -100,7 +100,7 @@ def main() -> None:
     header += ["MiB of entries' rows", "MiB of optimiser state"]
     text = (
         f"{markdown_table(header, [point.cells for point in points])}\n\n"
-        f"{options.architecture}, float32, {options.threads} threads on {processor()} ({n_processors()} processors); "
+        f"{options.architecture}, float32, {machine(options.threads)}; "
         f"medians of {options.turns} turns of {options.steps} steps. GFLOP/s are those of the product, 2·B·d·n, in the "
         "time of either.\n"
         f"Printed by `{command()}`."

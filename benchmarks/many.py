@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from end_to_end import prepare
-from report import command, markdown_table, n_processors, processor, refresh_block
+from report import command, machine, markdown_table, refresh_block
 
 import monosema as ms
 from monosema.coders import Dictionary
@@ -129,7 +129,7 @@ def main() -> None:
     text = (
         f"{table}\n\n"
         f"BatchTopK, batches of {' and '.join(sorted({f'{shape.batch_size:,}' for shape in SHAPES}))}, float32, "
-        f"{options.threads} threads on {processor()} ({n_processors()} processors), torch {torch.__version__}.\n"
+        f"{machine(options.threads)}, torch {torch.__version__}.\n"
         f"Printed by `{command()}`."
     )
     print(text)

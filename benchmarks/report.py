@@ -28,6 +28,11 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine(n_threads: int) -> str:
+    """Where something was timed."""
+    return f"{n_threads} threads on {processor()} ({n_processors()} processors)"
+
+
 def command() -> str:
     """The command line that prints this again, without the options that only say where the result goes."""
     kept: list[str] = []

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from protocol import Problem
-from report import ROOT, command, markdown_table, n_processors, processor, refresh_block
+from report import ROOT, command, machine, markdown_table, n_processors, processor, refresh_block
 from rows import activations
 
 HERE = Path(__file__).resolve().parent
@@ -226,7 +226,7 @@ def render(problem: Problem, results: Mapping[str, Mapping[str, Timing]], n_warm
     return (
         f"{table}\n\n"
         f"B {problem.batch_size}, d {problem.d_in}, n {problem.d_sae}, k {problem.k}, float32, "
-        f"{problem.n_threads} threads on {processor()} ({n_processors()} processors); {installed}. L0 and FVE after "
+        f"{machine(problem.n_threads)}; {installed}. L0 and FVE after "
         f"{n_warmup} steps.\n"
         f"Printed by `{command()}`."
     )

@@ -213,7 +213,7 @@ def _entries_from(scores: Scores, blocks: _Blocks | None, bound: Tensor | float)
 
 
 def _candidates(parts: Parts, bound: float, weights_F: Tensor | None, signed: bool) -> tuple[_Entries, float]:
-    """``_entries_from`` of all parts, and the largest score of any, where that is known more cheaply than by a pass."""
+    """``_entries_from`` of all parts, and their largest score; a bound of it where a part has none that large."""
     found, largest, start = [], [], 0
     for pre_BF in parts():
         scores = Scores(pre_BF, weights_F, signed)
@@ -221,7 +221,10 @@ def _candidates(parts: Parts, bound: float, weights_F: Tensor | None, signed: bo
         part = _entries_from(scores, blocks, bound)
         found.append(_Entries(part.flat + start, part.values, part.scores))
         start += pre_BF.numel()
-        largest.append(scores.dense().amax() if blocks is None else blocks.most_BG.amax())
+        if part.scores.numel() > 0:
+            largest.append(part.scores.amax())
+        else:
+            largest.append(scores.dense().amax() if blocks is None else blocks.most_BG.amax())
     flat, values, scored = (torch.cat([getattr(each, name) for each in found]) for name in ("flat", "values", "scores"))
     return _Entries(flat, values, scored), float(torch.stack(largest).amax())
 
