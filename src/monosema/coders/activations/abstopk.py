@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from torch import Tensor
-
 from monosema.coders.activations.fixed import FixedCountActivation
-from monosema.kernels import Latents
 
 
 @final
@@ -18,6 +15,3 @@ class AbsTopKActivation(FixedCountActivation):
     """
 
     signed = True
-
-    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
-        return self._choose_in_rows(pre_BF, weights_F)

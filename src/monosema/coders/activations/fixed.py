@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch
 from torch import Tensor
 
@@ -31,9 +29,11 @@ class FixedCountActivation(Activation):
         self.weights_by_decoder_norm = config.weight_by_decoder_norm
         self.running = RunningThreshold(config.threshold_rate)
 
-    @abstractmethod
     def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
-        """The entries chosen and the threshold of scores that the choice amounts to (0-d)."""
+        """The entries chosen, here k of each token, and the threshold of scores that the choice amounts to (0-d)."""
+        latents = select_row_top_k(pre_BF, int(self.k), weights_F, signed=self.signed)
+        scores = Scores(pre_BF, weights_F, self.signed).of(latents.values, latents.indices)
+        return latents, mean_least(latents.with_values(scores), int(self.k))
 
     @property
     def threshold(self) -> float | None:
@@ -89,12 +89,6 @@ class FixedCountActivation(Activation):
 
     def _weights(self, weights_F: Tensor | None) -> Tensor | None:
         return weights_F if self.weights_by_decoder_norm else None
-
-    def _choose_in_rows(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
-        """k of each token."""
-        latents = select_row_top_k(pre_BF, int(self.k), weights_F, signed=self.signed)
-        scores = Scores(pre_BF, weights_F, self.signed).of(latents.values, latents.indices)
-        return latents, mean_least(latents.with_values(scores), int(self.k))
 
 
 def mean_least(latents: Latents, k: int) -> Tensor:
