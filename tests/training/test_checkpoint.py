@@ -23,6 +23,13 @@ def write(folder: Path, *steps: int, keep: int = 3) -> Checkpoints:
     return checkpoints
 
 
+def test_multiples_are_kept_for_good(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 1, keep_every=4)
+    for step in (2, 4, 6, 8, 10):
+        checkpoints.write(step, TENSORS, {"step": step})
+    assert names(tmp_path) == ["latest", "step_000000004", "step_000000008", "step_000000010"]
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

@@ -74,6 +74,6 @@ def test_the_bound_follows_the_degree_of_the_penalty(sparsity: L1 | Lp, degree: 
     loss = Loss({"mse": torch.tensor(3.0)}, torch.tensor(100.0), empty, empty, empty, (), energies)
     control = SparsityControl(sparsity, 1, 1000)
     for step in range(100):
-        control.update_(step, loss, 20.0, None)
+        control.update_(step, loss, torch.tensor(40), 2, None)
     assert control.controller is not None
     assert control.controller.coefficient == pytest.approx(0.09 / degree)

@@ -64,7 +64,7 @@ def test_reconstruction_figures_by_hand():
 def test_step_figures_by_hand():
     x = torch.zeros(2, 2)
     terms = {"mse": torch.tensor(1.5), "l1": torch.tensor(0.5)}
-    values = step_figures(StepRecord(x, x, x, terms, torch.tensor(4.0), 2, 7, 0.01, 0.125), (2,))
+    values = step_figures(StepRecord(x, x, x, terms, torch.tensor(4.0), 2, torch.tensor(7), 0.01, 0.125), (2,))
     assert (values["loss"], values["loss/mse"], values["loss/l1"]) == (2.0, 1.5, 0.5)
     assert (values["l0"], values["lr"], values["penalty"], values["sparsity_coefficient"]) == (3.5, 0.01, 4.0, 0.125)
 

@@ -81,6 +81,20 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint_and_the_run_goes_on_lat
     assert differences(snapshot(trainer), snapshot(whole)) == []
 
 
+def test_a_limit_of_hours_stops_with_a_checkpoint_as_a_signal_does():
+    trainer, diary = make_trainer(n_steps=8, checkpoint_every=100, max_hours=1e-12), Diary()
+    source = iter(batches(8))
+    with pytest.raises(RunInterrupted, match="stopped by max_hours after step 1 of 8"):
+        fit(trainer, source, [diary])
+    assert diary.calls == [("step", 1), ("checkpoint", 1)]
+
+
+def test_what_is_kept_for_good_is_written_when_it_is_due():
+    trainer, diary = make_trainer(n_steps=9, checkpoint_every=0, keep_every=4), Diary()
+    fit(trainer, iter(batches(9)), [diary])
+    assert diary.steps("checkpoint") == [4, 8, 9]
+
+
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_acts_at_once(second):
     class SecondError(Exception):

@@ -4,7 +4,7 @@ Imports ``core`` only. Each operation is a contract with a plain dense twin in `
 start with ``latents`` (the one sparse layout), then ``bags``.
 """
 
-from monosema.kernels.bags import Columns, decode, sampled_products, to_columns, weight_gradient
+from monosema.kernels.bags import Columns, decode, latent_sums, sampled_products, to_columns, weight_gradient
 from monosema.kernels.latents import (
     Latents,
     latents_from_dense,
@@ -31,6 +31,7 @@ __all__ = [
     "decode",
     "decode_levels",
     "entries_above",
+    "latent_sums",
     "latents_from_dense",
     "latents_from_mask",
     "latents_from_pairs",

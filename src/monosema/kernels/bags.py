@@ -11,9 +11,7 @@ is there, torch's own elsewhere. Shape letters: B tokens, F latents, D width, E 
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
+import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -23,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from monosema.kernels import reference
+from monosema.kernels.dispatch import runs_triton
 from monosema.kernels.latents import Latents
 from monosema.kernels.precision import autocast_dtype, lowered
 
@@ -56,7 +55,7 @@ def to_columns(latents: Latents) -> Columns:
     offsets = torch.zeros(latents.d_sae + 1, dtype=torch.int32, device=counts.device)
     offsets[1:] = counts.cumsum(0)
     order = _stable_order(latents.indices, latents.d_sae)
-    return Columns(latents, order, latents.rows()[order].int(), offsets, counts)
+    return Columns(latents, order, latents.rows().index_select(0, order).int(), offsets, counts)
 
 
 def decode(latents: Latents, weight_FD: Tensor) -> Tensor:
@@ -87,6 +86,16 @@ def weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tenso
     return _weight_gradient(columns, values, table_BD).to(table_BD.dtype)
 
 
+def latent_sums(columns: Columns, values: Tensor) -> Tensor:
+    """``Σ_e values_e`` over the entries of each latent: ``[F]``, of ``values [E]`` in row order."""
+    if values.device.type == "cpu":
+        return values.new_zeros(columns.latents.d_sae).index_add_(0, columns.latents.indices, values)
+    ones = values.new_ones(columns.latents.n_tokens, 1)  # elsewhere index_add_ adds in any order
+    return (
+        _bag(columns.tokens, values.index_select(0, columns.order), columns.offsets, ones).squeeze(1).to(values.dtype)
+    )
+
+
 def _decode(latents: Latents, weight_FD: Tensor) -> Tensor:
     if is_dense(latents):
         return reference.decode_dense(latents, weight_FD)
@@ -96,14 +105,14 @@ def _decode(latents: Latents, weight_FD: Tensor) -> Tensor:
 def _weight_gradient(columns: Columns, values: Tensor, table_BD: Tensor) -> Tensor:
     if is_dense(columns.latents):
         return reference.weight_gradient_dense(columns.latents.with_values(values), table_BD)
-    return _bag(columns.tokens, values[columns.order], columns.offsets, table_BD)
+    return _bag(columns.tokens, values.index_select(0, columns.order), columns.offsets, table_BD)
 
 
 def _sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Tensor:
     if is_dense(latents):
         return reference.sampled_products_dense(latents, left_BD, weight_FD)
-    if (programs := _programs_for(weight_FD)) is not None:
-        products: Tensor = programs.sampled_products(latents, left_BD, weight_FD)
+    if runs_triton(weight_FD):
+        products: Tensor = _programs().sampled_products(latents, left_BD, weight_FD)
         return products
     if weight_FD.device.type == "cpu" and weight_FD.dtype in (torch.float32, torch.float64):
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
@@ -115,22 +124,14 @@ def _sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> T
 
 def _bag(indices: Tensor, values: Tensor, offsets: Tensor, table_ND: Tensor) -> Tensor:
     """``out[r] = Σ_e values_e · table[indices_e]`` over entries ``offsets[r]:offsets[r + 1]``: ``[R, D]``."""
-    if (programs := _programs_for(table_ND)) is not None:
-        sums: Tensor = programs.bag(indices, values, offsets, table_ND)
+    if runs_triton(table_ND):
+        sums: Tensor = _programs().bag(indices, values, offsets, table_ND)
         return sums
     weights = values.to(table_ND.dtype)
     return embedding_bag(indices, table_ND, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def _programs_for(tensor: Tensor) -> ModuleType | None:
-    """The Triton programs where they run: on CUDA, with triton installed, unless ``MONOSEMA_TRITON=0``."""
-    return _programs() if tensor.is_cuda else None
-
-
-@functools.cache
-def _programs() -> ModuleType | None:
-    if os.environ.get("MONOSEMA_TRITON") == "0" or importlib.util.find_spec("triton") is None:
-        return None
+def _programs() -> ModuleType:
     return importlib.import_module("monosema.kernels.triton_bags")
 
 

@@ -23,6 +23,8 @@ class Latents:
 
     Rows follow the tokens; within a row the latent indices ascend. Two equal sets of activations are therefore
     equal tensors, and sums over them are taken in one order (order changes bits).
+
+    Where a selection was filled up to a fixed size (``may_fill``), an entry of value 0 is not active.
     """
 
     crow: Tensor
@@ -42,7 +44,7 @@ class Latents:
 
     @property
     def nnz(self) -> int:
-        """E, the number of active entries."""
+        """E, the number of entries."""
         return self.indices.numel()
 
     def rows(self) -> Tensor:
@@ -51,8 +53,16 @@ class Latents:
         return tokens.repeat_interleave(self.crow.diff(), output_size=self.nnz)
 
     def counts(self) -> Tensor:
-        """[F] int64: number of tokens on which each latent is active."""
-        return torch.bincount(self.indices, minlength=self.d_sae)
+        """[F] int64: number of entries of each latent."""
+        if self.indices.device.type == "cpu":
+            return torch.bincount(self.indices, minlength=self.d_sae)
+        ones = torch.ones_like(self.indices, dtype=torch.int64)  # bincount would wait for the device
+        return ones.new_zeros(self.d_sae).index_add_(0, self.indices, ones)
+
+    def firings(self) -> Tensor:
+        """[F] int64: number of tokens on which each latent is not 0."""
+        active = (self.values != 0).long()
+        return active.new_zeros(self.d_sae).index_add_(0, self.indices, active)
 
     def with_values(self, values: Tensor) -> Latents:
         """The same entries with other values ``[E]``."""
@@ -66,9 +76,9 @@ class Latents:
 
     def at(self, chosen: Tensor, values: Tensor) -> Latents:
         """The entries at the ascending places ``chosen``, with their part of ``values [E]``."""
-        crow = torch.zeros_like(self.crow)
-        crow[1:] = torch.bincount(self.rows()[chosen], minlength=self.n_tokens).cumsum(0)
-        return replace(self, crow=crow, indices=self.indices[chosen], values=values[chosen])
+        crow = torch.searchsorted(chosen, self.crow.long(), out_int32=True)
+        indices, values = self.indices.index_select(0, chosen), values.index_select(0, chosen)
+        return replace(self, crow=crow, indices=indices, values=values)
 
     def to_dense(self) -> Tensor:
         """``[*leading_shape, F]`` with zeros where inactive."""
@@ -87,7 +97,7 @@ def latents_from_mask(values_BF: Tensor, mask_BF: Tensor) -> Latents:
     """The entries of ``values_BF`` where ``mask_BF`` is true."""
     n_tokens, d_sae = values_BF.shape
     flat = positions(mask_BF.reshape(-1))
-    return _from_sorted_flat(flat, values_BF.reshape(-1)[flat], n_tokens, d_sae)
+    return _from_sorted_flat(flat, values_BF.reshape(-1).index_select(0, flat), n_tokens, d_sae)
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -106,8 +116,8 @@ def latents_from_pairs(tokens: Tensor, latents: Tensor, values: Tensor, n_tokens
 def _from_sorted_flat(flat: Tensor, values: Tensor, n_tokens: int, d_sae: int) -> Latents:
     tokens = torch.div(flat, d_sae, rounding_mode="floor")
     indices = (flat - tokens * d_sae).int()
-    crow = torch.zeros(n_tokens + 1, dtype=torch.int32, device=flat.device)
-    crow[1:] = torch.bincount(tokens, minlength=n_tokens).cumsum(0)
+    starts = torch.arange(n_tokens + 1, device=flat.device) * d_sae
+    crow = torch.searchsorted(flat, starts, out_int32=True)
     return Latents(crow, indices, values, d_sae, (n_tokens,))
 
 

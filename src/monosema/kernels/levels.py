@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from monosema.core.devices import constant
 from monosema.kernels.bags import decode
 from monosema.kernels.latents import Latents
 
@@ -43,7 +44,7 @@ class Levels:
 
 def prefix_levels(latents: Latents, widths: Sequence[int]) -> Levels:
     """Level g holds latents ``widths[g-1] ≤ i < widths[g]``; ``widths`` ascend and end with ``d_sae``."""
-    bounds = torch.tensor(widths, device=latents.indices.device, dtype=latents.indices.dtype)
+    bounds = constant(tuple(widths), latents.indices.dtype, latents.indices.device)
     level = torch.searchsorted(bounds, latents.indices, right=True)
     return Levels(_virtual(latents, level, len(widths)), None, len(widths), tuple(widths))
 
@@ -58,7 +59,7 @@ def budget_levels(latents: Latents, budgets: Sequence[int]) -> Levels:
     by_row = by_size[rows[by_size].argsort(stable=True)]
     rank = torch.empty_like(by_row)
     rank[by_row] = torch.arange(latents.nnz, device=rank.device) - latents.crow[:-1].long()[rows[by_row]]
-    bounds = torch.tensor(budgets, device=rank.device)
+    bounds = constant(tuple(budgets), rank.dtype, rank.device)
     level = torch.searchsorted(bounds, rank, right=True).clamp(max=len(budgets) - 1)
     order = (rows * len(budgets) + level).argsort(stable=True)
     regrouped = replace(latents, indices=latents.indices[order], values=latents.values[order])
@@ -84,6 +85,6 @@ def level_gradient(g_out_BGD: Tensor) -> Tensor:
 
 def _virtual(latents: Latents, level: Tensor, n_levels: int) -> Latents:
     n_virtual = latents.n_tokens * n_levels
-    crow = torch.zeros(n_virtual + 1, dtype=torch.int32, device=latents.crow.device)
-    crow[1:] = torch.bincount(latents.rows() * n_levels + level, minlength=n_virtual).cumsum(0)
+    rows = latents.rows() * n_levels + level  # they ascend
+    crow = torch.searchsorted(rows, torch.arange(n_virtual + 1, device=rows.device), out_int32=True)
     return replace(latents, crow=crow, leading_shape=(n_virtual,))

@@ -30,14 +30,15 @@ def bag(indices: Tensor, values: Tensor, offsets: Tensor, table_ND: Tensor) -> T
     """``out[r] = Σ_e values_e · table[indices_e]`` over entries ``offsets[r]:offsets[r + 1]``: ``[R, D]``."""
     table, values = table_ND.contiguous(), values.contiguous()
     out = torch.empty(offsets.numel() - 1, table.shape[1], dtype=_sum_dtype(table), device=table.device)
-    _launch_bag(out, table, indices, values, offsets[:-1], offsets[1:], longest=LONGEST)
-    if n_long := indices.numel() // LONGEST:
-        cut = _cut(offsets, n_long)
-        pieces = out.new_zeros(len(cut.starts), out.shape[1])
-        _launch_bag(pieces, table, indices, values, cut.starts, cut.ends, longest=LONGEST)
-        of_pieces = torch.arange(len(pieces), dtype=torch.int32, device=out.device)
-        ones = pieces.new_ones(len(pieces))
-        _launch_bag(out, pieces, of_pieces, ones, cut.first[:-1], cut.first[1:], longest=len(pieces), rows=cut.rows)
+    with torch.cuda.device_of(out):
+        _launch_bag(out, table, indices, values, offsets[:-1], offsets[1:], longest=LONGEST)
+        if n_long := indices.numel() // LONGEST:
+            cut = _cut(offsets, n_long)
+            pieces = out.new_zeros(len(cut.starts), out.shape[1])
+            _launch_bag(pieces, table, indices, values, cut.starts, cut.ends, longest=LONGEST)
+            each = torch.arange(len(pieces), dtype=torch.int32, device=out.device)
+            ones = pieces.new_ones(len(pieces))
+            _launch_bag(out, pieces, each, ones, cut.first[:-1], cut.first[1:], longest=len(pieces), rows=cut.rows)
     return out
 
 
@@ -46,18 +47,11 @@ def sampled_products(latents: Latents, left_BD: Tensor, weight_FD: Tensor) -> Te
     left, weight = left_BD.contiguous(), weight_FD.contiguous()
     out = torch.empty(latents.nnz, dtype=_sum_dtype(weight), device=weight.device)
     if latents.nnz > 0:
-        blocks = _blocks(weight.shape[1])
-        _sampled_programs[(latents.n_tokens, _SPLIT)](
-            out,
-            left,
-            weight,
-            latents.indices,
-            latents.crow,
-            weight.shape[1],
-            **blocks,
-            SPLIT=_SPLIT,
-            SUM=_SUM[out.dtype],
-        )
+        sizes = {**_blocks(weight.shape[1]), "SPLIT": _SPLIT, "SUM": _SUM[out.dtype]}
+        with torch.cuda.device_of(out):
+            _sampled_programs[(latents.n_tokens, _SPLIT)](
+                out, left, weight, latents.indices, latents.crow, weight.shape[1], **sizes
+            )
     return out
 
 

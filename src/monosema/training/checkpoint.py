@@ -45,10 +45,10 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``folder``."""
+    """The checkpoints of one run, in ``folder``: the newest ``keep``, and those of every ``keep_every`` steps."""
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0):
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
 
     def write(
         self,
@@ -59,7 +59,7 @@ class Checkpoints:
     ) -> Path:
         """Write the checkpoint of ``step``; ``add`` puts further files into its folder before it appears.
 
-        Older ones than the newest ``keep`` are deleted only once this one is safe. Raises ``FileError`` where it cannot
+        Older ones that are not kept are deleted only once this one is safe. Raises ``FileError`` where it cannot
         be written; the older ones then all stand.
         """
         target = self.folder / f"step_{step:09d}"
@@ -71,7 +71,8 @@ class Checkpoints:
                 add(temporary)
         write_atomically(self.folder / "latest", target.name + "\n")
         for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            if self.keep_every == 0 or int(old.name.removeprefix("step_")) % self.keep_every != 0:
+                shutil.rmtree(old, ignore_errors=True)
         return target
 
     def newest(self) -> Checkpoint | None:

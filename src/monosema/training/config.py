@@ -89,6 +89,10 @@ class TrainingConfig:
     """Steps between checkpoints; a tenth of the run by default, 0 for none but the last."""
     keep_checkpoints: int = 2
     """Checkpoints kept on disk, the newest ones."""
+    keep_every: int = 0
+    """Steps whose multiples' checkpoints are kept for good; 0 for none. Each holds a dictionary that can be loaded."""
+    max_hours: float | None = None
+    """Hours after which the process writes a checkpoint and stops, as after a signal; the same call goes on."""
     log_every: int = 50
     """Steps between logged lines of metrics."""
     eval_every: int = 0
@@ -120,6 +124,8 @@ class TrainingConfig:
         _require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")
         _require(self.eval_every >= 0, f"eval_every must not be negative, got {self.eval_every}")
         _require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+        _require(self.keep_every >= 0, f"keep_every must not be negative, got {self.keep_every}")
+        _require(self.max_hours is None or self.max_hours > 0, f"max_hours must be positive, got {self.max_hours}")
         _require(
             self.checkpoint_every is None or self.checkpoint_every >= 0,
             f"checkpoint_every must not be negative, got {self.checkpoint_every}",

@@ -128,15 +128,15 @@ class SparsityControl:
         """The coming power, where its penalty must be known too."""
         return None if self.annealer is None or step >= self.n_steps else self.annealer.next_p(step)
 
-    def update_(self, step: int, loss: Loss, l0: float, next_penalty: Tensor | None) -> None:
-        """Take a step's loss and mean L0 into account, in place."""
+    def update_(self, step: int, loss: Loss, n_active: Tensor, n_tokens: int, next_penalty: Tensor | None) -> None:
+        """Take a step's loss and active entries into account, in place."""
         if step >= self.n_steps:
             return
         if self.controller is not None:
             shrinks = isinstance(self.sparsity, L1 | Lp | Tanh)
             degree = 1.0 if isinstance(self.sparsity, Lp) and self.sparsity.root else self.p
             most = loss.largest_coefficient(degree) / self._factor if shrinks else math.inf
-            self.controller.update_(l0, most)
+            self.controller.update_(int(n_active) / n_tokens, most)
         if self.annealer is not None and next_penalty is not None and loss.penalty is not None:
             self.annealer.update_(step, float(loss.penalty), float(next_penalty))
 

@@ -33,8 +33,8 @@ class StepRecord:
     """0-d: the sparsity term without its coefficient."""
     n_tokens: int
     """B."""
-    nnz: int
-    """Active entries."""
+    n_active: Tensor
+    """0-d: active entries."""
     lr: float
     """Learning rate."""
     coefficient: float
@@ -47,7 +47,7 @@ def step_figures(record: StepRecord, write_widths: tuple[int, ...]) -> dict[str,
         "loss": float(torch.stack(list(record.terms.values())).sum()),
         **{f"loss/{name}": float(value) for name, value in record.terms.items()},
         **reconstruction_figures(record.input_BI, record.target_BO, record.error_BO, write_widths),
-        "l0": record.nnz / record.n_tokens,
+        "l0": int(record.n_active) / record.n_tokens,
         "lr": record.lr,
     }
     if record.penalty is not None:

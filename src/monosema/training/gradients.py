@@ -18,7 +18,7 @@ from monosema.core.seeds import random_stream
 from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Loss, Objective
 from monosema.training.penalties import needed_window, penalty
-from monosema.training.revive import revival
+from monosema.training.revive import Dead, revival
 
 WORKSPACE_BYTES = {"cpu": 2**24, "gpu": 2**30}
 """Of pre-activations held at once."""
@@ -37,8 +37,8 @@ class StepState:
     """The power of p-annealing."""
     next_p: float | None
     """The coming power, shortly before it comes."""
-    dead_F: Tensor
-    """Which latents are dead."""
+    dead: tuple[Dead, ...]
+    """Which latents of each part are dead."""
 
 
 @dataclass(frozen=True)
@@ -79,35 +79,40 @@ class GradientPass:
         self._product = None if config.compile is None else compiled_encoder_product(config.compile)
         self._workspaces: list[Tensor] = []
 
-    def __call__(self, x: Tensor, y: Tensor, state: StepState) -> BatchGradients:
-        """Of scaled inputs ``x [B, d_in]`` and targets ``y [B, d_out]``, in ``gradient_accumulation`` parts."""
+    def __call__(self, x: Tensor, y: Tensor, state: StepState, pre_BF: Tensor | None = None) -> BatchGradients:
+        """Of scaled inputs ``x [B, d_in]`` and targets ``y [B, d_out]``, in ``gradient_accumulation`` parts.
+
+        ``pre_BF``: pre-activations of a dictionary of one part, where they are made already.
+        """
         n = self.config.gradient_accumulation
         if n == 1:
-            return self._part(x, y, state, 0)
+            return self._part(x, y, state, 0, pre_BF)
         parts = list(zip(x.tensor_split(n), y.tensor_split(n), strict=True))
         done = [self._part(xs, ys, state, number) for number, (xs, ys) in enumerate(parts)]
         return _mean(done, [len(xs) / len(x) for xs, _ in parts])
 
-    def _part(self, x: Tensor, y: Tensor, state: StepState, number: int) -> BatchGradients:
+    def _part(
+        self, x: Tensor, y: Tensor, state: StepState, number: int, pre_BF: Tensor | None = None
+    ) -> BatchGradients:
         coder, parts = self.coder, self.coder.parts
         window = needed_window(self.objective.sparsity)
         encodings = tuple(
             part.coder.encode_select(
                 x[:, part.read],
-                self._workspace(i, part.coder, len(x)),
+                None if pre_BF is not None else self._workspace(i, part.coder, len(x)),
                 window=window,
                 noise_BF=self._noise(i, len(x), state.number, number),
                 product=self._product,
                 scaled=True,
+                pre_BF=pre_BF,
             )
             for i, part in enumerate(parts)
         )
         loss = self.objective.loss(coder, encodings, x, y, state.coefficient, state.p)
         gradients: dict[str, Tensor] = {}
         terms = dict(loss.terms)
-        dead = state.dead_F.split([part.coder.d_sae for part in parts])
-        for part, encoding, own, dead_F in zip(parts, encodings, loss.parts, dead, strict=True):
-            found = revival(part, encoding, loss, dead_F, self.config.revive)
+        for part, encoding, own, dead in zip(parts, encodings, loss.parts, state.dead, strict=True):
+            found = revival(part, encoding, loss, dead, self.config.revive)
             mine = part.coder.backward(
                 encoding,
                 own.g_out,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -14,7 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from monosema.core.errors import DataError
-from monosema.training.trainer import NonFiniteStepError, Trainer
+from monosema.training.together import prepare_together
+from monosema.training.trainer import NonFiniteStepError, Rows, Trainer
 
 logger = logging.getLogger("monosema.training")
 
@@ -27,7 +30,7 @@ class Batches(Protocol):
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """The run was stopped by a signal after a whole step; its checkpoint is written."""
+    """The run was stopped by a signal or ``max_hours`` after a whole step; its checkpoint is written."""
 
 
 class Callback:
@@ -40,7 +43,7 @@ class Callback:
         """Every ``log_every`` steps and after the last, with the newest step's metrics."""
 
     def on_checkpoint(self, trainer: Trainer) -> None:
-        """Every ``checkpoint_every`` steps, after the last, and before a stop by signal."""
+        """Every ``checkpoint_every`` and ``keep_every`` steps, after the last, and before a stop before it."""
 
 
 @dataclass(eq=False)
@@ -69,7 +72,8 @@ def fit(trainer: Trainer, batches: Batches, callbacks: Sequence[Callback]) -> No
     """Run ``trainer`` from where it stands to its last step.
 
     Raises:
-        RunInterrupted: SIGINT or SIGTERM arrived; the current step was finished and a checkpoint written.
+        RunInterrupted: SIGINT or SIGTERM arrived, or ``max_hours`` are over; the current step was finished and a
+            checkpoint written.
         NonFiniteStepError: a step was not finite; noticed at the next logging step.
         DataError: the source ended before the run did.
     """
@@ -87,6 +91,8 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
     """
     unfinished = [run for run in runs if run.is_unfinished]
     place = min((run.trainer.step_number for run in unfinished), default=0)
+    limits = [hours for run in unfinished if (hours := run.trainer.config.max_hours) is not None]
+    deadline = time.monotonic() + 3600 * min(limits, default=math.inf)
     with _stop_requests() as stop:
         while unfinished:
             try:
@@ -96,30 +102,32 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
                 raise DataError(
                     f"the rows ended after step {place} of {most}; lower tokens, or give the source more epochs"
                 ) from None
-            for run in unfinished:
-                if run.trainer.step_number == place:
-                    _step(run, batch)
+            due = [run for run in unfinished if run.trainer.step_number == place]
+            own = [batch if run.columns is None else run.columns(batch) for run in due]
+            for run, rows in zip(due, prepare_together([run.trainer for run in due], own), strict=True):
+                _step(run, rows)
             place += 1
             unfinished = [run for run in unfinished if run.is_unfinished]
-            if stop and unfinished:
+            is_late = time.monotonic() >= deadline
+            if (stop or is_late) and unfinished:
                 for run in unfinished:
                     if run.trainer.step_number == place and run.saved_at != place and _is_finite(run):
                         _checkpoint(run)
                 most = max(run.trainer.n_steps for run in unfinished)
                 raise RunInterrupted(
-                    f"stopped by {signal.Signals(stop[0]).name} after step {place} of {most}; "
+                    f"stopped by {signal.Signals(stop[0]).name if stop else 'max_hours'} after step {place} of {most}; "
                     "the same call resumes from here"
                 )
 
 
-def _step(run: FitRun, batch: Tensor) -> None:
+def _step(run: FitRun, rows: Rows) -> None:
     trainer, config = run.trainer, run.trainer.config
     every = max(1, trainer.n_steps // 10) if config.checkpoint_every is None else config.checkpoint_every
-    trainer.step(batch if run.columns is None else run.columns(batch))
+    trainer.step_prepared(rows)
     step, last = trainer.step_number, trainer.step_number == trainer.n_steps
     for callback in run.callbacks:
         callback.on_step(trainer)
-    checkpoint_due = last or (every > 0 and step % every == 0)
+    checkpoint_due = last or any(each > 0 and step % each == 0 for each in (every, config.keep_every))
     log_due = last or step % config.log_every == 0
     if not (log_due or checkpoint_due) or not _is_finite(run):
         return

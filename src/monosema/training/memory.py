@@ -29,7 +29,7 @@ class StepMemory:
     weights: int
     """The parameters."""
     moments: int
-    """Adam's two, of every parameter."""
+    """Adam's two, of every parameter; under ``autocast="bfloat16"`` its copy of the matrices, too."""
     pre_activations: int
     """Of as many tokens as are looked at together, kept from step to step."""
     gradients: int
@@ -63,7 +63,7 @@ def step_memory(
     rows = 2 * batch_size * (dictionary.d_in + dictionary.d_out) * size
     return StepMemory(
         weights=weights,
-        moments=2 * weights,
+        moments=2 * weights + (weights // 2 if config.autocast == "bfloat16" else 0),
         pre_activations=sum(
             _at_once(part.coder, config, n_tokens) * part.coder.d_sae * size for part in dictionary.parts
         ),

@@ -15,6 +15,7 @@ from torch import Tensor
 from monosema.coders import Encoding, LatentGradients, SparseCoder
 from monosema.coders.parts import Part
 from monosema.coders.stack import Dictionary, offset
+from monosema.core.devices import constant
 from monosema.core.errors import ConfigError
 from monosema.kernels import Levels, budget_levels, decode, decode_levels, prefix_levels, sampled_products
 from monosema.training.config import TrainingConfig
@@ -128,7 +129,8 @@ class Objective:
         errors = _errors(dictionary, parts, encodings, grouped, y_BO, bias)
         error = errors
         if self.config.levels is not None:
-            level_weights = y_BO.new_tensor(_level_weights(self.config.levels, errors.shape[1])).reshape(-1, 1)
+            given = _level_weights(self.config.levels, errors.shape[1])
+            level_weights = constant(given, y_BO.dtype, y_BO.device).reshape(-1, 1)
             weights_of_all, error = weights.unsqueeze(1) * level_weights, errors[:, -1]
         else:
             weights_of_all = weights

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch.optim import Adam, Optimizer
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
+from monosema.kernels.dispatch import runs_triton
+from monosema.kernels.precision import Shadows
 from monosema.training.config import TrainingConfig
 from monosema.training.schedules import automatic_beta2
 
@@ -24,7 +27,11 @@ class CoderOptimizer:
     """Adam over a dictionary's parameters, fused where the device has it; or whatever ``make`` makes of them.
 
     A step whose gradients or loss are not finite changes nothing. For Adam the check stays on the device; for others
-    the host waits for it.
+    the host waits for it. On CUDA the matrices are updated by a Triton program, which can do what surrounds an update
+    in the same pass: see ``keeps_unit_norm``.
+
+    Args:
+        shadows: copies of the parameters in low precision, written together with them.
     """
 
     def __init__(
@@ -34,9 +41,11 @@ class CoderOptimizer:
         n_steps: int,
         device: torch.device,
         make: OptimizerFactory | None = None,
+        shadows: Shadows | None = None,
     ):
         self._config = config
         self._parameters = dict(parameters)
+        self._shadows = Shadows() if shadows is None else shadows
         self._skips_itself = make is None
         trained = list(self._parameters.values())
         if make is not None:
@@ -49,9 +58,20 @@ class CoderOptimizer:
         fused = device.type in ("cpu", "cuda", "mps")
         self.optimizer = Adam(trained, lr=0.0, betas=(config.beta1, beta2), eps=config.epsilon, fused=fused)
 
+    @property
+    def keeps_unit_norm(self) -> bool:
+        """Whether ``step_(directions=…)`` projects gradients and renormalises rows itself."""
+        # a clipped gradient is measured after the projection, so that one cannot wait for the update
+        return self._config.grad_clip is None and self._programs_for(next(iter(self._parameters.values())))
+
     @torch.no_grad()
-    def step_(self, gradients: Mapping[str, Tensor], loss: Tensor, lr: float) -> Tensor:
-        """Update the parameters in place; returns a 0-d bool, False where the step was skipped."""
+    def step_(
+        self, gradients: Mapping[str, Tensor], loss: Tensor, lr: float, directions: Collection[str] = ()
+    ) -> Tensor:
+        """Update the parameters in place; returns a 0-d bool, False where the step was skipped.
+
+        The rows of the matrices named in ``directions`` have norm one and keep it, where ``keeps_unit_norm``.
+        """
         for name, parameter in self._parameters.items():
             parameter.grad = gradients[name].to(parameter.dtype)
         trained = list(self._parameters.values())
@@ -62,6 +82,9 @@ class CoderOptimizer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self._skips_itself:
+            for name, parameter in self._parameters.items():
+                if parameter.ndim == 2 and self._programs_for(parameter):
+                    self._update_rows_(parameter, lr, ok, is_direction=name in directions)
             # fused Adam leaves everything alone where this is 1
             self.optimizer.found_inf = (~ok).float().reshape(())  # type: ignore[attr-defined]
             self.optimizer.step()
@@ -71,6 +94,32 @@ class CoderOptimizer:
         for parameter in trained:
             parameter.grad = None
         return ok
+
+    def _programs_for(self, parameter: Tensor) -> bool:
+        return self._skips_itself and runs_triton(parameter) and parameter.dtype == torch.float32
+
+    def _update_rows_(self, parameter: Tensor, lr: float, ok: Tensor, *, is_direction: bool) -> None:
+        programs = importlib.import_module("monosema.kernels.triton_adam")
+        state, options = self.optimizer.state[parameter], self.optimizer.defaults
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += ok
+        with torch.cuda.device_of(parameter):
+            programs.update_rows_(
+                parameter,
+                parameter.grad,
+                programs.Moments(state["exp_avg"], state["exp_avg_sq"], state["step"]),
+                lr=lr,
+                betas=options["betas"],
+                epsilon=options["eps"],
+                ok=ok,
+                is_direction=is_direction,
+                shadow_RD=self._shadows.held(parameter),
+            )
+        torch.autograd.graph.increment_version(parameter)
+        self._shadows.renew(parameter)
+        parameter.grad = None  # done
 
     @torch.no_grad()
     def reset_moments_(self, name: str, rows: Tensor) -> None:

@@ -5,6 +5,7 @@ Shape letters: B tokens, O output width, F latents, D dead latents.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from monosema.coders import Encoding, Everywhere, ExtraEntries, SparseCoder
 from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.parts import Part
-from monosema.kernels import decode, latents_from_mask, latents_from_pairs
+from monosema.core.devices import LateNumbers
+from monosema.kernels import Latents, decode, latents_from_mask, latents_from_pairs
 from monosema.training.objectives import Loss
 from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss, Resample, Revive
 
@@ -34,17 +36,45 @@ class Revival:
     """Gradients of further parameters of the part, by name, to be added."""
 
 
+@dataclass(frozen=True)
+class Dead:
+    """Which latents of a part are dead; made after a step, and counted for the host in the middle of the next."""
+
+    mask_F: Tensor
+    """[F] bool."""
+    counts: LateNumbers
+    """How many of each part are."""
+    part: int
+    """Which part this is."""
+
+    @staticmethod
+    def of(mask_F: Tensor, parts: Sequence[Part]) -> tuple[Dead, ...]:
+        """For each of ``parts``, from the mask of all their latents."""
+        masks = mask_F.split([part.coder.d_sae for part in parts])
+        counts = LateNumbers(torch.stack([mask.count_nonzero() for mask in masks]))
+        return tuple(Dead(mask, counts, number) for number, mask in enumerate(masks))
+
+    @property
+    def n(self) -> int:
+        return self.counts.read()[self.part]
+
+    def latents(self) -> Tensor:
+        """[n] int64, ascending."""
+        if self.mask_F.device.type == "cpu":
+            return self.mask_F.nonzero().squeeze(1)
+        return self.mask_F.byte().argsort(descending=True, stable=True)[: self.n]  # nonzero would wait for the device
+
+
 @torch.no_grad()
-def revival(part: Part, encoding: Encoding, loss: Loss, dead_F: Tensor, policy: Revive | None) -> Revival | None:
+def revival(part: Part, encoding: Encoding, loss: Loss, dead: Dead, policy: Revive | None) -> Revival | None:
     """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
-    dead = dead_F.nonzero().squeeze(1)
     match policy:
-        case AuxK() if dead.numel() > 0:
-            return auxk(part, encoding, loss, dead, policy)
-        case GhostGradients() if dead.numel() > 0:
-            return ghost_gradients(part, encoding, loss, dead, policy)
+        case AuxK() if dead.n > 0:
+            return auxk(part, encoding, loss, dead.latents(), policy)
+        case GhostGradients() if dead.n > 0:
+            return ghost_gradients(part, encoding, loss, dead.latents(), policy)
         case PreActivationLoss():
-            return pre_activation_loss(part.coder, encoding, dead_F, policy)
+            return pre_activation_loss(part.coder, encoding, dead.mask_F, policy)
     return None
 
 
@@ -63,18 +93,19 @@ def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK)
     signed = bool(getattr(coder.activation, "signed", False))
     weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
     size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
-    kept = torch.ones_like(size, dtype=torch.bool) if config.straight_through else size > 0
-    tokens = torch.arange(n_tokens, device=dead.device).unsqueeze(1).expand_as(places)
-    values = pre.gather(1, places)
+    places, order = places.sort(dim=1)  # dead latents ascend
+    values, size = pre.gather(1, places), size.gather(1, order)
     values = values if signed else values.clamp(min=0)
-    latents = latents_from_pairs(tokens[kept], dead[places[kept]], values[kept], n_tokens, coder.d_sae)
+    crow = k * torch.arange(n_tokens + 1, dtype=torch.int32, device=dead.device)
+    latents = Latents(crow, dead[places].int().reshape(-1), values.reshape(-1), coder.d_sae, (n_tokens,))
+    slope = None if config.straight_through else (size > 0).to(values.dtype).reshape(-1)
     left = error - decode(latents, coder.W_dec)
-    scale = torch.as_tensor(config.coefficient, dtype=left.dtype, device=left.device)
+    scale = left.new_full((), config.coefficient)
     if config.normalised:
         spread = (weights * (error - error.mean(0)).square()).sum()
         scale = torch.where(spread > 0, scale / spread, 0)
     value = scale * (weights * left.square()).sum()
-    return Revival("auxk", value, ExtraEntries(latents, weights * left * (-2 * scale)))
+    return Revival("auxk", value, ExtraEntries(latents, weights * left * (-2 * scale), slope))
 
 
 def ghost_gradients(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: GhostGradients) -> Revival:

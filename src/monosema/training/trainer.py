@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
+from monosema.kernels.precision import Shadows
 from monosema.training.allowed import resolve_sparsity
 from monosema.training.config import TrainingConfig
 from monosema.training.controller import SparsityControl
@@ -32,7 +33,7 @@ from monosema.training.optimizer import CoderOptimizer, OptimizerFactory, projec
 from monosema.training.resample import Candidates, replace_latents_, squared_errors
 from monosema.training.resample_presets import ResampleRule
 from monosema.training.resolve import check_training, has_unit_norm, resolve_token_scaling
-from monosema.training.revive import dead_after, is_resampling_step, resample_every, rewarm_steps
+from monosema.training.revive import Dead, dead_after, is_resampling_step, resample_every, rewarm_steps
 from monosema.training.scaling import RowScaling
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor
 from monosema.training.start import (
@@ -55,6 +56,18 @@ CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error."""
 ModelLosses = Callable[[SparseCoder, int], tuple[Tensor, Tensor]]
 """Given a coder of raw activations and a number of contexts, their rows and the model's loss increase at each."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch as a step wants it."""
+
+    x: Tensor
+    """[B, d_in] scaled input."""
+    y: Tensor
+    """[B, d_out] scaled target."""
+    pre_BF: Tensor | None = None
+    """[B, d_sae] pre-activations, where they were made together with other coders'."""
 
 
 class NonFiniteStepError(DataError):
@@ -116,16 +129,24 @@ class Trainer:
         self.statistics = FiringStatistics(coder.d_sae).to(coder.device)
         self.control = SparsityControl(sparsity, len(coder.parts), self.n_main_steps)
         objective = Objective.of(coder, config, sparsity)
-        self._pass = GradientPass(coder, config, objective, unit_norm=self.unit_norm, directions=directions)
+        named = dict(coder.named_parameters())
+        self._shadows = Shadows()
+        self._optimizer = CoderOptimizer(named, config, self.n_main_steps, coder.device, optimizer, self._shadows)
+        self._directions = (
+            [part.prefix + "W_dec" for part in coder.parts]
+            if self.unit_norm and self._optimizer.keeps_unit_norm
+            else []
+        )
+        projects = self.unit_norm and not self._directions
+        self._pass = GradientPass(coder, config, objective, unit_norm=projects, directions=directions)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=coder.device)
         self.n_resampled, self.last_resampled = 0, -1
         self.candidate_rows: CandidateRows | None = None
         self.model_losses: ModelLosses | None = None
-        named = dict(coder.named_parameters())
-        self._optimizer = CoderOptimizer(named, config, self.n_main_steps, coder.device, optimizer)
         self._finetuner: FineTuner | None = None
         self._has_begun_finetuning = False
         self._record: StepRecord | None = None
+        self._dead: tuple[Dead, ...] | None = None
         coder.requires_grad_(True)
         if self.unit_norm:
             make_unit_norm_(coder)
@@ -172,35 +193,45 @@ class Trainer:
             for part in self.coder.parts:
                 start_with_(part.coder, scaled[:, part.read], START * target)
 
-    @torch.no_grad()
     def step(self, batch: Tensor) -> None:
         """One update from ``batch [B, d]``. A step that is not finite leaves every weight as it was."""
+        self.step_prepared(self.prepare(batch))
+
+    @torch.no_grad()
+    def prepare(self, batch: Tensor) -> Rows:
+        """``batch [B, d]`` on the coder's device, split into input and target, and scaled."""
+        return Rows(*self.scaling(batch))
+
+    @torch.no_grad()
+    def step_prepared(self, rows: Rows) -> None:
+        """``step`` of what ``prepare`` returned."""
         if self.step_number >= self.n_steps:
             raise ConfigError(f"the run's {self.n_steps} steps are done; raise tokens= to go on")
         if self.is_finetuning and not self._has_begun_finetuning:
             self._begin_finetuning()
-        x, y = self.scaling(batch)
+        x, y = rows.x, rows.y
         self._set_k()
         lr, state = self._lr(), self._state()
-        with self._autocast():
-            done = self._pass(x, y, state)
+        with self.autocast(), self._shadows.in_use():
+            done = self._pass(x, y, state, rows.pre_BF)
         total = torch.stack(list(done.terms.values())).sum()
         if self._finetuner is None:
-            ok = self._optimizer.step_(done.gradients, total, lr)
-            if self.unit_norm:
+            ok = self._optimizer.step_(done.gradients, total, lr, self._directions)
+            if self.unit_norm and not self._directions:
                 renormalise_(self.coder, ok)
             project_(self.coder)
         else:
             ok = self._finetuner.step_(done.gradients, total, lr)
-        counts, nnz = self._count(done.encodings, ok)
-        self.statistics.update_(counts, len(batch), ok)
+        counts, n_active = self._count(done.encodings, ok)
+        self.statistics.update_(counts, len(x), ok)
         bad = ~ok & (self.first_bad_step < 0)
         self.first_bad_step.copy_(torch.where(bad, self.step_number, self.first_bad_step))
-        self.control.update_(self.step_number, done.loss, nnz / len(batch), done.next_penalty)
+        self.control.update_(self.step_number, done.loss, n_active, len(x), done.next_penalty)
         error, penalty_ = done.loss.error_BO, done.loss.penalty
-        self._record = StepRecord(x, y, error, done.terms, penalty_, len(batch), nnz, lr, state.coefficient)
+        self._record = StepRecord(x, y, error, done.terms, penalty_, len(x), n_active, lr, state.coefficient)
         self.step_number += 1
         self._resample_if_due(x, y)
+        self._dead = self._find_dead()
 
     def check_finite(self) -> None:
         """Raise ``NonFiniteStepError`` naming the first bad step, if there was one."""
@@ -275,6 +306,7 @@ class Trainer:
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
+        self._dead = None
         self.coder.load_state_dict(part("coder."))
         self._optimizer.load_state_dict(part("adam."))
         self.statistics.load_state_dict(part("statistics."))
@@ -290,18 +322,18 @@ class Trainer:
 
     # -- one step
 
-    def _count(self, encodings: tuple[Encoding, ...], ok: Tensor) -> tuple[Tensor, int]:
-        """Firing counts ``[F]`` and the number of active entries; running thresholds are updated in place."""
+    def _count(self, encodings: tuple[Encoding, ...], ok: Tensor) -> tuple[Tensor, Tensor]:
+        """Firing counts ``[F]`` and the number of active entries (0-d); running thresholds are updated in place."""
         parts = self.coder.parts
         total = None
         for start in range(0, len(encodings), len(parts)):
             group = encodings[start : start + len(parts)]
-            counts = torch.cat([encoding.latents.counts() for encoding in group])
+            counts = torch.cat([encoding.latents.firings() for encoding in group])
             total = counts if total is None else total + counts
             for part, encoding in zip(parts, group, strict=True):
                 part.coder.activation.update_(encoding.selection, ok)
         assert total is not None
-        return total, sum(encoding.latents.nnz for encoding in encodings)
+        return total, total.sum()
 
     def _resample_if_due(self, x: Tensor, y: Tensor) -> None:
         policy = self.config.revive
@@ -383,10 +415,15 @@ class Trainer:
 
     def _state(self) -> StepState:
         number, control = self.step_number, self.control
-        dead = self.statistics.tokens_since_fired >= self.dead_after
-        return StepState(number, control.coefficient(number), control.p, control.next_p(number), dead)
+        if self._dead is None:
+            self._dead = self._find_dead()
+        return StepState(number, control.coefficient(number), control.p, control.next_p(number), self._dead)
 
-    def _autocast(self) -> torch.autocast:
+    def _find_dead(self) -> tuple[Dead, ...]:
+        return Dead.of(self.statistics.tokens_since_fired >= self.dead_after, self.coder.parts)
+
+    def autocast(self) -> torch.autocast:
+        """What a step's products run under."""
         dtype = None if self.config.autocast is None else parse_dtype(self.config.autocast)
         return torch.autocast(self.coder.device.type, dtype=dtype, enabled=dtype is not None)
 
@@ -396,11 +433,13 @@ class Trainer:
         config, objective = replace(self.config, pre_noise=0.0), self._pass.objective
         if phase.weights != "all":
             self.unit_norm = False  # the rows' norms are what is trained
+            self._directions = []
             config = replace(config, revive=None, sparse_connection=None)
             objective = replace(objective, config=config, sparsity=None)
             self._finetuner = FineTuner(self.coder, phase, self.config, self.n_steps - self.n_main_steps)
         directions = self._pass.directions
-        self._pass = GradientPass(self.coder, config, objective, unit_norm=self.unit_norm, directions=directions)
+        projects = self.unit_norm and not self._directions
+        self._pass = GradientPass(self.coder, config, objective, unit_norm=projects, directions=directions)
         self._has_begun_finetuning = True
 
     def _center(self, rows: Tensor) -> Tensor:
