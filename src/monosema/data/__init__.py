@@ -1,10 +1,11 @@
 """From text to shuffled activations.
 
 Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts with a held-out split), then ``stream``
-(contexts to shuffled rows); ``rows`` serves activations that are already there, and
+(contexts to shuffled rows); ``cache`` keeps these on disk, ``rows`` serves activations that are already there, and
 ``synthetic`` makes some from a known dictionary.
 """
 
+from monosema.data.cache import ActivationCache, write_cache
 from monosema.data.packing import PackingRule, pack
 from monosema.data.rows import ArrayRows, IterableRows, as_row_source
 from monosema.data.sites import RowLayout
@@ -13,6 +14,7 @@ from monosema.data.synthetic import SyntheticFeatures
 from monosema.data.tokens import Tokens, TokenSplit, load_tokens
 
 __all__ = [
+    "ActivationCache",
     "ActivationStream",
     "ArrayRows",
     "IterableRows",
@@ -24,4 +26,5 @@ __all__ = [
     "as_row_source",
     "load_tokens",
     "pack",
+    "write_cache",
 ]

@@ -36,7 +36,8 @@ class Harvester:
         self._models, self._names = models, tuple(names)
         self._autocast = None if autocast is None else parse_dtype(autocast)
         by_name = models.by_name or {"": models.first}
-        for model in by_name.values():
+        self.models = tuple(by_name.values())
+        for model in self.models:
             if autocast is not None and model.dtype != torch.float32:
                 raise ConfigError(
                     f"autocast={autocast!r} lowers the precision of float32 products; {model.name!r} has "
@@ -44,13 +45,19 @@ class Harvester:
                 )
             if autocast is not None and not is_autocast_available(model.device.type):
                 raise ConfigError(f"torch has no autocast for the device {model.device.type!r}; leave autocast out")
-        self._devices = sorted({model.device.type for model in by_name.values()})
+        self._devices = sorted({model.device.type for model in self.models})
         self._compiled: list[tuple[CompiledBlocks, list[str]]] = []
         if compile is not None:
             places = [split_site_name(name, by_name) if models.is_mapping else ("", name) for name in names]
             for key, model in by_name.items():
                 own = [hook for owner, hook in places if owner == key]
                 self._compiled.append((CompiledBlocks(model, compile), own))
+
+    @property
+    def depends_on_caller(self) -> bool:
+        """Whether edits, or modes that torch keeps for each thread, make another thread's captures differ from ours."""
+        modes = [torch.is_inference_mode_enabled(), *map(torch.is_autocast_enabled, self._devices)]
+        return any(modes) or any(model.hooked_modules(()) for model in self.models)
 
     def capture(self, tokens_BT: Tensor) -> dict[str, Tensor]:
         """The values of the sites on token ids [B, T], as {name: [B, T, width]}."""

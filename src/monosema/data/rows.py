@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
 from monosema.data.site_arrays import SiteArrays
@@ -134,8 +135,7 @@ class ArrayRows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken; ``DataError`` where the rows or the options are others."""
-        saved, own = state["identity"], self._identity()
-        different = [f"{key}: {saved.get(key)!r} -> {value!r}" for key, value in own.items() if saved.get(key) != value]
+        different = differences(state["identity"], self._identity())
         if different:
             raise DataError("the saved state belongs to other rows; they differ in " + "; ".join(different))
         self._epoch, self._batch, self._order = int(state["epoch"]), int(state["batch"]), None

@@ -8,29 +8,28 @@ is therefore a position and one chunk's token ids, whatever the run's length.
 
 from __future__ import annotations
 
-import logging
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from monosema.core.compiling import CompileMode
+from monosema.core.config import differences
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
+from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
+from monosema.data.prefetch import Prefetch, check_prefetch
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
 from monosema.models import LanguageModel
-
-logger = logging.getLogger("monosema.data.stream")
-
-MAX_CHUNK_BYTES = 2**30
-MIN_BATCHES_PER_CHUNK = 64
-CHUNKS_PER_RUN = 8
 
 
 @runtime_checkable
@@ -74,6 +73,8 @@ class ActivationStream:
         autocast: type of a float32 model's products while rows are made (``bfloat16``, ``float16``).
         compile: mode of ``torch.compile`` for its blocks meanwhile (``default``, ``max-autotune``).
         buffer_device: where a chunk is kept; the (first) model's device by default.
+        prefetch: harvest the next chunk in a thread of its own while one is served, which takes the memory of a second
+            chunk and changes no row; by default where all models are on GPUs and ``compile`` is not given.
 
     Raises:
         ConfigError: options that are out of range or contradict each other, models whose vocabularies differ (it says
@@ -101,8 +102,10 @@ class ActivationStream:
         autocast: Autocast | None = None,
         compile: CompileMode | None = None,
         buffer_device: str | torch.device | None = None,
+        prefetch: bool | None = None,
     ):
         check_sizes(batch_size, model_batch_size, epochs, chunk_contexts, chunk_bytes)
+        check_prefetch(prefetch, compile)
         self._named_models = NamedModels(model)
         self.tokens = tokens if isinstance(tokens, Tokens) else None
         self.split = tokens.train if isinstance(tokens, Tokens) else tokens
@@ -126,10 +129,22 @@ class ActivationStream:
         if chunk_bytes is not None:
             chunk_contexts = max(1, int(chunk_bytes / (self._row_bytes * self._rows_per_context)))
         self._chunk_contexts = chunk_contexts
+        self._n_chunks_wanted: int | None = None
+        self._maker = ChunkMaker(
+            harvester=self._harvester,
+            layout=self.layout,
+            split=self.split,
+            seed=seed,
+            model_batch_size=model_batch_size,
+            dtype=self.dtype,
+            device=self.buffer_device,
+        )
+        devices = [each.device for each in self._harvester.models]
+        if prefetch is None:
+            prefetch = compile is None and all(device.type == "cuda" for device in devices)
+        self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
         self._epoch = self._position = self._chunk_number = self._offset = 0
-        self._chunk_ids: Tensor | None = None
-        self._rows: Tensor | None = None
-        self._order: Tensor | None = None
+        self._chunk: Chunk | None = None
 
     @classmethod
     def from_coder(
@@ -188,7 +203,8 @@ class ActivationStream:
         """
         if self._chunk_contexts is None:
             self._chunk_contexts = self._default_chunk_contexts(n_rows)
-        available = self.n_rows_served()
+        served = list(accumulate(self._rows_in_chunks()))
+        available = served[-1]
         if available == 0:
             raise DataError(
                 f"no chunk of {self._chunk_contexts} contexts fills a batch of {self.batch_size} rows; "
@@ -200,16 +216,11 @@ class ActivationStream:
                 f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
                 f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
+        self._n_chunks_wanted = bisect_left(served, n_rows) + 1
 
     def n_rows_served(self) -> int:
         """Rows served in full batches over all epochs."""
-        size = self._chunk_size()
-        total = 0
-        for epoch in range(self.epochs):
-            kept = (~self._special[self._context_order(epoch)]).sum(1)
-            for start in range(0, len(kept), size):
-                total += int(kept[start : start + size].sum()) // self.batch_size * self.batch_size
-        return total
+        return sum(self._rows_in_chunks())
 
     def record(self) -> dict[str, Any]:
         """What a dictionary trained on this stream records about it, JSON-able."""
@@ -233,26 +244,26 @@ class ActivationStream:
         return self
 
     def __next__(self) -> Tensor:
-        while self._rows is None or self._order is None or self._offset + self.batch_size > len(self._order):
-            if self._rows is not None and self._order is not None:
-                self.n_dropped += len(self._order) - self._offset
+        while self._chunk is None or self._offset + self.batch_size > len(self._chunk.order):
+            if self._chunk is not None:
+                self.n_dropped += len(self._chunk.order) - self._offset
                 self._release_chunk()
             if not self._begin_chunk():
                 raise StopIteration
-        rows = self._rows[self._order[self._offset : self._offset + self.batch_size]]
+        self._look_ahead()
         self._offset += self.batch_size
-        return rows
+        return self._chunk.served(self._offset - self.batch_size, self._offset)
 
     def preview(self, n_rows: int) -> Tensor:
         """At most ``n_rows`` rows of the first chunk, without consuming them (for data-dependent initial values)."""
-        if self._rows is None and not self._begin_chunk():
+        if self._chunk is None and not self._begin_chunk():
             raise DataError("the stream is exhausted")
-        assert self._rows is not None and self._order is not None
-        return self._rows[self._order[:n_rows]]
+        assert self._chunk is not None
+        return self._chunk.served(0, n_rows)
 
     def reset(self) -> None:
         """Start over from the first batch."""
-        self._release_chunk()
+        self._forget()
         self._epoch = self._position = self._chunk_number = self.n_dropped = 0
 
     # -- state
@@ -263,30 +274,26 @@ class ActivationStream:
             "epoch": self._epoch,
             "position": self._position,
             "chunk_number": self._chunk_number,
-            "chunk_contexts": self._chunk_size(),
+            "chunk_contexts": self.chunk_size,
             "offset": self._offset,
             "n_dropped": self.n_dropped,
-            "in_chunk": self._rows is not None,
-            "chunk_ids": self._chunk_ids if self._chunk_ids is not None else torch.zeros(0, dtype=torch.int32),
+            "in_chunk": self._chunk is not None,
+            "chunk_ids": torch.zeros(0, dtype=torch.int32) if self._chunk is None else self._chunk.contexts.ids,
             "identity": self._identity(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken; ``DataError`` where the corpus or the options are others."""
-        different = [
-            f"{key}: {state['identity'].get(key)!r} -> {value!r}"
-            for key, value in self._identity().items()
-            if state["identity"].get(key) != value
-        ]
+        different = differences(state["identity"], self._identity())
         if different:
             raise DataError("the stream's state belongs to another stream; it differs in " + "; ".join(different))
-        self._release_chunk()
+        self._forget()
         self._chunk_contexts = int(state["chunk_contexts"])
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         if state["in_chunk"]:
-            self._chunk_number -= 1
-            self._harvest(state["chunk_ids"])
+            number = self._chunk_number - 1
+            self._chunk = self._maker.make(ChunkContexts(number, self._epoch, self._position, state["chunk_ids"]))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -306,7 +313,13 @@ class ActivationStream:
 
     # -- chunks
 
-    def _chunk_size(self) -> int:
+    def make_chunk(self, contexts: ChunkContexts) -> Chunk:
+        """The rows of any contexts as a chunk of this stream; nothing of the stream is consumed."""
+        return self._maker.make(contexts)
+
+    @property
+    def chunk_size(self) -> int:
+        """Contexts in a chunk."""
         if self._chunk_contexts is None:
             self._chunk_contexts = self._default_chunk_contexts(self.n_rows)
         return self._chunk_contexts
@@ -320,63 +333,64 @@ class ActivationStream:
         return self.layout.width * torch.empty((), dtype=self.dtype).element_size()
 
     def _default_chunk_contexts(self, n_rows: int) -> int:
-        rows_per_context, row_bytes = self._rows_per_context, self._row_bytes
-        rows = min(MAX_CHUNK_BYTES // row_bytes, n_rows // CHUNKS_PER_RUN)
-        rows = max(rows, MIN_BATCHES_PER_CHUNK * self.batch_size)
-        contexts = min(max(1, round(rows / rows_per_context)), self.split.n_contexts)
-        logger.info(
-            "chunks of %d contexts, about %d rows and %.0f MiB",
-            contexts,
-            contexts * rows_per_context,
-            contexts * rows_per_context * row_bytes / 2**20,
+        return default_chunk_contexts(
+            n_rows,
+            self.batch_size,
+            n_contexts=self.split.n_contexts,
+            rows_per_context=self._rows_per_context,
+            row_bytes=self._row_bytes,
         )
-        return contexts
 
-    def _context_order(self, epoch: int) -> Tensor:
+    def context_order(self, epoch: int) -> Tensor:
+        """The order in which the text's contexts are read in an epoch."""
         return torch.randperm(self.split.n_contexts, generator=random_stream(self.seed, "contexts", epoch))
 
+    def _rows_in_chunks(self) -> Iterator[int]:
+        """Rows that each chunk serves, over all epochs."""
+        size = self.chunk_size
+        for epoch in range(self.epochs):
+            kept = (~self._special[self.context_order(epoch)]).sum(1)
+            for start in range(0, len(kept), size):
+                yield int(kept[start : start + size].sum()) // self.batch_size * self.batch_size
+
+    def _next_contexts(self) -> ChunkContexts | None:
+        """Those of the chunk after the current one; None at the end."""
+        epoch, start = self._epoch, self._position
+        if start >= self.split.n_contexts:
+            epoch, start = epoch + 1, 0
+        if epoch >= self.epochs:
+            return None
+        chosen = self.context_order(epoch)[start : start + self.chunk_size]
+        return ChunkContexts(self._chunk_number, epoch, start + len(chosen), self.split.contexts[chosen])
+
     def _begin_chunk(self) -> bool:
-        if self._position >= self.split.n_contexts:
-            self._epoch += 1
-            self._position = 0
-        if self._epoch >= self.epochs:
-            return False
-        chosen = self._context_order(self._epoch)[self._position : self._position + self._chunk_size()]
-        self._position += len(chosen)
-        self._harvest(self.split.contexts[chosen])
+        chunk = None if self._prefetch is None else self._prefetch.take()
+        if chunk is None or self._harvester.depends_on_caller:
+            chunk, contexts = None, self._next_contexts()
+            if contexts is None:
+                return False
+            chunk = self._maker.make(contexts)
+        self._chunk, self._offset = chunk, 0
+        self._epoch, self._position = chunk.contexts.epoch, chunk.contexts.end
+        self._chunk_number = chunk.contexts.number + 1
         return True
 
-    def _harvest(self, contexts: Tensor) -> None:
-        self._chunk_ids = contexts
-        kept = ~self.split.special_mask(contexts)
-        n_kept = int(kept.sum())
-        pinned = self.buffer_device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
-        self._rows = torch.empty(
-            n_kept, self.layout.width, dtype=self.dtype, device=self.buffer_device, pin_memory=pinned
-        )
-        filled = 0
-        for start in range(0, len(contexts), self.model_batch_size):
-            part = contexts[start : start + self.model_batch_size]
-            mask = kept[start : start + self.model_batch_size]
-            captured = self._harvester.capture(part)
-            n = int(mask.sum())
-            column = 0
-            for name in self.layout.hook_names:
-                values = captured[name]
-                values = values[mask.to(values.device)]
-                self._rows[filled : filled + n, column : column + values.shape[1]] = values
-                column += values.shape[1]
-            filled += n
-        if not bool(torch.isfinite(self._rows).all()):
-            raise DataError(
-                f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {self._chunk_number}; "
-                "load the model in another dtype (float32 or bfloat16), or look for broken text"
-            )
-        generator = random_stream(self.seed, "rows", self._chunk_number)
-        self._order = torch.randperm(n_kept, generator=generator).to(self.buffer_device)
-        self._chunk_number += 1
-        self._offset = 0
+    def _look_ahead(self) -> None:
+        """Start the harvest of the next chunk, unless it is under way or the run ends before it."""
+        if self._prefetch is None or not self._prefetch.is_idle or self._harvester.depends_on_caller:
+            return
+        if self._n_chunks_wanted is not None and self._chunk_number >= self._n_chunks_wanted:
+            return
+        contexts = self._next_contexts()
+        if contexts is not None:
+            self._prefetch.start(partial(self._maker.make, contexts))
 
     def _release_chunk(self) -> None:
-        self._rows = self._order = self._chunk_ids = None
+        self._chunk = None
         self._offset = 0
+
+    def _forget(self) -> None:
+        """Drop the current chunk and the one in the making."""
+        if self._prefetch is not None:
+            self._prefetch.drop()
+        self._release_chunk()

@@ -9,6 +9,7 @@ from monosema import hub
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, refuse_misspelling
 from monosema.data.named_models import refuse_repeated_sites
+from monosema.data.prefetch import check_prefetch
 from monosema.data.sites import RowLayout
 from monosema.data.stdlib import STDLIB
 from monosema.data.stream import check_sizes
@@ -16,7 +17,7 @@ from monosema.data.tokens import resolve_heldout_fraction
 from monosema.evaluation.evaluate import check_options as check_evaluation
 from monosema.models.compiled import refuse_cuda_graphs
 from monosema.models.load import BUILTIN
-from monosema.runs.config import CoderOptions, RunConfig, StreamOptions
+from monosema.runs.config import CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
 from monosema.runs.make import make_coder
 from monosema.training.resolve import check_training
 from monosema.training.terms import Matryoshka
@@ -31,17 +32,14 @@ def check_run(config: RunConfig) -> None:
     Raises ``ConfigError`` for options that are out of range or contradict each other, ``UnknownNameError`` for a
     misspelt built-in model or text, ``FileError`` where ``training.sparse_connection.path`` holds no dictionary.
     """
-    for model in (config.model, *config.other_models.values()):
-        refuse_misspelling("model", model.source, BUILTIN)
-        if model.dtype is not None:
-            parse_dtype(model.dtype)
-    refuse_misspelling("text", config.tokens.source, STDLIB)
+    for model in config.other_models.values():
+        _check_model(model)
+    check_rows(config.model, config.tokens, config.stream)
     heldout = resolve_heldout_fraction(config.tokens.source, config.tokens.heldout_fraction)
     if heldout == 0 and config.training.eval_every > 0:
         raise ConfigError(
             "training.eval_every needs held-out text; raise tokens.heldout_fraction, or leave eval_every at 0"
         )
-    _check_stream(config.stream)
     evaluation = config.evaluation
     check_evaluation(evaluation.n_tokens, evaluation.n_loss_tokens, None, evaluation.ablation)
     if config.training.sparse_connection is not None:
@@ -50,10 +48,24 @@ def check_run(config: RunConfig) -> None:
         _check_coder(config)
 
 
+def check_rows(model: ModelOptions, tokens: TokenOptions, stream: StreamOptions) -> None:
+    """The same of what activations are made from."""
+    _check_model(model)
+    refuse_misspelling("text", tokens.source, STDLIB)
+    _check_stream(stream)
+
+
+def _check_model(model: ModelOptions) -> None:
+    refuse_misspelling("model", model.source, BUILTIN)
+    if model.dtype is not None:
+        parse_dtype(model.dtype)
+
+
 def _check_stream(options: StreamOptions) -> None:
     check_sizes(
         options.batch_size, options.model_batch_size, options.epochs, options.chunk_contexts, options.chunk_bytes
     )
+    check_prefetch(options.prefetch, options.compile)
     for names in (options.hook_names, options.targets):
         if names is not None:
             refuse_repeated_sites(names)

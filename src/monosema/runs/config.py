@@ -86,6 +86,39 @@ class StreamOptions:
     """Type of a float32 model's products while activations are made."""
     compile: CompileMode | None = None
     """Mode of ``torch.compile`` for the model's blocks meanwhile; ``reduce-overhead`` is refused."""
+    prefetch: bool | None = None
+    """Whether the next chunk is harvested while one is trained on, which takes the memory of a second chunk; by default
+    on GPUs, without ``compile``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What is written of a stream: ``write_cache``."""
+
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "bfloat16"
+    """Type the activations are stored in; ``int8`` has a scale for each channel of each shard."""
+    tokens: int | None = None
+    """Rows wanted, in whole chunks; all of the text by default."""
+    shard_bytes: int = 2**27
+    """About the size of a file."""
+    rank: int = 0
+    """Which of several processes that write into one folder this one is."""
+    n_writers: int = 1
+    """How many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """``monosema cache``: model, text and stream as of a run, and what is written."""
+
+    model: ModelOptions = ModelOptions()
+    """The language model."""
+    tokens: TokenOptions = TokenOptions()
+    """The text."""
+    stream: StreamOptions = StreamOptions()
+    """The sites; a chunk (``chunk_contexts``, ``chunk_bytes``) is the window that rows are permuted in."""
+    cache: CacheOptions = CacheOptions()
+    """What is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,5 +209,8 @@ class RunConfig:
             raise ConfigError(f"other_models cannot have {MAIN_MODEL!r}: it is what model is called; use another name")
 
 
-HARMLESS = ("training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.eval_every")
+HARMLESS = tuple(
+    f"training.{name}"
+    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every")
+)
 """Options that may change when a run is resumed: they do not change what is computed."""

@@ -32,10 +32,12 @@ logger = logging.getLogger("monosema.runs.folder")
 class RunFolder:
     """The folder of one run, locked while this object is open (a context manager)."""
 
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any], keep_checkpoints: int):
+    def __init__(
+        self, path: str | os.PathLike[str], config: Mapping[str, Any], keep_checkpoints: int, keep_every: int = 0
+    ):
         self.path = Path(path)
         self.config = config
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints, keep_every)
         self._lock = FileLock(self.path / ".lock", blocking=False)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from monosema.coders import Dictionary
 from monosema.core.config import from_plain, to_plain
-from monosema.data import ActivationStream, ArrayRows, IterableRows
+from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
 from monosema.data.rebuild import recorded_options
 from monosema.runs.config import MAIN_MODEL, EvaluationOptions, ModelOptions, StreamOptions, TokenOptions
 from monosema.runs.start import coder_options
@@ -17,7 +17,7 @@ from monosema.training import TrainingConfig
 
 def run_config(
     coder: Dictionary,
-    rows: ActivationStream | ArrayRows | IterableRows,
+    rows: ActivationStream | ActivationCache | ArrayRows | IterableRows,
     training: TrainingConfig,
     evaluation: EvaluationOptions,
 ) -> dict[str, Any]:

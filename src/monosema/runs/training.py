@@ -17,7 +17,7 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.progress import Progress, say
-from monosema.data import ActivationStream, ArrayRows, IterableRows, as_row_source
+from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows, as_row_source
 from monosema.evaluation import Report, evaluate
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
@@ -36,7 +36,7 @@ ROW_FIGURES = ("fve", "l0", "dead_fraction")
 LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score")
 """What of a report is logged while training; losses for each model."""
 
-RowSource = ActivationStream | ArrayRows | IterableRows
+RowSource = ActivationStream | ActivationCache | ArrayRows | IterableRows
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 
 
@@ -187,7 +187,7 @@ class _Run:
             plain = run_config(coder, rows, config, options)
             if optimizer is not None:
                 plain["optimizer"] = self.trainer.optimizer_record()
-            self.folder = RunFolder(path, plain, config.keep_checkpoints)
+            self.folder = RunFolder(path, plain, config.keep_checkpoints, config.keep_every)
             self.folder.refuse_others()
 
     def open(self, callbacks: Sequence[Callback], folders: contextlib.ExitStack) -> None:
@@ -344,7 +344,7 @@ def _check_names(pairs: Mapping[str, tuple[Dictionary, TrainingConfig]]) -> None
 
 
 def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSource:
-    if isinstance(source, (ActivationStream, ArrayRows, IterableRows)):
+    if isinstance(source, RowSource):
         if row_options:
             raise TypeError(f"{', '.join(row_options)}: options of plain rows; {type(source).__name__} has its own")
         return source
@@ -426,7 +426,7 @@ def _save_coder(trainer: Trainer, path: Path) -> None:
 
 
 def _has_heldout(rows: RowSource) -> bool:
-    if isinstance(rows, ArrayRows):
+    if isinstance(rows, ArrayRows | ActivationCache):
         return rows.n_validation > 0
     return isinstance(rows, ActivationStream) and rows.tokens is not None and rows.tokens.heldout.n_contexts > 0
 
@@ -438,7 +438,7 @@ def _evaluate(
     options: EvaluationOptions,
     progress: bool | float,
 ) -> Report | None:
-    if isinstance(rows, ArrayRows):
+    if isinstance(rows, ArrayRows | ActivationCache):
         if not _has_heldout(rows):
             return None
         return evaluate(coder, activations=columns.of(rows.validation), n_tokens=options.n_tokens)

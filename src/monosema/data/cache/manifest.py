@@ -1,0 +1,160 @@
+"""What a cache's folder says about itself.
+
+``plan.json`` is written first: what the cache is to hold. ``chunk-*.json`` says that a chunk's shards are whole.
+``manifest.json`` comes last and makes it a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monosema.core.errors import FileError
+from monosema.core.files import read_json
+from monosema.data.cache.shards import DTYPES, ShardLayout, ShardRecord
+from monosema.data.sites import RowLayout
+
+FORMAT = "monosema-activations"
+VERSION = 1
+PLAN, MANIFEST = "plan.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a cache holds, decided before the first row is made."""
+
+    reads: tuple[tuple[str, int], ...]
+    """(hook name, width) of the sites a dictionary reads."""
+    writes: tuple[tuple[str, int], ...]
+    """Of those it writes; the same for an SAE."""
+    dtype: str
+    """Type the activations are stored in."""
+    n_chunks: int
+    """Windows of contexts whose rows were permuted together."""
+    shard_rows: int
+    """Rows in a shard; the last one of a chunk has fewer."""
+    stream: Mapping[str, Any]
+    """``ActivationStream.record``: model, text, seed and the rest."""
+
+    @property
+    def layout(self) -> RowLayout:
+        return RowLayout(self.reads, self.writes)
+
+    @property
+    def shards(self) -> ShardLayout:
+        sites = self.reads if self.reads == self.writes else self.reads + self.writes
+        return ShardLayout(sites, self.dtype)  # type: ignore[arg-type]
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written."""
+        return {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(asdict(self)))}
+
+    @staticmethod
+    def parse(values: Any, where: Path) -> CachePlan:
+        """From JSON; ``FileError`` where it is another format, a newer version, or damaged."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise FileError(f"{where} does not describe an activation cache")
+        if values.get("version") != VERSION:
+            raise FileError(
+                f"{where} is version {values.get('version')!r}, this library reads {VERSION}; install a newer one"
+            )
+        try:
+            reads, writes = (
+                tuple((str(name), _positive(width)) for name, width in values[side]) for side in ("reads", "writes")
+            )
+            plan = CachePlan(
+                reads,
+                writes,
+                str(values["dtype"]),
+                _positive(values["n_chunks"]),
+                _positive(values["shard_rows"]),
+                dict(values["stream"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{where} is damaged ({type(error).__name__}: {error})") from error
+        if plan.dtype not in DTYPES or not reads or not writes or len(set(plan.shards.sites)) < len(plan.shards.sites):
+            raise FileError(f"{where} is damaged: sites {reads} and {writes} in {plan.dtype!r}")
+        return plan
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole cache."""
+
+    plan: CachePlan
+    """What it holds."""
+    shards: tuple[ShardRecord, ...]
+    """In the order they were made."""
+
+    @property
+    def n_rows(self) -> int:
+        return sum(shard.n_rows for shard in self.shards)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(shard.n_bytes for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for caches with equal content."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
+
+    def plain(self) -> dict[str, Any]:
+        return {**self.plan.plain(), "n_rows": self.n_rows, "shards": [asdict(shard) for shard in self.shards]}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in ``folder``; ``FileError`` where it is none, unfinished or damaged."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if (folder / PLAN).exists():
+            plan = CachePlan.parse(read_json(folder / PLAN), folder / PLAN)
+            done = sum((folder / chunk_name(number)).exists() for number in range(plan.n_chunks))
+            raise FileError(
+                f"the cache in {folder} is not finished ({done} of {plan.n_chunks} chunks); run the command that "
+                "writes it again, it goes on from there"
+            )
+        raise FileError(f"{folder} holds no activation cache ({MANIFEST} is missing)")
+    values = read_json(path)
+    plan = CachePlan.parse(values, path)
+    records = values.get("shards")
+    if not isinstance(records, list) or not records:
+        raise FileError(f"{path} lists no shards")
+    manifest = Manifest(plan, tuple(ShardRecord.parse(record, path) for record in records))
+    if values.get("n_rows") != manifest.n_rows or len({shard.file for shard in manifest.shards}) < len(records):
+        raise FileError(f"{path} is damaged: its shards do not add up")
+    return manifest
+
+
+def read_chunk(folder: Path, number: int) -> tuple[ShardRecord, ...] | None:
+    """The shards of a chunk whose files are all there in full; None where it must be made (again)."""
+    path = folder / chunk_name(number)
+    if not path.exists():
+        return None
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        return None
+    found = tuple(ShardRecord.parse(record, path) for record in records)
+    for record in found:
+        file = folder / record.file
+        if not file.exists() or file.stat().st_size != record.n_bytes:
+            return None
+    return found
+
+
+def chunk_name(number: int) -> str:
+    return f"chunk-{number:05d}.json"
+
+
+def shard_name(chunk: int, number: int) -> str:
+    return f"chunk-{chunk:05d}-{number:04d}.safetensors"
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is not a positive whole number")
+    return value

@@ -1,0 +1,117 @@
+"""One chunk of a stream: its contexts, the activations made of them, and the order in which these are served."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosema.core.errors import DataError
+from monosema.core.seeds import random_stream
+from monosema.data.harvest import Harvester
+from monosema.data.sites import RowLayout
+from monosema.data.tokens import TokenSplit
+
+logger = logging.getLogger("monosema.data.stream")
+
+MAX_CHUNK_BYTES = 2**30
+MIN_BATCHES_PER_CHUNK = 64
+CHUNKS_PER_RUN = 8
+
+
+def default_chunk_contexts(
+    n_rows: int, batch_size: int, *, n_contexts: int, rows_per_context: float, row_bytes: int
+) -> int:
+    """Contexts in a chunk of a run of ``n_rows``: for at most 1 GiB and an eighth of it, but at least 64 batches."""
+    rows = min(MAX_CHUNK_BYTES // row_bytes, n_rows // CHUNKS_PER_RUN)
+    rows = max(rows, MIN_BATCHES_PER_CHUNK * batch_size)
+    contexts = min(max(1, round(rows / rows_per_context)), n_contexts)
+    rows_there = contexts * rows_per_context
+    logger.info(
+        "chunks of %d contexts, about %d rows and %.0f MiB", contexts, rows_there, rows_there * row_bytes / 2**20
+    )
+    return contexts
+
+
+@dataclass(frozen=True)
+class ChunkContexts:
+    """The contexts of a chunk, and where they stand in the stream."""
+
+    number: int
+    """How many chunks come before it, over all epochs."""
+    epoch: int
+    """The epoch it belongs to."""
+    end: int
+    """The position in the epoch's order behind its last context."""
+    ids: Tensor
+    """Token ids ``[n_contexts, context_size]``."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk that is ready to be served."""
+
+    contexts: ChunkContexts
+    """What it was made of."""
+    rows: Tensor
+    """Activations ``[n, d]``, special positions left out, in the order of the contexts."""
+    order: Tensor
+    """A permutation ``[n]`` of the rows."""
+
+    def served(self, start: int, stop: int) -> Tensor:
+        """A copy of the rows ``start`` to ``stop`` in the order of serving."""
+        return self.rows[self.order[start:stop]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkMaker:
+    """Runs the models on a chunk's contexts."""
+
+    harvester: Harvester
+    """Captures the sites."""
+    layout: RowLayout
+    """How they lie side by side in a row."""
+    split: TokenSplit
+    """Knows the special tokens."""
+    seed: int
+    """Decides, with the chunk's number, the order of its rows."""
+    model_batch_size: int
+    """Contexts in one forward pass."""
+    dtype: torch.dtype
+    """Type of the rows."""
+    device: torch.device
+    """Where they are kept."""
+
+    def make(self, contexts: ChunkContexts, before_each: Callable[[], None] = lambda: None) -> Chunk:
+        """The chunk of ``contexts``; ``before_each`` is called before every forward pass and may raise to end it all.
+
+        Raises ``DataError`` where activations are not finite.
+        """
+        ids = contexts.ids
+        kept = ~self.split.special_mask(ids)
+        n_kept = int(kept.sum())
+        pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
+        rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
+        filled = 0
+        for start in range(0, len(ids), self.model_batch_size):
+            before_each()
+            mask = kept[start : start + self.model_batch_size]
+            captured = self.harvester.capture(ids[start : start + self.model_batch_size])
+            n = int(mask.sum())
+            column = 0
+            for name in self.layout.hook_names:
+                values = captured[name]
+                values = values[mask.to(values.device)]
+                rows[filled : filled + n, column : column + values.shape[1]] = values
+                column += values.shape[1]
+            filled += n
+        if not bool(torch.isfinite(rows).all()):
+            raise DataError(
+                f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "
+                "load the model in another dtype (float32 or bfloat16), or look for broken text"
+            )
+        order = torch.randperm(n_kept, generator=random_stream(self.seed, "rows", contexts.number))
+        return Chunk(contexts, rows, order.to(self.device))
