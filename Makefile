@@ -52,6 +52,7 @@ bench: install
 	$(BIN)/python benchmarks/step.py --batch-size 4096 --d-in 768 --d-sae 24576 --write-docs step-large
 	$(BIN)/python benchmarks/growth.py --write-docs
 	$(BIN)/python benchmarks/end_to_end.py --write-docs
+	$(BIN)/python benchmarks/revive.py --write-docs
 	$(BIN)/python benchmarks/many.py --write-docs
 	$(BIN)/python benchmarks/equal_tokens.py --write-docs
 

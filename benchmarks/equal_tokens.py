@@ -38,6 +38,7 @@ def dense_batch_top_k(
     weights_F: Tensor | None = None,
     *,
     signed: bool = False,
+    may_fill: bool = False,
 ) -> tuple[Latents, Tensor]:
     """``select_batch_top_k_of_parts`` by ``torch.topk`` over the whole batch."""
     pre_BF = torch.cat([part.clone() for part in parts()])

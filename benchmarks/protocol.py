@@ -42,11 +42,19 @@ class Problem:
     """File (``.npy``, float32, ``[n, d_in]``) of activations."""
     l0: int | None = None
     """Mean number of active latents that all systems start with, from the same weights; None for their own start."""
+    device: str = "cpu"
+    precision: str = "float32"
+    """Of products; weights and losses are float32."""
 
     def batches(self) -> list[Tensor]:
-        """The rows of the file in whole batches."""
-        rows = torch.from_numpy(np.load(self.rows))
+        """The rows of the file in whole batches, on the device."""
+        rows = torch.from_numpy(np.load(self.rows)).to(self.device)
         return list(rows[: len(rows) // self.batch_size * self.batch_size].split(self.batch_size))
+
+    def autocast(self) -> torch.autocast:
+        """What a system without a setting of its own runs its steps under."""
+        low = self.precision != "float32"
+        return torch.autocast(self.device.partition(":")[0], dtype=getattr(torch, self.precision), enabled=low)
 
     @property
     def widths(self) -> list[int]:
@@ -58,6 +66,7 @@ class Problem:
         assert self.l0 is not None
         generator = torch.Generator().manual_seed(0)
         directions = torch.nn.functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1)
+        directions = directions.to(first.device)
         pre = (first @ directions.T).flatten()
         threshold = float(pre.kthvalue(pre.numel() - self.l0 * len(first)).values)
         return Start(directions, threshold)
@@ -97,7 +106,8 @@ def serve(prepare: Callable[[Problem, Tensor], Prepared]) -> None:
     torch.set_num_threads(problem.n_threads)
     batches = problem.batches()
     _wake_up(batches[0])
-    before = _resident("VmRSS")
+    on_gpu = problem.device != "cpu"
+    before = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
     prepared = prepare(problem, batches[0])
     state = 4 * 4 * prepared.n_parameters
     answers.write(
@@ -110,6 +120,8 @@ def serve(prepare: Callable[[Problem, Tensor], Prepared]) -> None:
         for _ in range(n_steps):
             prepared.step(batches[n_done % len(batches)])
             n_done += 1
+        if on_gpu:
+            torch.cuda.synchronize()
 
     for line in sys.stdin:
         command, *arguments = line.split()
@@ -118,9 +130,13 @@ def serve(prepare: Callable[[Problem, Tensor], Prepared]) -> None:
             run(int(arguments[0]))
             answers.write(f"{time.perf_counter() - started}\n")
         elif command == "peak":
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            else:
+                Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             run(int(arguments[0]))
-            answers.write(f"{_resident('VmHWM') - before - state}\n")
+            peak = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
+            answers.write(f"{peak - before - state}\n")
         else:
             figures = prepared.finish(batches[max(0, n_done - 1) % len(batches)])
             answers.write(json.dumps(figures) + "\n")
@@ -128,7 +144,7 @@ def serve(prepare: Callable[[Problem, Tensor], Prepared]) -> None:
 
 def _wake_up(x: Tensor) -> None:
     """Load what torch loads at its first product and at its first optimiser: not the system's memory."""
-    weight = torch.zeros(x.shape[1], 2, requires_grad=True)
+    weight = torch.zeros(x.shape[1], 2, device=x.device, requires_grad=True)
     (x @ weight).sum().backward()
     torch.optim.Adam([weight]).step()
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "benchmarks.md"
 
@@ -28,9 +30,12 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def machine(n_threads: int) -> str:
+def machine(n_threads: int, device: str = "cpu") -> str:
     """Where something was timed."""
-    return f"{n_threads} threads on {processor()} ({n_processors()} processors)"
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    threads = "one thread" if n_threads == 1 else f"{n_threads} threads"
+    return f"{threads} on {processor()} ({n_processors()} processors)"
 
 
 def command() -> str:

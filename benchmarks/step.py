@@ -225,8 +225,8 @@ def render(problem: Problem, results: Mapping[str, Mapping[str, Timing]], n_warm
     installed = ", ".join(f"{package} {' and '.join(sorted(found))}" for package, found in versions.items())
     return (
         f"{table}\n\n"
-        f"B {problem.batch_size}, d {problem.d_in}, n {problem.d_sae}, k {problem.k}, float32, "
-        f"{machine(problem.n_threads)}; {installed}. L0 and FVE after "
+        f"B {problem.batch_size}, d {problem.d_in}, n {problem.d_sae}, k {problem.k}, {problem.precision}, "
+        f"{machine(problem.n_threads, problem.device)}; {installed}. L0 and FVE after "
         f"{n_warmup} steps.\n"
         f"Printed by `{command()}`."
     )
@@ -240,6 +240,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--d-sae", type=int, default=8192)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cuda for a GPU")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of products")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--steps", type=int, default=50, help="our steps in a turn; 50 hold one logging step each")
     parser.add_argument("--peer-steps", type=int, default=10, help="a peer's steps in a turn")
@@ -273,6 +275,8 @@ def main() -> None:
                 d_sae=options.d_sae,
                 k=options.k,
                 n_threads=options.threads,
+                device=options.device,
+                precision=options.precision,
                 n_steps=PRETENDED_STEPS,
                 rows=str(file),
             )

@@ -23,7 +23,7 @@ def prepare(problem: Problem, first: Tensor) -> Prepared:
         "dict_size": problem.d_sae,
         "layer": 0,
         "lm_name": "none",
-        "device": "cpu",
+        "device": problem.device,
         "seed": 0,
         **({} if problem.l0 is None else {"lr": LR}),
     }
@@ -45,7 +45,8 @@ def prepare(problem: Problem, first: Tensor) -> Prepared:
 
     def step(batch: Tensor) -> None:
         nonlocal n_done
-        trainer.update(n_done, batch)
+        with problem.autocast():
+            trainer.update(n_done, batch)
         n_done += 1
 
     @torch.no_grad()

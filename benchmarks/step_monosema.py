@@ -27,7 +27,9 @@ def prepare(problem: Problem, first: Tensor) -> Prepared:
         options["levels"] = ms.Matryoshka(fractions=MATRYOSHKA)
     if problem.l0 is not None:
         options |= {"lr": LR, "input_scaling": "none", "decoder": "free"}
-    coder = ms.SAE(problem.d_in, problem.d_sae, activation=activations[problem.architecture])
+    if problem.precision != "float32":
+        options["autocast"] = problem.precision
+    coder = ms.SAE(problem.d_in, problem.d_sae, activation=activations[problem.architecture]).to(problem.device)
     config = ms.TrainingConfig(tokens=problem.n_steps * problem.batch_size, **options)
     trainer = ms.Trainer(coder, config, problem.batch_size)
     trainer.initialise(first)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 def prepare(problem: Problem, first: Tensor) -> Prepared:
     generator = torch.Generator().manual_seed(0)
-    encoder = torch.randn(problem.d_sae, problem.d_in, generator=generator)
-    bias, out = torch.zeros(problem.d_sae), torch.empty(problem.batch_size, problem.d_sae)
+    there = {"device": problem.device, "dtype": getattr(torch, problem.precision)}
+    encoder = torch.randn(problem.d_sae, problem.d_in, generator=generator).to(**there)
+    bias, out = torch.zeros(problem.d_sae, **there), torch.empty(problem.batch_size, problem.d_sae, **there)
 
     def step(batch: Tensor) -> None:
-        torch.addmm(bias, batch, encoder.T, out=out)
+        torch.addmm(bias, batch.to(encoder.dtype), encoder.T, out=out)
 
     return Prepared({}, step, lambda _: (float("nan"), float("nan")), encoder.numel())
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 def prepare(problem: Problem, first: Tensor) -> Prepared:
     torch.manual_seed(0)
-    shape = {"d_in": problem.d_in, "d_sae": problem.d_sae}
+    shape = {"d_in": problem.d_in, "d_sae": problem.d_sae, "device": problem.device}
     k = {**shape, "k": problem.k}
     sparse = os.environ.get("SPARSE") == "1"
     jump = {} if problem.l0 is None else {"jumprelu_bandwidth": BANDWIDTH}
@@ -40,6 +40,8 @@ def prepare(problem: Problem, first: Tensor) -> Prepared:
     config = SAETrainerConfig(
         total_training_samples=problem.n_steps * problem.batch_size,
         train_batch_size_samples=problem.batch_size,
+        device=problem.device,
+        autocast=problem.precision == "bfloat16",
         logger=LoggingConfig(log_to_wandb=False),
         **({"lr_end": 3e-5} | lr),
     )

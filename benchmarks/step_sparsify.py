@@ -17,17 +17,21 @@ with contextlib.redirect_stdout(sys.stderr):  # it says which decoder it uses
 def prepare(problem: Problem, first: Tensor) -> Prepared:
     torch.manual_seed(0)
     coder = SparseCoder(
-        problem.d_in, SparseCoderConfig(num_latents=problem.d_sae, k=problem.k), device="cpu", dtype=torch.float32
+        problem.d_in,
+        SparseCoderConfig(num_latents=problem.d_sae, k=problem.k),
+        device=problem.device,
+        dtype=torch.float32,
     )
     with torch.no_grad():
         coder.b_dec.copy_(first.mean(0))
     adam = torch.optim.Adam(coder.parameters(), lr=2e-4 / (problem.d_sae / 2**14) ** 0.5)
-    since_fired = torch.zeros(problem.d_sae, dtype=torch.long)
+    since_fired = torch.zeros(problem.d_sae, dtype=torch.long, device=problem.device)
 
     def step(batch: Tensor) -> None:
         if coder.cfg.normalize_decoder:
             coder.set_decoder_norm_to_unit_norm()
-        out = coder(batch, dead_mask=None)
+        with problem.autocast():
+            out = coder(batch, dead_mask=None)
         out.fvu.backward()
         if coder.cfg.normalize_decoder:
             coder.remove_gradient_parallel_to_decoder_directions()

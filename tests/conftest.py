@@ -15,7 +15,8 @@ import torch
 from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parent))  # for runtime_types, whatever pytest's import mode
-install_import_hook("monosema", "runtime_types.check")  # before anything imports monosema
+if os.environ.get("TRITON_INTERPRET") != "1":  # the interpreter reads programs' source and globals
+    install_import_hook("monosema", "runtime_types.check")  # before anything imports monosema
 torch.set_num_threads(2)
 
 ROOMS_WITHOUT_GLOBAL_GENERATOR = ("core", "kernels", "coders")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 PUBLIC_NAMES = [
     "AbsTopK",
+    "ActivationCache",
     "ActivationStream",
     "AuxK",
     "BatchTopK",

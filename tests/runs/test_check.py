@@ -44,6 +44,7 @@ REFUSED = {
     ),
     "a batch of nothing": ({"stream": {"batch_size": 0}}, "batch_size, model_batch_size and epochs"),
     "a chunk of two sizes": ({"stream": {"chunk_contexts": 4, "chunk_bytes": 99}}, "chunk_contexts or chunk_bytes"),
+    "compiling in a thread": ({"stream": {"prefetch": True, "compile": "default"}}, "prefetch=True and compile"),
     "CUDA graphs": ({"stream": {"compile": "reduce-overhead"}}, "use compile='default'"),
     "an unknown dtype": ({"stream": {"dtype": "float31"}}, "float32"),
     "an unknown dtype of the model": ({"model": {"dtype": "float31"}}, "float32"),

@@ -27,6 +27,7 @@ from monosema.kernels import (
     Levels,
     decode,
     decode_levels,
+    latent_sums,
     level_gradient,
     prefix_levels,
     sampled_products,
@@ -34,7 +35,7 @@ from monosema.kernels import (
     weight_gradient,
 )
 from monosema.kernels.latents import flat_tokens
-from monosema.kernels.precision import autocast_dtype, product
+from monosema.kernels.precision import autocast_dtype, product, shadow
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,7 @@ class SparseCoder(nn.Module):
         noise_BF: Tensor | None = None,
         product: EncoderProduct | None = None,
         scaled: bool = False,
+        pre_BF: Tensor | None = None,
     ) -> Encoding:
         """Encode ``x [B, d_in]`` under the training rule.
 
@@ -272,20 +274,25 @@ class SparseCoder(nn.Module):
             window: also collect the entries this near their threshold (a loss on L0 needs them).
             noise_BF: added to the pre-activations.
             product: computes the pre-activations in place of ``encoder_product``, compiled for example.
+            pre_BF: they themselves, where they were made together with those of other coders; changed in place.
         """
         flat, weights, spread = flat_tokens(x_BI, self.d_in, "encode_select"), self.selection_weights(), None
         if self.config.token_scaling != "none" and not scaled:
             tokens = self._scaled_tokens(flat.to(self.dtype))
             flat, spread = tokens.u, tokens.spread if self.config.reconstructs else None
         dtype = autocast_dtype(self.W_enc_rows)
-        if product is None and dtype is None:
-            inner = self._inner(flat)
+        if product is None and dtype is None and pre_BF is None:
+            inner = self.inner(flat)
             selection = self.activation.select_parts(
                 lambda: self._parts(inner, workspace, noise_BF), len(inner), weights, window
             )
             return Encoding(inner, flat, selection, spread, noise_BF)
-        product = encoder_product if product is None else product
-        inner, pre = product(flat, self.input_bias, self.W_enc_rows, self.b_enc, dtype)
+        if pre_BF is not None:
+            inner, pre = self.inner(flat), pre_BF
+        else:
+            product = encoder_product if product is None else product
+            weight = self.W_enc_rows if dtype is None else shadow(self.W_enc_rows, dtype)
+            inner, pre = product(flat.to(self.dtype), self.input_bias, weight, self.b_enc, dtype)
         if noise_BF is not None:
             pre.add_(noise_BF)
         if dtype is not None:
@@ -350,28 +357,28 @@ class SparseCoder(nn.Module):
             gradients["W_dec"] = weight_gradient(columns, latents.values, table)
         else:
             gradients["W_dec"] = weight_gradient(to_columns(levels.latents), levels.latents.values, table)
-        along = self.W_dec.new_zeros(self.d_sae)
-        along.index_add_(0, latents.indices, latents.values * g_through)
+        along = latent_sums(columns, latents.values * g_through)
         first, *others = activation.pre
         shared = columns if first.indices is latents.indices else to_columns(first)
-        encoder, b_enc = weight_gradient(shared, first.values, encoding.x_BI), self.W_dec.new_zeros(self.d_sae)
-        b_enc.index_add_(0, first.indices, first.values)
+        encoder, b_enc = weight_gradient(shared, first.values, encoding.x_BI), latent_sums(shared, first.values)
         for entries in others:
-            encoder.add_(weight_gradient(to_columns(entries), entries.values, encoding.x_BI))
-            b_enc.index_add_(0, entries.indices, entries.values)
+            shared = to_columns(entries)
+            encoder.add_(weight_gradient(shared, entries.values, encoding.x_BI))
+            b_enc.add_(latent_sums(shared, entries.values))
         if extra is not None:
             g_extra = sampled_products(extra.latents, extra.g_out_BO, self.W_dec)
             shared = to_columns(extra.latents)
             gradients["W_dec"].add_(weight_gradient(shared, extra.latents.values, extra.g_out_BO))
-            along.index_add_(0, extra.latents.indices, extra.latents.values * g_extra)
+            along.add_(latent_sums(shared, extra.latents.values * g_extra))
             g_pre = g_extra if extra.slope is None else g_extra * extra.slope
             encoder.add_(weight_gradient(shared, g_pre, encoding.x_BI))
-            b_enc.index_add_(0, extra.latents.indices, g_pre)
+            b_enc.add_(latent_sums(shared, g_pre))
         if everywhere is not None:
             g_but = everywhere.g_F[everywhere.but.indices.long()]
             encoder.addr_(everywhere.g_F, encoding.x_BI.sum(0))
-            encoder.sub_(weight_gradient(to_columns(everywhere.but), g_but, encoding.x_BI))
-            b_enc.add_(everywhere.g_F, alpha=len(encoding.x_BI)).index_add_(0, everywhere.but.indices, g_but, alpha=-1)
+            shared = to_columns(everywhere.but)
+            encoder.sub_(weight_gradient(shared, g_but, encoding.x_BI))
+            b_enc.add_(everywhere.g_F, alpha=len(encoding.x_BI)).sub_(latent_sums(shared, g_but))
         for scale_FS in (own.decoder_scale, None if everywhere is None else everywhere.decoder_scale):
             if scale_FS is not None:
                 widths = [self.d_out] if scale_FS.shape[1] == 1 else self.config.write_widths
@@ -415,12 +422,13 @@ class SparseCoder(nn.Module):
             through_output = sampled_products(near, g_out[:, -1].contiguous(), self.W_dec)
         return through_output if own.near is None else through_output + own.near
 
-    def _inner(self, x_BI: Tensor) -> Tensor:
+    def inner(self, x_BI: Tensor) -> Tensor:
+        """The scaled input ``x [B, d_in]`` less what is subtracted from it: what the encoder's product is of."""
         inner = x_BI.to(self.dtype)
         return inner if self.input_bias is None else inner - self.input_bias
 
     def _pre(self, x_BI: Tensor) -> Tensor:
-        pre = self._inner(x_BI) @ self.W_enc_rows.T
+        pre = self.inner(x_BI) @ self.W_enc_rows.T
         return pre if self.b_enc is None else pre + self.b_enc
 
     def _parts(self, inner_BI: Tensor, workspace: Tensor | None, noise_BF: Tensor | None) -> Iterator[Tensor]:

@@ -23,10 +23,9 @@ EncoderProduct = Callable[
 def encoder_product(
     x_BI: Tensor, bias_I: Tensor | None, W_enc_FI: Tensor, b_enc_F: Tensor | None, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
-    """``x - bias`` and ``(x - bias) W_encᵀ + b_enc``, the product's operands in ``dtype`` where one is given."""
-    inner = x_BI.to(W_enc_FI.dtype)
-    if bias_I is not None:
-        inner = inner - bias_I
+    """``x - bias`` and ``(x - bias) W_encᵀ + b_enc``, the product's operands in ``dtype`` where one is given (``W_enc``
+    may come in it)."""
+    inner = x_BI if bias_I is None else x_BI - bias_I
     pre = inner @ W_enc_FI.T if dtype is None else product_in(inner, W_enc_FI.T, dtype)
     return inner, pre if b_enc_F is None else pre + b_enc_F
 

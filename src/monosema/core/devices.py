@@ -6,6 +6,7 @@ import functools
 import logging
 
 import torch
+from torch import Tensor
 
 from monosema.core.errors import ConfigError, unknown_name
 
@@ -56,3 +57,30 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
 def dtype_name(dtype: torch.dtype) -> str:
     """``torch.float32`` as ``"float32"``."""
     return str(dtype).removeprefix("torch.")
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``values`` as a tensor that nobody changes; it is copied to the device once, as every copy waits for it."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+class LateNumbers:
+    """Whole numbers made on a device, for the host to read later.
+
+    Reading waits for what was queued before, and for nothing that was queued since.
+    """
+
+    def __init__(self, numbers: Tensor):
+        self._numbers = numbers
+        self._made: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._made = torch.cuda.Event()
+            self._made.record(torch.cuda.current_stream(numbers.device))
+
+    def read(self) -> list[int]:
+        if self._made is not None:
+            self._made.synchronize()
+        return [int(number) for number in self._numbers.tolist()]

@@ -9,6 +9,7 @@ shares the tap of the whole site, so that this order holds between heads and the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,19 @@ class Action:
     """Receives the value after all edits, when the action observes."""
 
 
+class _Reservation:
+    """One thread's sole use of a model."""
+
+    def __init__(self) -> None:
+        self.owner = threading.current_thread()
+        self.ended = threading.Event()
+
+    def wait(self) -> None:
+        """Return when it has ended; in its own thread at once."""
+        if threading.current_thread() is not self.owner:
+            self.ended.wait()
+
+
 class Interceptor:
     """The active actions of one model."""
 
@@ -57,6 +71,7 @@ class Interceptor:
         self._handles: dict[tuple[nn.Module, Side], RemovableHandle] = {}
         self._memory: dict[Tap, Tensor] = {}
         self._paused = False
+        self._reservations: list[_Reservation] = []
 
     @property
     def modules(self) -> frozenset[nn.Module]:
@@ -66,6 +81,7 @@ class Interceptor:
     @contextmanager
     def active(self, actions: Sequence[Action]) -> Iterator[None]:
         """Run ``actions`` in every forward pass inside the context; hooks are removed however it ends."""
+        self._wait()
         everything = [*self._remember_actions(actions), *actions]
         try:
             for action in everything:
@@ -79,11 +95,30 @@ class Interceptor:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave every action idle, for measurements through an interceptor of their own that edits must not touch."""
+        self._wait()
         was_paused, self._paused = self._paused, True
         try:
             yield
         finally:
             self._paused = was_paused
+
+    @contextmanager
+    def reserved(self, model: nn.Module) -> Iterator[None]:
+        """Only this thread runs ``model`` or makes actions active; others that are about to wait for the end."""
+        self._wait()
+        reservation = _Reservation()
+        handle = model.register_forward_pre_hook(lambda *_: reservation.wait())
+        self._reservations.append(reservation)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._reservations.remove(reservation)
+            reservation.ended.set()
+
+    def _wait(self) -> None:
+        for reservation in tuple(self._reservations):
+            reservation.wait()
 
     def _remember_actions(self, actions: Sequence[Action]) -> list[Action]:
         def remember(tap: Tap) -> Action:

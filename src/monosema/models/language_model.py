@@ -220,6 +220,15 @@ class LanguageModel:
         with self._interceptor.active(actions):
             yield self
 
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Inside, only this thread uses the model; forward passes, ``capture`` and ``edits`` elsewhere wait.
+
+        ``edits`` that are active already stay so, and a call of a part of ``hf`` alone does not wait.
+        """
+        with self._interceptor.reserved(self.hf):
+            yield
+
     def logit_lens(self, directions_ND: Tensor) -> Tensor:
         """What directions of the residual stream [N, D] say to the unembedding: logits [N, V], in at least float32.
 

@@ -22,20 +22,23 @@ class BatchTopKActivation(FixedCountActivation):
 
     _last_least: float | None = None
 
-    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
-        return self._choose_in_parts(lambda: iter([pre_BF]), len(pre_BF), weights_F)
+    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None, *, may_fill: bool) -> tuple[Latents, Tensor]:
+        return self._choose_in_parts(lambda: iter([pre_BF]), len(pre_BF), weights_F, may_fill=may_fill)
 
     def select_parts(
         self, parts: Parts, n_tokens: int, weights_F: Tensor | None = None, window: float | None = None
     ) -> Selection:
-        latents, least = self._choose_in_parts(parts, n_tokens, self._weights(weights_F))
+        latents, least = self._choose_in_parts(parts, n_tokens, self._weights(weights_F), may_fill=True)
         return Selection(latents, least=least)
 
-    def _choose_in_parts(self, parts: Parts, n_tokens: int, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
+    def _choose_in_parts(
+        self, parts: Parts, n_tokens: int, weights_F: Tensor | None, *, may_fill: bool
+    ) -> tuple[Latents, Tensor]:
         n_entries = min(round(self.k * n_tokens), n_tokens * self.d_sae)
         guess = None if self._last_least is None else 0.9 * self._last_least
         latents, least = select_batch_top_k_of_parts(
-            parts, (n_tokens, self.d_sae), n_entries, guess, weights_F, signed=self.signed
+            parts, (n_tokens, self.d_sae), n_entries, guess, weights_F, signed=self.signed, may_fill=may_fill
         )
-        self._last_least = float(least)  # speeds the next search up; never changes a result
+        if least.device.type == "cpu":  # speeds the next search up, and never changes a result
+            self._last_least = float(least)
         return latents, least

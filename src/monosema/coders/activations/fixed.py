@@ -29,9 +29,12 @@ class FixedCountActivation(Activation):
         self.weights_by_decoder_norm = config.weight_by_decoder_norm
         self.running = RunningThreshold(config.threshold_rate)
 
-    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None) -> tuple[Latents, Tensor]:
-        """The entries chosen, here k of each token, and the threshold of scores that the choice amounts to (0-d)."""
-        latents = select_row_top_k(pre_BF, int(self.k), weights_F, signed=self.signed)
+    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None, *, may_fill: bool) -> tuple[Latents, Tensor]:
+        """The entries chosen, here k of each token, and the threshold of scores that the choice amounts to (0-d).
+
+        ``may_fill``: on a GPU there may be others too, of value 0.
+        """
+        latents = select_row_top_k(pre_BF, int(self.k), weights_F, signed=self.signed, may_fill=may_fill)
         scores = Scores(pre_BF, weights_F, self.signed).of(latents.values, latents.indices)
         return latents, mean_least(latents.with_values(scores), int(self.k))
 
@@ -45,7 +48,7 @@ class FixedCountActivation(Activation):
         self.running.set(threshold)
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
-        latents, least = self._choose(pre_BF, self._weights(weights_F))
+        latents, least = self._choose(pre_BF, self._weights(weights_F), may_fill=True)
         return Selection(latents, least=least)
 
     def candidates(
@@ -62,7 +65,7 @@ class FixedCountActivation(Activation):
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         threshold = self.running.value
         if self.config.inference == "topk" or threshold is None:
-            return self.select(pre_BF, weights_F).latents
+            return self._choose(pre_BF, self._weights(weights_F), may_fill=False)[0]
         scores = Scores(pre_BF, self._weights(weights_F), self.signed)
         return scores.activations(select_above(scores.dense(), threshold))
 
@@ -70,7 +73,8 @@ class FixedCountActivation(Activation):
         return pre_BF * (self.infer(pre_BF.detach(), weights_F).to_dense() != 0)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
-        return ActivationGradients((selection.latents.with_values(gradients.latents),))
+        latents = selection.latents  # where a selection was filled up, what has the value 0 is not active
+        return ActivationGradients((latents.with_values(torch.where(latents.values != 0, gradients.latents, 0)),))
 
     def scale_latents_(self, factors_F: Tensor) -> None:
         if not self.weights_by_decoder_norm:  # such a score does not change when norms move into the encoder
