@@ -102,7 +102,7 @@ def test_a_state_of_other_models_is_refused(model, chat):
     make_stream({"base": model, "chat": chat}, NAMES[:2]).load_state_dict(state)
     renamed = load_model(chat.hf, tokenizer=word_tokenizer())
     renamed.name = "another"
-    with pytest.raises(DataError, match="models.chat: .* -> 'another'"):
+    with pytest.raises(DataError, match=r"models.chat: .* -> 'another'"):
         make_stream({"base": model, "chat": renamed}, NAMES[:2]).load_state_dict(state)
     with pytest.raises(DataError, match="sites: "):
         make_stream({"base": model, "chat": chat}, NAMES[1::-1]).load_state_dict(state)
