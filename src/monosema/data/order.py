@@ -9,8 +9,9 @@ from typing import Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
+from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
-from monosema.data.streamed import Place
+from monosema.data.streamed import Place, StreamedSplit
 from monosema.data.tokens import TokenSplit
 
 _COUNTED_AT_ONCE = 2**24
@@ -102,3 +103,13 @@ class IndexedOrder:
         for epoch in range(self._epochs):
             rows = self._rows[self.of_epoch(epoch)]
             yield from (int(part.sum()) for part in rows.split(size))
+
+
+def indexed(split: TokenSplit | StreamedSplit) -> TokenSplit:
+    """``split``, where its contexts can be read in any order; ``DataError`` where it is read as it is needed."""
+    if isinstance(split, StreamedSplit):
+        raise DataError(
+            "this text is read as it is needed, and its contexts have no numbers; tokenise it to disk first "
+            "(monosema pretokenize), or load it without streaming"
+        )
+    return split

@@ -22,7 +22,7 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
-from monosema.data.order import ContextOrder, IndexedOrder
+from monosema.data.order import ContextOrder, IndexedOrder, indexed
 from monosema.data.prefetch import Prefetch, check_prefetch
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
@@ -330,7 +330,7 @@ class ActivationStream:
     def _row_bytes(self) -> int:
         return self.layout.width * torch.empty((), dtype=self.dtype).element_size()
 
-    def _default_chunk_contexts(self, n_rows: int) -> int:
+    def _default_chunk_contexts(self, n_rows: int | None) -> int:
         return default_chunk_contexts(
             n_rows,
             self.batch_size,
@@ -339,18 +339,10 @@ class ActivationStream:
             row_bytes=self._row_bytes,
         )
 
-    def indexed(self) -> TokenSplit:
-        """The text, where its contexts can be read in any order; ``DataError`` where it is read as it is needed."""
-        if isinstance(self.split, StreamedSplit):
-            raise DataError(
-                "this text is read as it is needed, and its contexts have no numbers; tokenise it to disk first "
-                "(monosema pretokenize), or load it without streaming"
-            )
-        return self.split
-
     def context_order(self, epoch: int) -> Tensor:
-        """The order in which the text's contexts are read in an epoch; ``DataError`` as of ``indexed``."""
-        return IndexedOrder(self.indexed(), self.seed, self.epochs).of_epoch(epoch)
+        """The order in which the text's contexts are read in an epoch; ``DataError`` for text that is
+        read as it is needed."""
+        return IndexedOrder(indexed(self.split), self.seed, self.epochs).of_epoch(epoch)
 
     def _in_batches(self, n_rows: int) -> int:
         return n_rows // self.batch_size * self.batch_size
