@@ -13,6 +13,7 @@ from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
 from monosema.data.harvest import Harvester
 from monosema.data.sites import RowLayout
+from monosema.data.streamed import Place, StreamedSplit
 from monosema.data.tokens import TokenSplit
 
 logger = logging.getLogger("monosema.data.stream")
@@ -23,12 +24,18 @@ CHUNKS_PER_RUN = 8
 
 
 def default_chunk_contexts(
-    n_rows: int, batch_size: int, *, n_contexts: int, rows_per_context: float, row_bytes: int
+    n_rows: int | None, batch_size: int, *, n_contexts: int | None, rows_per_context: float, row_bytes: int
 ) -> int:
-    """Contexts in a chunk of a run of ``n_rows``: for at most 1 GiB and an eighth of it, but at least 64 batches."""
-    rows = min(MAX_CHUNK_BYTES // row_bytes, n_rows // CHUNKS_PER_RUN)
+    """Contexts in a chunk of a run of ``n_rows``: for at most 1 GiB and an eighth of it, but at least 64 batches.
+
+    None stands for a number of rows, or of contexts there are, that is not known.
+    """
+    rows = MAX_CHUNK_BYTES // row_bytes
+    if n_rows is not None:
+        rows = min(rows, n_rows // CHUNKS_PER_RUN)
     rows = max(rows, MIN_BATCHES_PER_CHUNK * batch_size)
-    contexts = min(max(1, round(rows / rows_per_context)), n_contexts)
+    contexts = max(1, round(rows / rows_per_context))
+    contexts = contexts if n_contexts is None else min(contexts, n_contexts)
     rows_there = contexts * rows_per_context
     logger.info(
         "chunks of %d contexts, about %d rows and %.0f MiB", contexts, rows_there, rows_there * row_bytes / 2**20
@@ -42,10 +49,8 @@ class ChunkContexts:
 
     number: int
     """How many chunks come before it, over all epochs."""
-    epoch: int
-    """The epoch it belongs to."""
-    end: int
-    """The position in the epoch's order behind its last context."""
+    end: Place
+    """The place in the order of reading behind its last context."""
     ids: Tensor
     """Token ids ``[n_contexts, context_size]``."""
 
@@ -74,7 +79,7 @@ class ChunkMaker:
     """Captures the sites."""
     layout: RowLayout
     """How they lie side by side in a row."""
-    split: TokenSplit
+    split: TokenSplit | StreamedSplit
     """Knows the special tokens."""
     seed: int
     """Decides, with the chunk's number, the order of its rows."""

@@ -16,8 +16,10 @@ from torch import Tensor
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.documents import Document, documents_from, is_dataset_dict, open_source, text_fingerprint
 from monosema.data.packing import PackingRule, pack
+from monosema.data.special_tokens import special_mask, special_token_ids
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
 from monosema.data.stdlib import STDLIB, is_heldout_name
+from monosema.data.streamed import StreamedSplit
 
 DEFAULT_HELDOUT_FRACTION = 0.02
 IN_MEMORY = "text in memory"
@@ -60,10 +62,7 @@ class TokenSplit:
 
     def special_mask(self, contexts: Tensor) -> Tensor:
         """True where ``contexts`` holds a special token; same shape."""
-        mask = torch.zeros_like(contexts, dtype=torch.bool)
-        for token in self.special_token_ids:
-            mask |= contexts == token
-        return mask
+        return special_mask(contexts, self.special_token_ids)
 
     def __len__(self) -> int:
         return self.n_contexts
@@ -76,7 +75,7 @@ class TokenSplit:
 class Tokens:
     """A tokenised corpus, split by document."""
 
-    train: TokenSplit
+    train: TokenSplit | StreamedSplit
     """What dictionaries are trained on."""
     heldout: TokenSplit
     """What they are evaluated on."""
@@ -88,9 +87,10 @@ class Tokens:
         return self.train.context_size
 
     def __repr__(self) -> str:
+        n_train = f"{self.train.n_tokens:,}" if isinstance(self.train, TokenSplit) else "streamed"
         return (
-            f"Tokens({self.record['source']}: {self.train.n_tokens:,} training and {self.heldout.n_tokens:,} held-out "
-            f"tokens in contexts of {self.context_size})"
+            f"Tokens({self.record['source']}: {n_train} training and {self.heldout.n_tokens:,} held-out tokens in "
+            f"contexts of {self.context_size})"
         )
 
 
@@ -129,7 +129,7 @@ def load_tokens(
     options = {"split": split, "name": config_name, "data_files": data_files, "data_dir": data_dir}
     options = {key: value for key, value in options.items() if value is not None}
     fraction = resolve_heldout_fraction(source, heldout_fraction)
-    special = _special_token_ids(tokenizer, exclude_special_tokens)
+    special = special_token_ids(tokenizer, exclude_special_tokens)
     opened = open_source(source, options)
     token_column = _token_column(opened, column)
     if token_column is not None:
@@ -245,15 +245,3 @@ def resolve_heldout_fraction(source: Any, fraction: float | None) -> float:
     if not 0 <= fraction < 1:
         raise ConfigError(f"heldout_fraction must be at least 0 and below 1, got {fraction}")
     return fraction
-
-
-def _special_token_ids(tokenizer: Any, exclude: bool | Collection[int]) -> frozenset[int]:
-    if isinstance(exclude, bool):
-        if not exclude or tokenizer is None:
-            return frozenset()
-        roles = (getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep", "pad", "mask"))
-        framing = {token for token in roles if token is not None}
-        # the unknown token stands for text, unless it is a framing token too (GPT-2 has one token for all)
-        unknown = {getattr(tokenizer, "unk_token_id", None)} - framing
-        return frozenset(token for token in tokenizer.all_special_ids if token not in unknown)
-    return frozenset(int(token) for token in exclude)

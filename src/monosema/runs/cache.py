@@ -20,6 +20,6 @@ def make_cache(config: CacheConfig, out: Path, *, progress: bool | float = True)
     stream = build_stream(config.stream, model, tokens)
     wanted = config.cache.tokens
     interval = 30.0 if isinstance(progress, bool) else progress
-    total = stream.n_rows if wanted is None else wanted
+    total = (stream.n_rows or 0) if wanted is None else wanted
     with Progress("cache", total, interval=interval, enabled=progress is not False) as bar:
         return write_cache(stream, out, **asdict(config.cache), progress=bar.advance)

@@ -13,6 +13,7 @@ from monosema.coders import SparseCoder
 from monosema.core.errors import ConfigError
 from monosema.core.seeds import random_stream
 from monosema.data import ActivationStream
+from monosema.data.order import indexed
 
 
 def model_loss_increase(
@@ -29,7 +30,7 @@ def model_loss_increase(
 
     @torch.no_grad()
     def measure(coder: SparseCoder, n_contexts: int) -> tuple[Tensor, Tensor]:
-        model, split = stream.model, stream.split
+        model, split = stream.model, indexed(stream.split)
         name, written = coder.hook_name, coder.hook_name_out
         if name is None or written is None or "+" in name or "+" in written or not model.site(written).writable:
             raise ConfigError('Resample(by="model_loss") needs one site read and one written, and that one writable')
