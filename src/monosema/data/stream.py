@@ -23,12 +23,13 @@ from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
+from monosema.data.config import IN_MEMORY
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.prefetch import Prefetch, check_prefetch
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
-from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
+from monosema.data.tokens import Tokens, TokenSplit
 from monosema.models import LanguageModel
 
 
