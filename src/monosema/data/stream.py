@@ -20,6 +20,7 @@ from monosema.core.config import differences
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
+from monosema.data.config import IN_MEMORY
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
@@ -27,7 +28,7 @@ from monosema.data.prefetch import Prefetch, check_prefetch
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.streamed import Place, StreamedOrder, StreamedSplit
-from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
+from monosema.data.tokens import Tokens, TokenSplit
 from monosema.models import LanguageModel
 
 

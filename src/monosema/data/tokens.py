@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, DataError
-from monosema.data.documents import Document, documents_from, is_dataset_dict, open_source, text_fingerprint
+from monosema.data.config import MIXTURE, Mixture, TextSource
+from monosema.data.corpus import Corpus, open_parts, token_column
 from monosema.data.packing import PackingRule, pack
 from monosema.data.special_tokens import special_mask, special_token_ids
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
 from monosema.data.stdlib import STDLIB, is_heldout_name
 from monosema.data.streamed import StreamedSplit
+from monosema.data.tokenise import encode
+from monosema.data.workers import Workers
 
 DEFAULT_HELDOUT_FRACTION = 0.02
-IN_MEMORY = "text in memory"
-"""Recorded as the source of text that has no name to load it by again."""
-
-_TOKEN_COLUMNS = ("tokens", "input_ids")
 
 
 @dataclass(frozen=True)
@@ -105,48 +104,64 @@ def load_tokens(
     max_documents: int | None = None,
     split: str | None = None,
     config_name: str | None = None,
-    data_files: Any = None,
+    data_files: str | Sequence[str] | None = None,
     data_dir: str | None = None,
+    streaming: bool = False,
+    n_processes: int = 1,
 ) -> Tokens:
     """Tokenise ``source``, pack it to contexts of exactly ``context_size``, and hold part of its documents out.
 
     Args:
-        source: ``"stdlib"``; a text, JSON-lines, JSON or Parquet file; a folder of them; a list of strings or of
-            ``pathlib.Path``; a Hugging Face dataset or its name; a dataset with a ``tokens`` or ``input_ids`` column.
+        source: ``"stdlib"``; a file (.txt, .md, .rst, .py, .json, .jsonl, .ndjson, .parquet; also .gz and .zst), a
+            folder of them, a glob, a URL of these that fsspec knows (``s3://bucket/*.jsonl.zst``); an iterable of
+            strings, of records or of ``pathlib.Path``, or a function that returns one; a Hugging Face dataset, one
+            saved on disk, or its name; a dataset with a ``tokens`` or ``input_ids`` column; a ``Mixture``.
         tokenizer: a transformers tokenizer (``model.tokenizer``).
         context_size: tokens in a context. May be left out for pretokenised data, whose first row then decides.
         heldout_fraction: share of the documents held out, chosen by a hash of the document (of the module's name for
             ``"stdlib"``). Default 0.02, and 0.05 for ``"stdlib"``.
         exclude_special_tokens: positions holding these tokens never become training rows: True for the tokenizer's
             special tokens, False for none, or a list of ids.
-        column: name of the text (or token) column.
+        column: name of the column of text, of conversations (lists of {role, content} or {from, value}, written by the
+            tokenizer's chat template), or of tokens.
         max_documents: read only the first so many documents.
-        split, config_name, data_files, data_dir: passed on when a dataset is loaded by name.
+        split: split of a dataset that has several.
+        config_name, data_files, data_dir, streaming: passed on when a dataset is loaded by name.
+        n_processes: worker processes that tokenise, for tokenizers that are pure Python; the result is the same.
 
     Raises:
-        DataError: no text, or too little for one training context.
+        ConfigError: options that contradict each other or the source.
+        DataError: no text, text that cannot be read, or too little for one training context.
+        FileError: a file that is missing or damaged.
     """
-    options = {"split": split, "name": config_name, "data_files": data_files, "data_dir": data_dir}
-    options = {key: value for key, value in options.items() if value is not None}
+    text = _text_source(
+        source,
+        column=column,
+        max_documents=max_documents,
+        split=split,
+        config_name=config_name,
+        data_files=data_files,
+        data_dir=data_dir,
+        streaming=streaming,
+    )
     fraction = resolve_heldout_fraction(source, heldout_fraction)
     special = special_token_ids(tokenizer, exclude_special_tokens)
-    opened = open_source(source, options)
-    token_column = _token_column(opened, column)
-    if token_column is not None:
-        packed = _pretokenised(opened, token_column, context_size, fraction, max_documents)
+    opened = open_parts(text)
+    dataset, pretokenised = next(iter(opened.values())), None
+    if isinstance(text, TextSource):
+        pretokenised = token_column(dataset, column)
+    if pretokenised is not None:
+        packed = _pretokenised(dataset, pretokenised, context_size, fraction, max_documents)
     else:
-        documents = documents_from(opened, column=column, max_documents=max_documents)
-        packed = _tokenised(documents, tokenizer, context_size, fraction)
+        with Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers:
+            packed = _tokenised(Corpus(text, opened, tokenizer, workers), tokenizer, context_size, fraction)
     train, heldout, context_size, details = packed
     if len(train) == 0:
         raise DataError(
             f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
         )
     record = {
-        "source": str(source) if isinstance(source, (str, Path)) else IN_MEMORY,
-        **({"options": {key: str(value) for key, value in options.items()}} if options else {}),
-        "column": column,
-        "max_documents": max_documents,
+        **text.record(),
         "context_size": context_size,
         "heldout_fraction": fraction,
         "exclude_special_tokens": (
@@ -161,39 +176,35 @@ def load_tokens(
     )
 
 
+def _text_source(source: Any, **options: Any) -> TextSource | Mixture:
+    if not isinstance(source, Mixture):
+        return TextSource(source=source, **options)
+    chosen = TextSource(source=MIXTURE, **options).chosen()
+    if chosen:
+        raise ConfigError(f"a mixture's parts have their own {', '.join(chosen)}; set them in TextSource(...)")
+    return source
+
+
 def _tokenised(
-    documents: list[Document], tokenizer: Any, context_size: int | None, fraction: float
+    corpus: Corpus, tokenizer: Any, context_size: int | None, fraction: float
 ) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-    if tokenizer is None:
-        raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
     if context_size is None:
         raise ConfigError("give context_size (number of tokens in a context)")
-    documents = [document for document in documents if document.text.strip()]
-    if not documents:
-        raise DataError("the text is empty")
     rule = _packing_rule(tokenizer, context_size)
-    sides: tuple[list[Document], list[Document]] = ([], [])
-    for document in documents:
-        sides[is_heldout_name(document.name, fraction)].append(document)
-    train, heldout = (pack(_tokenise(side, tokenizer), rule) for side in sides)
+    sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for each in corpus:
+        sides[is_heldout_name(each.document.name, fraction)].append(each.tokens)
+    if not any(sides):
+        raise DataError("the text is empty")
+    train, heldout = (pack(side, rule) for side in sides)
     details = {
-        "text_sha256": text_fingerprint(documents),
-        "n_documents": len(documents),
+        **corpus.record(),
         "n_heldout_documents": len(sides[1]),
         "begin_context": rule.begin_context,
         "separator": rule.separator,
         "end_context": rule.end_context,
     }
     return train, heldout, context_size, details
-
-
-def _tokenise(documents: list[Document], tokenizer: Any, batch: int = 256) -> list[np.ndarray]:
-    rows: list[np.ndarray] = []
-    for start in range(0, len(documents), batch):
-        texts = [document.text for document in documents[start : start + batch]]
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        rows += [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
-    return rows
 
 
 def _packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
@@ -226,15 +237,6 @@ def _pretokenised(
     contexts = np.stack([np.asarray(row[:size]) for row in rows]).astype(np.int32)
     held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in contexts])
     return contexts[~held], contexts[held], size, {"pretokenised_column": column, "n_documents": len(contexts)}
-
-
-def _token_column(dataset: Any, column: str | None) -> str | None:
-    if is_dataset_dict(dataset):
-        return None
-    names = getattr(dataset, "column_names", None) or []
-    if column is not None:
-        return column if column in names and column in _TOKEN_COLUMNS else None
-    return next((name for name in _TOKEN_COLUMNS if name in names), None)
 
 
 def resolve_heldout_fraction(source: Any, fraction: float | None) -> float:

@@ -51,7 +51,8 @@ def check_run(config: RunConfig) -> None:
 def check_rows(model: ModelOptions, tokens: TokenOptions, stream: StreamOptions) -> None:
     """The same of what activations are made from."""
     _check_model(model)
-    refuse_misspelling("text", tokens.source, STDLIB)
+    for source in (tokens.source, *(part.source for part in tokens.mixture.values())):
+        refuse_misspelling("text", str(source), STDLIB)
     _check_stream(stream)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
+from monosema.data.config import SOURCE_OPTIONS, TextSource, WhenDry
 from monosema.training.config import TrainingConfig
 
 MAIN_MODEL = "base"
@@ -43,7 +44,7 @@ class TokenOptions:
     """The text; see ``load_tokens``."""
 
     source: str = "stdlib"
-    """``stdlib``, a file, a folder, or the name of a Hugging Face dataset."""
+    """``stdlib``, a file, a folder, a glob, a URL of these, or the name of a Hugging Face dataset."""
     context_size: int | None = None
     """Tokens in a context; the model's own, at most 256, by default."""
     heldout_fraction: float | None = None
@@ -51,13 +52,33 @@ class TokenOptions:
     exclude_special_tokens: bool | tuple[int, ...] = True
     """Whether positions of special tokens are left out, or which ids."""
     column: str | None = None
-    """Name of the text column."""
+    """Name of the column of text or conversations."""
     max_documents: int | None = None
     """Read only the first so many documents."""
     split: str | None = None
-    """Split of a dataset loaded by name."""
+    """Split of a dataset that has several."""
     config_name: str | None = None
     """Configuration of a dataset loaded by name."""
+    data_files: tuple[str, ...] | None = None
+    """Which files of a dataset loaded by name are read."""
+    data_dir: str | None = None
+    """Which of its folders."""
+    streaming: bool = False
+    """Whether a dataset loaded by name is read over the network as needed, without a copy on disk."""
+    mixture: dict[str, TextSource] = field(default_factory=dict)
+    """Several sources by name, mixed by ``weight``, in place of ``source``. Named in the config file or the
+    environment; the command line can change those named there."""
+    when_dry: WhenDry = "stop"
+    """Whether a mixture ends with the first part that has no more documents, or goes on with the others."""
+    n_processes: int = 1
+    """Worker processes that tokenise, for tokenizers that are pure Python; the result is the same."""
+
+    def __post_init__(self) -> None:
+        if self.mixture:
+            default = {each.name: each.default for each in fields(self)}
+            own = [name for name in ("source", *SOURCE_OPTIONS) if getattr(self, name) != default[name]]
+            if own:
+                raise ConfigError(f"tokens.mixture has its parts' own {', '.join(own)}; leave out tokens.{own[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,7 +118,10 @@ def build_tokens(options: TokenOptions, model: Models) -> Tokens:
     named = NamedModels(model)
     models = list(named.by_name.values()) or [named.first]
     size = min(each.context_size or DEFAULT_CONTEXT_SIZE for each in models)
-    return tokens_again({"context_size": min(size, DEFAULT_CONTEXT_SIZE), **given(options)}, named.first)
+    chosen = {"context_size": min(size, DEFAULT_CONTEXT_SIZE), **given(options)}
+    if options.mixture:
+        del chosen["source"]
+    return tokens_again(chosen, named.first)
 
 
 def build_stream(options: StreamOptions, model: Models, tokens: Tokens) -> ActivationStream:
