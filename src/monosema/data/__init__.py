@@ -5,26 +5,30 @@ Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts 
 ``synthetic`` makes some from a known dictionary.
 """
 
-from monosema.data.cache import ActivationCache, write_cache
-from monosema.data.packing import PackingRule, pack
-from monosema.data.rows import ArrayRows, IterableRows, as_row_source
-from monosema.data.sites import RowLayout
-from monosema.data.stream import ActivationStream
-from monosema.data.synthetic import SyntheticFeatures
-from monosema.data.tokens import Tokens, TokenSplit, load_tokens
+from __future__ import annotations
 
-__all__ = [
-    "ActivationCache",
-    "ActivationStream",
-    "ArrayRows",
-    "IterableRows",
-    "PackingRule",
-    "RowLayout",
-    "SyntheticFeatures",
-    "TokenSplit",
-    "Tokens",
-    "as_row_source",
-    "load_tokens",
-    "pack",
-    "write_cache",
-]
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
+
+_HOMES = {
+    "monosema.data.cache": ("ActivationCache", "write_cache"),
+    "monosema.data.packing": ("PackedBlock", "PackingRule", "pack", "pack_blocks", "packing_rule"),
+    "monosema.data.packing_config": ("Packing", "Positions"),
+    "monosema.data.rows": ("ArrayRows", "IterableRows", "as_row_source"),
+    "monosema.data.sites": ("RowLayout",),
+    "monosema.data.stream": ("ActivationStream",),
+    "monosema.data.synthetic": ("SyntheticFeatures",),
+    "monosema.data.tokens": ("Tokens", "TokenSplit", "load_tokens"),
+}
+__getattr__, __all__ = lazy_exports(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from monosema.data.cache import ActivationCache, write_cache
+    from monosema.data.packing import PackedBlock, PackingRule, pack, pack_blocks, packing_rule
+    from monosema.data.packing_config import Packing, Positions
+    from monosema.data.rows import ArrayRows, IterableRows, as_row_source
+    from monosema.data.sites import RowLayout
+    from monosema.data.stream import ActivationStream
+    from monosema.data.synthetic import SyntheticFeatures
+    from monosema.data.tokens import Tokens, TokenSplit, load_tokens

@@ -46,8 +46,8 @@ class ChunkContexts:
     """The epoch it belongs to."""
     end: int
     """The position in the epoch's order behind its last context."""
-    ids: Tensor
-    """Token ids ``[n_contexts, context_size]``."""
+    indices: Tensor
+    """Which of the split's contexts they are ``[n_contexts]``."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Chunk:
     contexts: ChunkContexts
     """What it was made of."""
     rows: Tensor
-    """Activations ``[n, d]``, special positions left out, in the order of the contexts."""
+    """Activations ``[n, d]`` at the positions that become rows, in the order of the contexts."""
     order: Tensor
     """A permutation ``[n]`` of the rows."""
 
@@ -75,7 +75,7 @@ class ChunkMaker:
     layout: RowLayout
     """How they lie side by side in a row."""
     split: TokenSplit
-    """Knows the special tokens."""
+    """Has the contexts, and knows which of their positions become rows."""
     seed: int
     """Decides, with the chunk's number, the order of its rows."""
     model_batch_size: int
@@ -90,16 +90,16 @@ class ChunkMaker:
 
         Raises ``DataError`` where activations are not finite.
         """
-        ids = contexts.ids
-        kept = ~self.split.special_mask(ids)
+        kept = self.split.row_mask(contexts.indices)
         n_kept = int(kept.sum())
         pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
         rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
         filled = 0
-        for start in range(0, len(ids), self.model_batch_size):
+        for start in range(0, len(kept), self.model_batch_size):
             before_each()
             mask = kept[start : start + self.model_batch_size]
-            captured = self.harvester.capture(ids[start : start + self.model_batch_size])
+            part = contexts.indices[start : start + self.model_batch_size]
+            captured = self.harvester.capture(self.split.contexts[part], self.split.documents_of(part))
             n = int(mask.sum())
             column = 0
             for name in self.layout.hook_names:

@@ -59,12 +59,12 @@ class Harvester:
         modes = [torch.is_inference_mode_enabled(), *map(torch.is_autocast_enabled, self._devices)]
         return any(modes) or any(model.hooked_modules(()) for model in self.models)
 
-    def capture(self, tokens_BT: Tensor) -> dict[str, Tensor]:
-        """The values of the sites on token ids [B, T], as {name: [B, T, width]}."""
+    def capture(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> dict[str, Tensor]:
+        """The values of the sites on token ids [B, T], as {name: [B, T, width]}; ``LanguageModel.capture`` of each."""
         with contextlib.ExitStack() as stack:
             for blocks, names in self._compiled:
                 stack.enter_context(blocks.active(names))
             if self._autocast is not None:
                 for device in self._devices:
                     stack.enter_context(torch.autocast(device, dtype=self._autocast))
-            return self._models.capture(tokens_BT, self._names)
+            return self._models.capture(tokens_BT, self._names, documents_BT)

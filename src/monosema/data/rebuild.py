@@ -6,7 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, FileError
+from monosema.data.packing_config import Packing, Positions
 from monosema.data.tokens import IN_MEMORY, Tokens, load_tokens
 from monosema.models import LanguageModel, load_model
 
@@ -32,6 +34,9 @@ TOKEN_OPTIONS = (
     "max_documents",
     "split",
     "config_name",
+    "packing",
+    "positions",
+    "attend_across_documents",
 )
 STREAM_OPTIONS = (
     "hook_names",
@@ -106,4 +111,7 @@ def tokens_again(options: Mapping[str, Any], model: LanguageModel) -> Tokens:
     if options.get("source") == IN_MEMORY:
         raise ConfigError("it was trained on text in memory; hand the tokens in, or name a text")
     rest = {name: value for name, value in options.items() if name != "source"}
+    for name, config in (("packing", Packing), ("positions", Positions)):
+        if name in rest:
+            rest[name] = from_plain(config, rest[name])
     return load_tokens(options["source"], model.tokenizer, **rest)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.compiling import CompileMode
-from monosema.core.config import differences
+from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
@@ -30,6 +30,7 @@ from monosema.data.rebuild import models_again, override, recorded_options, toke
 from monosema.data.sites import RowLayout
 from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
 from monosema.models import LanguageModel
+from monosema.models.documents import has_several
 
 
 @runtime_checkable
@@ -119,8 +120,9 @@ class ActivationStream:
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
-        self._special = self.split.special_mask(self.split.contexts)
-        self._rows_in_epoch = int((~self._special).sum())
+        self._check_tokens()
+        self._kept = self.split.row_mask().sum(1)
+        self._rows_in_epoch = int(self._kept.sum())
         if self._rows_in_epoch < batch_size:  # more epochs do not help: no batch crosses from one into the next
             raise DataError(
                 f"the corpus has {self._rows_in_epoch} usable tokens, one batch needs {batch_size}; give more text or "
@@ -278,7 +280,7 @@ class ActivationStream:
             "offset": self._offset,
             "n_dropped": self.n_dropped,
             "in_chunk": self._chunk is not None,
-            "chunk_ids": torch.zeros(0, dtype=torch.int32) if self._chunk is None else self._chunk.contexts.ids,
+            "chunk_ids": self.split.contexts[[] if self._chunk is None else self._chunk.contexts.indices],
             "identity": self._identity(),
         }
 
@@ -292,8 +294,14 @@ class ActivationStream:
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         if state["in_chunk"]:
-            number = self._chunk_number - 1
-            self._chunk = self._maker.make(ChunkContexts(number, self._epoch, self._position, state["chunk_ids"]))
+            ids = state["chunk_ids"]
+            indices = self.context_order(self._epoch)[self._position - len(ids) : self._position]
+            if not torch.equal(self.split.contexts[indices], ids):
+                raise DataError(
+                    "the stream's state is damaged: its token ids are not those of the text at its position; go back "
+                    "to an older checkpoint"
+                )
+            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._epoch, self._position, indices))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -302,6 +310,7 @@ class ActivationStream:
             "fingerprint": self.split.fingerprint,
             **({"models": names} if names else {}),
             "special_token_ids": sorted(self.split.special_token_ids),
+            **({} if self.split.positions.is_everything else {"positions": to_plain(self.split.positions)}),
             "sites": list(self.layout.hook_names),
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -310,6 +319,18 @@ class ActivationStream:
             "autocast": self.autocast,
             "compile": self.compile,
         }
+
+    def _check_tokens(self) -> None:
+        """Refuse tokens that a model does not know, and documents that it cannot keep apart."""
+        highest = int(self.split.contexts.max()) if len(self.split) else 0
+        for model in self._harvester.models:
+            if highest >= model.vocab_size:
+                raise DataError(
+                    f"the text holds token id {highest}, those of {model.name!r} are 0 to {model.vocab_size - 1}; "
+                    "tokenise it with the model's own tokenizer"
+                )
+            if self.split.documents is not None and has_several(self.split.documents):
+                model.check_separates_documents()
 
     # -- chunks
 
@@ -349,7 +370,7 @@ class ActivationStream:
         """Rows that each chunk serves, over all epochs."""
         size = self.chunk_size
         for epoch in range(self.epochs):
-            kept = (~self._special[self.context_order(epoch)]).sum(1)
+            kept = self._kept[self.context_order(epoch)]
             for start in range(0, len(kept), size):
                 yield int(kept[start : start + size].sum()) // self.batch_size * self.batch_size
 
@@ -361,7 +382,7 @@ class ActivationStream:
         if epoch >= self.epochs:
             return None
         chosen = self.context_order(epoch)[start : start + self.chunk_size]
-        return ChunkContexts(self._chunk_number, epoch, start + len(chosen), self.split.contexts[chosen])
+        return ChunkContexts(self._chunk_number, epoch, start + len(chosen), chosen)
 
     def _begin_chunk(self) -> bool:
         chunk = None if self._prefetch is None else self._prefetch.take()

@@ -52,6 +52,8 @@ def check_rows(model: ModelOptions, tokens: TokenOptions, stream: StreamOptions)
     """The same of what activations are made from."""
     _check_model(model)
     refuse_misspelling("text", tokens.source, STDLIB)
+    if tokens.context_size is not None:
+        tokens.positions.of(tokens.context_size)
     _check_stream(stream)
 
 

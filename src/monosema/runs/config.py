@@ -8,6 +8,7 @@ from typing import Any, Literal
 from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
+from monosema.data.packing_config import Packing, Positions
 from monosema.training.config import TrainingConfig
 
 MAIN_MODEL = "base"
@@ -58,6 +59,13 @@ class TokenOptions:
     """Split of a dataset loaded by name."""
     config_name: str | None = None
     """Configuration of a dataset loaded by name."""
+    packing: Packing = Packing()
+    """How documents become contexts."""
+    positions: Positions = Positions()
+    """The positions of each context that become rows; all by default."""
+    attend_across_documents: bool = True
+    """Whether documents of one context attend to each other, as in plain packing; else each is computed as if it stood
+    alone at the start of a context."""
 
 
 @dataclass(frozen=True, kw_only=True)

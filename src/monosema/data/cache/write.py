@@ -69,7 +69,7 @@ def write_cache(
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if not 0 <= rank < n_writers:
         raise ConfigError(f"rank must be at least 0 and below n_writers={n_writers}, got {rank}")
-    kept = (~stream.split.special_mask(stream.split.contexts)).sum(1)
+    kept = stream.split.row_mask().sum(1)
     windows = _windows(stream, kept, tokens)
     n_rows = int(kept[torch.cat(windows)].sum())
     plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, stream.record())
@@ -134,8 +134,8 @@ def _begin(folder: Path, plan: CachePlan, n_rows: int) -> None:
 
 def _write_chunk(folder: Path, plan: CachePlan, stream: ActivationStream, number: int, window: Tensor) -> None:
     ids = stream.split.contexts[window]
-    chunk = stream.make_chunk(ChunkContexts(number, 0, 0, ids))
-    places = (~stream.split.special_mask(ids)).nonzero()  # row by row, in the order of the chunk's rows
+    chunk = stream.make_chunk(ChunkContexts(number, 0, 0, window))
+    places = stream.split.row_mask(window).nonzero()  # row by row, in the order of the chunk's rows
     order = chunk.order.cpu()
     origin = (ids[places[:, 0], places[:, 1]], window[places[:, 0]], places[:, 1])
     token_ids, contexts, positions = (each[order] for each in origin)
