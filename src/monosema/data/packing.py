@@ -160,7 +160,8 @@ def _fill_windows(document: np.ndarray, rule: PackingRule, canvas: _Canvas) -> I
                 yield
             if offset == len(document):
                 return
-        prefix, first = [], int(document[offset])
+        prefix: list[int] = []
+        first = int(document[offset])
         begin_document = rule.begin_document if offset == 0 else None
         begin_context = rule.begin_context
         if rule.mode == "one_document" and begin_document is not None:

@@ -145,7 +145,15 @@ def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
         raise FileError(f"cannot read an SAE with the activation function {function!r}; relu and topk are known")
     if isinstance(new.get("normalize_activations"), bool):
         new["normalize_activations"] = "expected_average_only_in" if new["normalize_activations"] else "none"
-    kept = ("hook_name", "hook_head_index", "model_name", "dataset_path", "context_size", "prepend_bos")
+    kept = (
+        "hook_name",
+        "hook_head_index",
+        "model_name",
+        "dataset_path",
+        "context_size",
+        "prepend_bos",
+        "seqpos_slice",
+    )
     new["metadata"] = {**{key: new[key] for key in kept if key in new}, **metadata}
     return new
 
