@@ -39,6 +39,8 @@ PUBLIC_NAMES = [
     "Latents",
     "Lp",
     "Matryoshka",
+    "Packing",
+    "Positions",
     "PreActivationLoss",
     "QuadraticL0",
     "RatioL0",

@@ -22,6 +22,7 @@ _HOMES = {
     "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
     "monosema.data": ("ActivationCache", "ActivationStream", "Mixture", "TextSource", "Tokens", "load_tokens"),
+    "monosema.data.packing_config": ("Packing", "Positions"),
     "monosema.evaluation": (
         "CrosscoderReport",
         "CrosscoderThresholds",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
     from monosema.data import ActivationCache, ActivationStream, Mixture, TextSource, Tokens, load_tokens
+    from monosema.data.packing_config import Packing, Positions
     from monosema.evaluation import (
         CrosscoderReport,
         CrosscoderThresholds,

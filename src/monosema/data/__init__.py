@@ -14,7 +14,8 @@ from monosema.core.lazy import lazy_exports
 _HOMES = {
     "monosema.data.cache": ("ActivationCache", "write_cache"),
     "monosema.data.config": ("Mixture", "TextSource"),
-    "monosema.data.packing": ("PackingRule", "pack"),
+    "monosema.data.packing": ("PackedBlock", "PackingRule", "pack", "pack_blocks", "packing_rule"),
+    "monosema.data.packing_config": ("Packing", "Positions"),
     "monosema.data.rows": ("ArrayRows", "IterableRows", "as_row_source"),
     "monosema.data.sites": ("RowLayout",),
     "monosema.data.stream": ("ActivationStream",),
@@ -26,7 +27,8 @@ __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 if TYPE_CHECKING:
     from monosema.data.cache import ActivationCache, write_cache
     from monosema.data.config import Mixture, TextSource
-    from monosema.data.packing import PackingRule, pack
+    from monosema.data.packing import PackedBlock, PackingRule, pack, pack_blocks, packing_rule
+    from monosema.data.packing_config import Packing, Positions
     from monosema.data.rows import ArrayRows, IterableRows, as_row_source
     from monosema.data.sites import RowLayout
     from monosema.data.stream import ActivationStream

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
+from monosema.data.contexts import Contexts, RowRule
 from monosema.data.harvest import Harvester
 from monosema.data.sites import RowLayout
-from monosema.data.streamed import Place, StreamedSplit
-from monosema.data.tokens import TokenSplit
+from monosema.data.streamed import Place
 
 logger = logging.getLogger("monosema.data.stream")
 
@@ -51,8 +51,8 @@ class ChunkContexts:
     """How many chunks come before it, over all epochs."""
     end: Place
     """The place in the order of reading behind its last context."""
-    ids: Tensor
-    """Token ids ``[n_contexts, context_size]``."""
+    text: Contexts
+    """The contexts."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Chunk:
     contexts: ChunkContexts
     """What it was made of."""
     rows: Tensor
-    """Activations ``[n, d]``, special positions left out, in the order of the contexts."""
+    """Activations ``[n, d]`` at the positions that become rows, in the order of the contexts."""
     order: Tensor
     """A permutation ``[n]`` of the rows."""
 
@@ -79,8 +79,8 @@ class ChunkMaker:
     """Captures the sites."""
     layout: RowLayout
     """How they lie side by side in a row."""
-    split: TokenSplit | StreamedSplit
-    """Knows the special tokens."""
+    rule: RowRule
+    """Which of their positions become rows."""
     seed: int
     """Decides, with the chunk's number, the order of its rows."""
     model_batch_size: int
@@ -93,18 +93,19 @@ class ChunkMaker:
     def make(self, contexts: ChunkContexts, before_each: Callable[[], None] = lambda: None) -> Chunk:
         """The chunk of ``contexts``; ``before_each`` is called before every forward pass and may raise to end it all.
 
-        Raises ``DataError`` where activations are not finite.
+        Raises ``DataError`` where activations are not finite, or as ``Harvester.check``.
         """
-        ids = contexts.ids
-        kept = ~self.split.special_mask(ids)
+        self.harvester.check(contexts.text)
+        kept = self.rule.row_mask(contexts.text)
         n_kept = int(kept.sum())
         pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
         rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
         filled = 0
-        for start in range(0, len(ids), self.model_batch_size):
+        for start in range(0, len(kept), self.model_batch_size):
             before_each()
             mask = kept[start : start + self.model_batch_size]
-            captured = self.harvester.capture(ids[start : start + self.model_batch_size])
+            part = contexts.text[start : start + self.model_batch_size]
+            captured = self.harvester.capture(part.ids, part.documents)
             n = int(mask.sum())
             column = 0
             for name in self.layout.hook_names:

@@ -9,6 +9,7 @@ from typing import Any
 from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, FileError
 from monosema.data.config import IN_MEMORY, SOURCE_OPTIONS, Mixture, TextSource
+from monosema.data.packing_config import Packing, Positions
 from monosema.data.tokens import Tokens, load_tokens
 from monosema.models import LanguageModel, load_model
 
@@ -34,6 +35,10 @@ TOKEN_OPTIONS = (
     "mixture",
     "when_dry",
     "n_processes",
+    "packing",
+    "positions",
+    "attend_across_documents",
+    "in_memory",
 )
 STREAM_OPTIONS = (
     "hook_names",
@@ -114,4 +119,7 @@ def tokens_again(options: Mapping[str, Any], model: LanguageModel) -> Tokens:
         source, sources = Mixture(parts=parts, when_dry=options["when_dry"]), [each.source for each in parts.values()]
     if IN_MEMORY in sources:
         raise ConfigError("it was trained on text in memory; hand the tokens in, or name a text")
+    for name, config in (("packing", Packing), ("positions", Positions)):
+        if name in rest:
+            rest[name] = from_plain(config, rest[name])
     return load_tokens(source, model.tokenizer, **rest)

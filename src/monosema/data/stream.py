@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from monosema.core.compiling import CompileMode
-from monosema.core.config import differences
+from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.config import IN_MEMORY
+from monosema.data.contexts import Contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
@@ -119,6 +120,8 @@ class ActivationStream:
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
+        if isinstance(self.split, TokenSplit):
+            self._harvester.check(self.split.part())
         self._order = _order_of(self.split, seed, epochs)
         if self._order.n_rows is not None and self._order.n_rows < batch_size * epochs:
             raise DataError(  # more epochs do not help: no batch crosses from one into the next
@@ -132,7 +135,7 @@ class ActivationStream:
         self._maker = ChunkMaker(
             harvester=self._harvester,
             layout=self.layout,
-            split=self.split,
+            rule=self.split.rule,
             seed=seed,
             model_batch_size=model_batch_size,
             dtype=self.dtype,
@@ -273,6 +276,7 @@ class ActivationStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Position, plan and the current chunk's token ids; enough to continue bit for bit."""
+        text = Contexts(torch.zeros(0, dtype=torch.int32)) if self._chunk is None else self._chunk.contexts.text
         return {
             **self._place,
             "chunk_number": self._chunk_number,
@@ -281,7 +285,8 @@ class ActivationStream:
             "offset": self._offset,
             "n_dropped": self.n_dropped,
             "in_chunk": self._chunk is not None,
-            "chunk_ids": torch.zeros(0, dtype=torch.int32) if self._chunk is None else self._chunk.contexts.ids,
+            "chunk_ids": text.ids,
+            "chunk_documents": torch.zeros(0, dtype=torch.int16) if text.documents is None else text.documents,
             "identity": self._identity(),
         }
 
@@ -296,7 +301,9 @@ class ActivationStream:
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         self._n_begun = int(state["n_begun"])
         if state["in_chunk"]:
-            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, state["chunk_ids"]))
+            documents = state["chunk_documents"]
+            text = Contexts(state["chunk_ids"], documents if documents.shape == state["chunk_ids"].shape else None)
+            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -304,7 +311,8 @@ class ActivationStream:
         return {
             "fingerprint": self.split.fingerprint,
             **({"models": names} if names else {}),
-            "special_token_ids": sorted(self.split.special_token_ids),
+            "special_token_ids": sorted(self.split.rule.special_token_ids),
+            **({} if self.split.rule.positions.is_everything else {"positions": to_plain(self.split.rule.positions)}),
             "sites": list(self.layout.hook_names),
             "batch_size": self.batch_size,
             "seed": self.seed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -13,11 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosema.core.errors import ConfigError, DataError
+from monosema.core.config import to_plain
+from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.config import MIXTURE, Mixture, TextSource
+from monosema.data.contexts import Contexts, RowRule, special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
-from monosema.data.packing import PackingRule, pack
-from monosema.data.special_tokens import special_mask, special_token_ids
+from monosema.data.packing import (
+    PADDED_MODES,
+    PackedBlock,
+    PackingRule,
+    document_numbers,
+    joined,
+    pack_blocks,
+    packing_rule,
+)
+from monosema.data.packing_config import Packing, Positions
+from monosema.data.pretokenised import find_metadata, framing, opening_token, read_rows
+from monosema.data.reading import BlockReader, gather_heldout, open_readers, streamed_split
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
 from monosema.data.stdlib import STDLIB, is_heldout_name
 from monosema.data.streamed import StreamedSplit
@@ -38,12 +49,25 @@ class TokenSplit:
     name: str
     """``train`` or ``heldout``."""
     fingerprint: str = field(default="")
-    """sha256 of the contexts."""
+    """sha256 of the contexts, and of ``documents`` where there are some."""
+    documents: Tensor | None = None
+    """[n_contexts, context_size]: the number, within its context, of the document that a position belongs to, -1 for
+    padding behind it. None where nothing is padded and documents of a context attend to each other."""
+    positions: Positions = Positions()
+    """The positions of each context that become rows."""
 
     def __post_init__(self) -> None:
+        if self.documents is not None and self.documents.shape != self.contexts.shape:
+            raise ShapeError(
+                f"documents must have the shape of the contexts, {list(self.contexts.shape)}, got "
+                f"{list(self.documents.shape)}"
+            )
+        self.positions.of(self.context_size)
         if not self.fingerprint:
             digest = hashlib.sha256(str(tuple(self.contexts.shape)).encode())
             digest.update(self.contexts.numpy().tobytes())
+            if self.documents is not None:
+                digest.update(self.documents.to(torch.int32).numpy().tobytes())
             object.__setattr__(self, "fingerprint", digest.hexdigest())
 
     @property
@@ -56,12 +80,33 @@ class TokenSplit:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in all contexts, special ones included."""
-        return self.contexts.numel()
+        """Tokens in all contexts, special ones included, padding left out."""
+        return self.contexts.numel() if self.documents is None else int((self.documents >= 0).sum())
+
+    @property
+    def rule(self) -> RowRule:
+        """Which positions become rows."""
+        return RowRule(self.special_token_ids, self.positions)
+
+    def part(self, which: Tensor | slice = slice(None)) -> Contexts:
+        """The contexts ``which``."""
+        return Contexts(self.contexts, self.documents)[which]
+
+    def text_mask(self, which: Tensor | slice = slice(None)) -> Tensor:
+        """``RowRule.text_mask`` of the contexts ``which``."""
+        return self.rule.text_mask(self.part(which))
+
+    def row_mask(self, which: Tensor | slice = slice(None)) -> Tensor:
+        """``RowRule.row_mask`` of the contexts ``which``."""
+        return self.rule.row_mask(self.part(which))
 
     def special_mask(self, contexts: Tensor) -> Tensor:
-        """True where ``contexts`` holds a special token; same shape."""
-        return special_mask(contexts, self.special_token_ids)
+        """``RowRule.special_mask``."""
+        return self.rule.special_mask(contexts)
+
+    def documents_of(self, which: Tensor | slice) -> Tensor | None:
+        """``documents`` of the contexts ``which``: what models are given beside their token ids."""
+        return None if self.documents is None else self.documents[which]
 
     def __len__(self) -> int:
         return self.n_contexts
@@ -108,8 +153,12 @@ def load_tokens(
     data_dir: str | None = None,
     streaming: bool = False,
     n_processes: int = 1,
+    packing: Packing | None = None,
+    positions: Positions | None = None,
+    attend_across_documents: bool = True,
+    in_memory: bool = True,
 ) -> Tokens:
-    """Tokenise ``source``, pack it to contexts of exactly ``context_size``, and hold part of its documents out.
+    """Tokenise ``source``, make contexts of exactly ``context_size`` of it, and hold part of its documents out.
 
     Args:
         source: ``"stdlib"``; a file (.txt, .md, .rst, .py, .json, .jsonl, .ndjson, .parquet; also .gz and .zst), a
@@ -128,9 +177,18 @@ def load_tokens(
         split: split of a dataset that has several.
         config_name, data_files, data_dir, streaming: passed on when a dataset is loaded by name.
         n_processes: worker processes that tokenise, for tokenizers that are pure Python; the result is the same.
+        packing: how documents become contexts; one after another, without padding, by default.
+        positions: the positions of each context that become rows; all by default.
+        attend_across_documents: False cuts attention between the documents of a context: each is computed as if it
+            stood alone at the start of one. What precedes a document (BOS, separator) is its first token; in
+            pretokenised rows every BOS (EOS where there is none) begins one.
+        in_memory: False reads text as a run needs it, in flat memory whatever its length: contexts are drawn from a
+            pool of at least eight chunks, a streamed dataset's shards are taken in an order of the seed's, and a run
+            is resumed to the bit. The held-out side is then of the first documents only, 262,144 tokens of it.
 
     Raises:
-        ConfigError: options that contradict each other or the source.
+        ConfigError: options that are out of range or contradict each other or the source, or a token that the tokenizer
+            lacks.
         DataError: no text, text that cannot be read, or too little for one training context.
         FileError: a file that is missing or damaged.
     """
@@ -144,22 +202,14 @@ def load_tokens(
         data_dir=data_dir,
         streaming=streaming,
     )
+    packing, positions = packing or Packing(), positions or Positions()
     fraction = resolve_heldout_fraction(source, heldout_fraction)
-    special = special_token_ids(tokenizer, exclude_special_tokens)
+    rule = RowRule(special_token_ids(tokenizer, exclude_special_tokens), positions)
+    keeps_documents = not attend_across_documents or packing.resolved().mode in PADDED_MODES
     opened = open_parts(text)
     dataset, pretokenised = next(iter(opened.values())), None
     if isinstance(text, TextSource):
         pretokenised = token_column(dataset, column)
-    if pretokenised is not None:
-        packed = _pretokenised(dataset, pretokenised, context_size, fraction, max_documents)
-    else:
-        with Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers:
-            packed = _tokenised(Corpus(text, opened, tokenizer, workers), tokenizer, context_size, fraction)
-    train, heldout, context_size, details = packed
-    if len(train) == 0:
-        raise DataError(
-            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
-        )
     record = {
         **text.record(),
         "context_size": context_size,
@@ -167,12 +217,60 @@ def load_tokens(
         "exclude_special_tokens": (
             exclude_special_tokens if isinstance(exclude_special_tokens, bool) else sorted(exclude_special_tokens)
         ),
-        **details,
+        "packing": to_plain(packing.resolved()),
+        "positions": to_plain(positions),
+        "attend_across_documents": attend_across_documents,
+        "in_memory": in_memory,
     }
-    return Tokens(
-        TokenSplit(torch.from_numpy(train), special, "train"),
-        TokenSplit(torch.from_numpy(heldout), special, "heldout"),
-        record,
+    if pretokenised is None:
+        if context_size is None:
+            raise ConfigError("give context_size (number of tokens in a context)")
+        if tokenizer is None:
+            raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
+        marks = packing_rule(packing, tokenizer, context_size)
+        record |= _marks_record(marks)
+        if not in_memory:
+            if n_processes != 1:
+                raise ConfigError(
+                    "n_processes tokenises all at once; with in_memory=False leave it out"
+                )
+            reader = BlockReader(
+                readers=open_readers(text, opened, tokenizer),
+                when_dry=text.when_dry if isinstance(text, Mixture) else "stop",
+                tokenizer=tokenizer,
+                packing=marks,
+                keeps_documents=keeps_documents,
+                heldout_fraction=fraction,
+            )
+            heldout, seen = gather_heldout(reader)
+            record |= seen
+            return Tokens(streamed_split(reader, rule, record), _split(heldout, rule, "heldout"), record)
+        with Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers:
+            sides, details = _tokenised(Corpus(text, opened, tokenizer, workers), marks, fraction)
+    else:
+        if packing.resolved() != Packing().resolved():
+            raise ConfigError("packing is for text; pretokenised rows are taken as they are: leave it out")
+        metadata = find_metadata(source)
+        rows = read_rows(dataset, pretokenised, context_size, max_documents, tokenizer, metadata)
+        opens = None if attend_across_documents else opening_token(tokenizer, metadata)
+        sides, details = _split_rows(rows, fraction, opens)
+        details = {"pretokenised_column": pretokenised, **details, **framing(tokenizer, metadata)}
+    context_size = sides[0].ids.shape[1]
+    if len(sides[0].ids) == 0:
+        raise DataError(
+            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
+        )
+    record |= {"context_size": context_size, **details}
+    train, side = (
+        Contexts(torch.from_numpy(each.ids), torch.from_numpy(each.documents) if keeps_documents else None)
+        for each in sides
+    )
+    return Tokens(_split(train, rule, "train"), _split(side, rule, "heldout"), record)
+
+
+def _split(contexts: Contexts, rule: RowRule, name: str) -> TokenSplit:
+    return TokenSplit(
+        contexts.ids, rule.special_token_ids, name, documents=contexts.documents, positions=rule.positions
     )
 
 
@@ -186,57 +284,34 @@ def _text_source(source: Any, **options: Any) -> TextSource | Mixture:
 
 
 def _tokenised(
-    corpus: Corpus, tokenizer: Any, context_size: int | None, fraction: float
-) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-    if context_size is None:
-        raise ConfigError("give context_size (number of tokens in a context)")
-    rule = _packing_rule(tokenizer, context_size)
+    corpus: Corpus, rule: PackingRule, fraction: float
+) -> tuple[tuple[PackedBlock, PackedBlock], dict[str, Any]]:
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for each in corpus:
         sides[is_heldout_name(each.document.name, fraction)].append(each.tokens)
     if not any(sides):
         raise DataError("the text is empty")
-    train, heldout = (pack(side, rule) for side in sides)
-    details = {
-        **corpus.record(),
-        "n_heldout_documents": len(sides[1]),
+    train, heldout = (joined(pack_blocks(side, rule), rule.context_size) for side in sides)
+    return (train, heldout), {**corpus.record(), "n_heldout_documents": len(sides[1])}
+
+
+def _marks_record(rule: PackingRule) -> dict[str, int | None]:
+    return {
         "begin_context": rule.begin_context,
+        "begin_document": rule.begin_document,
         "separator": rule.separator,
         "end_context": rule.end_context,
     }
-    return train, heldout, context_size, details
 
 
-def _packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    if cls is not None and sep is not None:
-        return PackingRule(context_size=context_size, begin_context=cls, separator=sep, end_context=sep)
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return PackingRule(context_size=context_size, begin_context=begin, separator=begin)
-
-
-def _pretokenised(
-    dataset: Any, column: str, context_size: int | None, fraction: float, max_rows: int | None
-) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-    if hasattr(dataset, "__len__"):
-        rows = dataset.select_columns([column]).with_format("numpy")[:max_rows][column]
-    else:  # streamed
-        rows = [np.asarray(row[column]) for row in itertools.islice(dataset, max_rows)]
-    lengths = {len(row) for row in rows}
-    if not lengths:
-        raise DataError("the pretokenised dataset is empty")
-    size = context_size if context_size is not None else len(rows[0])
-    if min(lengths) < size:
-        raise DataError(
-            f"a pretokenised row has {min(lengths)} tokens, context_size is {size}; use context_size={min(lengths)}"
-        )
-    if max(lengths) > size:
-        import logging
-
-        logging.getLogger("monosema.data").warning("pretokenised rows of up to %d are cut to %d", max(lengths), size)
-    contexts = np.stack([np.asarray(row[:size]) for row in rows]).astype(np.int32)
-    held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in contexts])
-    return contexts[~held], contexts[held], size, {"pretokenised_column": column, "n_documents": len(contexts)}
+def _split_rows(
+    rows: np.ndarray, fraction: float, opens: int | None
+) -> tuple[tuple[PackedBlock, PackedBlock], dict[str, Any]]:
+    """The two sides of pretokenised rows, where ``opens`` is the token that begins a document (None: they are one)."""
+    held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in rows])
+    documents = document_numbers(rows, opens)
+    train, heldout = (PackedBlock(rows[side], documents[side]) for side in (~held, held))
+    return (train, heldout), {"n_documents": len(rows)}
 
 
 def resolve_heldout_fraction(source: Any, fraction: float | None) -> float:

@@ -124,7 +124,7 @@ def read(folder: Path) -> CoderSpec:
         hook_name=hook_name,
         hook_name_out=hook_name_out or hook_name,
         training_activation=own.get("activation"),
-        metadata=own.get("metadata") or {"saelens": metadata},
+        metadata=own.get("metadata") or {"saelens": metadata, **_recorded_positions(metadata)},
         log10_density=read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
     )
 
@@ -145,7 +145,15 @@ def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
         raise FileError(f"cannot read an SAE with the activation function {function!r}; relu and topk are known")
     if isinstance(new.get("normalize_activations"), bool):
         new["normalize_activations"] = "expected_average_only_in" if new["normalize_activations"] else "none"
-    kept = ("hook_name", "hook_head_index", "model_name", "dataset_path", "context_size", "prepend_bos")
+    kept = (
+        "hook_name",
+        "hook_head_index",
+        "model_name",
+        "dataset_path",
+        "context_size",
+        "prepend_bos",
+        "seqpos_slice",
+    )
     new["metadata"] = {**{key: new[key] for key in kept if key in new}, **metadata}
     return new
 
@@ -206,6 +214,23 @@ def _fine_tuned_scale(
     return scale
 
 
+def _position_slice(positions: Mapping[str, Any]) -> list[int | None]:
+    """The positions trained on, as the arguments of ``slice``; SAELens takes a third one only where it is above 1."""
+    start, stop, step = (positions.get(name) for name in ("start", "stop", "step"))
+    if step not in (None, 1):
+        return [start, stop, step]
+    return [None] if start in (None, 0) and stop is None else [start, stop]
+
+
+def _recorded_positions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, back, as our metadata say it; nothing where all positions were trained on."""
+    given = list(metadata.get("seqpos_slice") or [None])[:3]
+    chosen = slice(*given)
+    if given == [None]:
+        return {}
+    return {"tokens": {"positions": {"start": chosen.start, "stop": chosen.stop, "step": chosen.step}}}
+
+
 def _with_head(hook_name: str | None, index: int | None) -> str | None:
     return hook_name if hook_name is None or index is None else f"{hook_name}[{index}]"
 
@@ -254,7 +279,9 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "exclude_special_tokens": tokens.get("exclude_special_tokens", True),
         "hook_head_index": head,
         **({"hook_head_index_out": head_out} if spec.is_transcoder else {}),
-        "seqpos_slice": [None],
+        "seqpos_slice": _position_slice(tokens.get("positions") or {}),
+        "sequence_separator_token": tokens.get("separator"),
+        "disable_concat_sequences": (tokens.get("packing") or {}).get("mode") == "one_document",
     }
     config["monosema"] = {
         "activation": spec.training_activation,

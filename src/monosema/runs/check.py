@@ -53,6 +53,8 @@ def check_rows(model: ModelOptions, tokens: TokenOptions, stream: StreamOptions)
     _check_model(model)
     for source in (tokens.source, *(part.source for part in tokens.mixture.values())):
         refuse_misspelling("text", str(source), STDLIB)
+    if tokens.context_size is not None:
+        tokens.positions.of(tokens.context_size)
     _check_stream(stream)
 
 

@@ -9,6 +9,7 @@ from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, Decode
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
 from monosema.data.config import SOURCE_OPTIONS, TextSource, WhenDry
+from monosema.data.packing_config import Packing, Positions
 from monosema.training.config import TrainingConfig
 
 MAIN_MODEL = "base"
@@ -72,6 +73,15 @@ class TokenOptions:
     """Whether a mixture ends with the first part that has no more documents, or goes on with the others."""
     n_processes: int = 1
     """Worker processes that tokenise, for tokenizers that are pure Python; the result is the same."""
+    packing: Packing = Packing()
+    """How documents become contexts."""
+    positions: Positions = Positions()
+    """The positions of each context that become rows; all by default."""
+    attend_across_documents: bool = True
+    """Whether documents of one context attend to each other, as in plain packing; else each is computed as if it stood
+    alone at the start of a context."""
+    in_memory: bool = True
+    """Whether all of the text is tokenised at once and kept; else it is read as the run needs it, in flat memory."""
 
     def __post_init__(self) -> None:
         if self.mixture:

@@ -71,7 +71,7 @@ def write_cache(
     if not 0 <= rank < n_writers:
         raise ConfigError(f"rank must be at least 0 and below n_writers={n_writers}, got {rank}")
     split = indexed(stream.split)
-    kept = (~split.special_mask(split.contexts)).sum(1)
+    kept = split.row_mask().sum(1)
     windows = _windows(stream, kept, tokens)
     n_rows = int(kept[torch.cat(windows)].sum())
     plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, stream.record())
@@ -136,11 +136,11 @@ def _begin(folder: Path, plan: CachePlan, n_rows: int) -> None:
 
 def _write_chunk(folder: Path, plan: CachePlan, stream: ActivationStream, number: int, window: Tensor) -> None:
     split = indexed(stream.split)
-    ids = split.contexts[window]
-    chunk = stream.make_chunk(ChunkContexts(number, {}, ids))
-    places = (~split.special_mask(ids)).nonzero()  # row by row, in the order of the chunk's rows
+    text = split.part(window)
+    chunk = stream.make_chunk(ChunkContexts(number, {}, text))
+    places = split.row_mask(window).nonzero()  # row by row, in the order of the chunk's rows
     order = chunk.order.cpu()
-    origin = (ids[places[:, 0], places[:, 1]], window[places[:, 0]], places[:, 1])
+    origin = (text.ids[places[:, 0], places[:, 1]], window[places[:, 0]], places[:, 1])
     token_ids, contexts, positions = (each[order] for each in origin)
     records: list[ShardRecord] = []
     for start in range(0, len(order), plan.shard_rows):
