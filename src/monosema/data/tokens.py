@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +104,7 @@ def load_tokens(
     max_documents: int | None = None,
     split: str | None = None,
     config_name: str | None = None,
-    data_files: str | Sequence[str] | None = None,
+    data_files: Any = None,
     data_dir: str | None = None,
     streaming: bool = False,
     n_processes: int = 1,
@@ -126,7 +126,7 @@ def load_tokens(
             tokenizer's chat template), or of tokens.
         max_documents: read only the first so many documents.
         split: split of a dataset that has several.
-        config_name, data_files, data_dir, streaming: passed on when a dataset is loaded by name.
+        config_name, data_files (a name or several), data_dir, streaming: passed on when a dataset is loaded by name.
         n_processes: worker processes that tokenise, for tokenizers that are pure Python; the result is the same.
 
     Raises:
@@ -140,7 +140,7 @@ def load_tokens(
         max_documents=max_documents,
         split=split,
         config_name=config_name,
-        data_files=data_files,
+        data_files=_file_names(data_files),
         data_dir=data_dir,
         streaming=streaming,
     )
@@ -183,6 +183,12 @@ def _text_source(source: Any, **options: Any) -> TextSource | Mixture:
     if chosen:
         raise ConfigError(f"a mixture's parts have their own {', '.join(chosen)}; set them in TextSource(...)")
     return source
+
+
+def _file_names(data_files: Any) -> tuple[str, ...] | None:
+    if isinstance(data_files, Mapping):
+        raise ConfigError("data_files must be a name or a list of names; of several splits, give the files of one")
+    return (data_files,) if isinstance(data_files, str) else None if data_files is None else tuple(data_files)
 
 
 def _tokenised(
