@@ -1,7 +1,7 @@
 """From text to packed contexts: ours beside the tokenizer's own batches and SAELens' live path, in one run.
 
     python tests/parity/environments.py                     # SAELens' environment, once
-    python benchmarks/tokenising.py [--text FILE ...] [--rounds N] [--write-docs]
+    python benchmarks/tokenising.py [--text FILE ...] [--documents N] [--rounds N] [--write-docs]
 
 The text is the standard library and the files named; every system has the same documents in memory (SAELens in a
 memory-mapped dataset, as it reads them) and the embedded model's tokenizer, a fast byte-level BPE, and keeps all
@@ -41,15 +41,15 @@ BATCH = 1024
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", nargs="*", default=[], help="further files of text")
+    parser.add_argument("--documents", type=int, help="only the first so many of each")
     parser.add_argument("--context-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write-docs", action="store_true")
     given = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     tokenizer = ms.load_model("builtin").tokenizer
-    documents = [
-        each for name in ("stdlib", *given.text) for each in documents_from(open_source(TextSource(source=name)))
-    ]
+    sources = [open_source(TextSource(source=name)) for name in ("stdlib", *given.text)]
+    documents = [each for source in sources for each in documents_from(source, max_documents=given.documents)]
     texts = [document.text for document in documents]
     begin = tokenizer.bos_token_id
     rule = PackingRule(context_size=given.context_size, begin_context=begin, separator=begin)

@@ -192,9 +192,9 @@ def _fixed_part(pattern: str) -> str:
 
 def _decompressed(raw: Any, compression: str) -> ByteStream:
     if compression == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**18)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**18)
     if compression == ".zst":
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd"), 2**18)
-    return raw  # type: ignore[no-any-return]
+    return raw
