@@ -18,6 +18,7 @@ MAPPINGS = {
     "model.model_kwargs": "names and types are those of from_pretrained",
     "model.forward_kwargs": "names and types are those of the model's forward",
     "other_models": "models by names that the file makes up",
+    "tokens.mixture": "sources by names that the file makes up",
 }
 """Fields that only a file or the environment can set."""
 

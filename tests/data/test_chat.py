@@ -59,12 +59,12 @@ def test_a_mark_that_the_template_writes_is_not_written_twice():
 
 def test_what_cannot_be_written_names_the_place_and_the_fix():
     with pytest.raises(
-        ConfigError, match="item 0: column 'messages' holds conversations, and .* no chat template; use"
+        ConfigError, match=r"item 0: column 'messages' holds conversations, and .* no chat template; use"
     ):
         texts_of([{"messages": OPENAI}], word_tokenizer())
     with pytest.raises(DataError, match=r"item 1: column 'messages': the tokenizer's .* refuses .*who is judge"):
         texts_of([{"messages": OPENAI}, {"messages": [{"role": "judge", "content": "x"}]}], chat_tokenizer())
     with pytest.raises(DataError, match="a message has 'from' and no 'value'"):
         texts_of([{"messages": [{"from": "human", "text": "x"}]}], chat_tokenizer())
-    with pytest.raises(DataError, match="holds a list, expected text or a list of {role, content} messages"):
+    with pytest.raises(DataError, match=r"holds a list, expected text or a list of .role, content. messages"):
         texts_of([{"messages": []}], chat_tokenizer())

@@ -158,7 +158,7 @@ def test_a_dataset_that_cannot_be_reached_is_one_line(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(
-        UserError, match=r"'squad' is no file .*reach 'squad' on the Hub\); give the path .* 'stdlib'"
+        UserError, match=r"'squad' is no file .*reach 'squad' on the Hub\); give the path, .* 'stdlib'"
     ) as e:
         open_source("squad")
     assert "\n" not in str(e.value)

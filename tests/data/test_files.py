@@ -107,18 +107,18 @@ def test_a_scheme_that_is_not_installed_names_the_extra(monkeypatch):
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_a_large_compressed_file_is_never_in_memory_as_a_whole(tmp_path, suffix):
     line = json.dumps({"text": "word " * 2000}).encode() + b"\n"
-    content = line * 4000  # 40 MB
+    content = line * 800  # 8 MB
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(gzip.compress(content, 1) if suffix == "gz" else zstandard(content))
     del content
     documents = documents_from(open_source(TextSource(source=tmp_path / f"a.jsonl.{suffix}")))
     tracemalloc.start()
     try:
-        n_documents = sum(1 for _ in itertools.islice(documents, 1000))
+        n_documents = sum(1 for _ in itertools.islice(documents, 300))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert n_documents == 1000
-    assert peak < 4e6
+    assert n_documents == 300
+    assert peak < 2e6
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,16 @@ def test_a_large_compressed_file_is_never_in_memory_as_a_whole(tmp_path, suffix)
         ("a.jsonl.zst", zstandard(ROWS * 100)[:-5], FileError, r"a\.jsonl\.zst: the Zstandard file is damaged or half"),
         ("a.jsonl.zst", b"no zstd at all", FileError, "the Zstandard file is damaged"),
         ("a.jsonl.zst", b"", FileError, r"a\.jsonl\.zst is empty, so no \.zst file"),
-        ("a.txt.gz", gzip.compress(b"some text" * 99)[:-9], FileError, r"a\.txt\.gz: the gzip file is damaged"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"text" * 99, mtime=0)[:-9],
+            FileError,
+            r"a\.txt\.gz: the gzip file is damaged",
+        ),
         ("a.txt.gz", b"", FileError, "is empty, so no .gz file"),
         ("a.parquet", b"PAR1 and no more", FileError, r"a\.parquet: the Parquet file is damaged or half-written"),
         ("a.parquet", b"", FileError, "the Parquet file is damaged"),
-        ("a.parquet.gz", gzip.compress(b"PAR1"), DataError, "Parquet is compressed inside; unpack it"),
+        ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), DataError, "Parquet is compressed inside; unpack it"),
         ("a.txt", b"", DataError, r"a\.txt is empty: its files hold no text"),
         ("a.txt", b"one\ntwo\n\xff", DataError, r"a\.txt, line 3: not UTF-8 text \(byte 8\); convert it"),
         ("a.jsonl", ROWS + b'"\xff"\n', DataError, r"a\.jsonl, line 4: not UTF-8"),
@@ -166,5 +171,5 @@ def test_a_folder_of_other_things_is_no_source(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DataError, match="holds no text files"):
         find_files(tmp_path)
-    with pytest.raises(FileError, match="no file matches .*mind that"):
+    with pytest.raises(FileError, match=r"no file matches .*mind that"):
         find_files(f"{tmp_path}/*.txt")

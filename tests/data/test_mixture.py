@@ -31,23 +31,19 @@ def test_the_order_by_hand():
     assert mixed_names(lengths, {"a": 2, "b": 1}) == ["a", "b", "a", "a", "b"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    lengths=st.lists(st.lists(st.integers(1, 50), min_size=30, max_size=30), min_size=2, max_size=4),
+    lengths=st.lists(st.lists(st.integers(1, 50), min_size=8, max_size=8), min_size=2, max_size=4),
     weights=st.lists(st.floats(0.1, 10), min_size=4, max_size=4),
 )
 def test_shares_hold_to_within_a_document_at_every_point(lengths, weights):
     share = {str(i): weight for i, weight in enumerate(weights[: len(lengths)])}
     used = dict.fromkeys(share, 0)
+    a_document = max(map(max, lengths)) / min(share.values())
     for each in mix({str(i): documents(row) for i, row in enumerate(lengths)}, share):
         used[each.part] += len(each.tokenised.tokens)
-        total, weight = sum(used.values()), sum(share.values())
-        for name in share:
-            longest = max(max(row) for row in lengths)
-            bound = longest * max(1, sum(share.values()) / min(share.values()))
-            assert abs(used[name] - total * share[name] / weight) <= bound
         levels = [used[name] / share[name] for name in share]
-        assert max(levels) - min(levels) <= longest / min(share.values()) + 1e-9
+        assert max(levels) - min(levels) <= a_document + 1e-9
 
 
 def test_a_part_that_runs_dry_ends_the_mixture_or_leaves_it_to_the_others():
@@ -96,11 +92,15 @@ def test_what_is_held_out_of_a_part_is_what_is_held_out_of_it_alone():
     ("make", "error", "message"),
     [
         (lambda: Mixture(parts={}), ConfigError, "at least one part"),
-        (lambda: Mixture(parts={"a": "stdlib"}), ConfigError, "part 'a' of a mixture must be a TextSource, got a str"),
+        (
+            lambda: Mixture(parts={"a": TextSource(source="x"), "b": "stdlib"}),
+            ConfigError,
+            "part 'b' of a mixture must be a TextSource, got a str",
+        ),
         (lambda: TextSource(source="a", weight=0), ConfigError, "weight of a part must be positive, got 0"),
         (lambda: TextSource(source="a", weight=float("nan")), ConfigError, "must be positive, got nan"),
         (lambda: TextSource(source="a", max_documents=0), ConfigError, "max_documents must be at least 1"),
-        (lambda: TextSource(source="a", data_files={"train": "x"}), ConfigError, "data_files must be a name or a list"),
+        (lambda: load_tokens("a", None, data_files={"train": "x"}), ConfigError, "data_files must be a name or a list"),
     ],
 )
 def test_mixtures_that_make_no_sense_are_refused(make, error, message):

@@ -57,7 +57,7 @@ def test_there_must_be_a_tokenizer_and_a_process():
         tokenise(DOCUMENTS, None)
     with pytest.raises(ConfigError, match="n_processes must be at least 1, got 0"):
         load_tokens(["w1"], word_tokenizer(), 4, n_processes=0)
-    with pytest.raises(ConfigError, match="cannot be copied to other processes .* use n_processes=1"):
+    with pytest.raises(ConfigError, match=r"cannot be copied to other processes .* use n_processes=1"):
         Workers(lambda texts: texts, 2, encode)
 
 

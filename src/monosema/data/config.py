@@ -59,11 +59,6 @@ class TextSource:
             raise ConfigError(f"the weight of a part must be positive, got {self.weight}; leave out what has no share")
         if self.max_documents is not None and self.max_documents < 1:
             raise ConfigError(f"max_documents must be at least 1, got {self.max_documents}")
-        if isinstance(self.data_files, Mapping):
-            raise ConfigError("data_files must be a name or a list of names; of several splits, give the files of one")
-        if self.data_files is not None:
-            names = (self.data_files,) if isinstance(self.data_files, (str, Path)) else self.data_files
-            object.__setattr__(self, "data_files", tuple(map(str, names)))
 
     def chosen(self) -> dict[str, Any]:
         """The ``SOURCE_OPTIONS`` that are not at their defaults, by name."""

@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from monosema.core.errors import DataError
-from monosema.data.files import TextFile
+from monosema.data.files import ByteStream, TextFile
 from monosema.data.records import RecordText
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -71,15 +71,15 @@ def _has_separator(file: TextFile) -> bool:
     """Whether documents are parted inside ``file``: they are named otherwise then, so it must be known beforehand."""
     wanted = DOCUMENT_SEPARATOR.encode()
     with file.open() as stream:
-        tail = b""
+        seen = b""
         while chunk := stream.read(_BUFFER):
-            if wanted in tail + chunk:
+            seen = seen[1 - len(wanted) :] + chunk  # reads may be shorter than the separator
+            if wanted in seen:
                 return True
-            tail = chunk[-len(wanted) :]
     return False
 
 
-def _decoded(stream: BinaryIO, file: TextFile) -> Iterator[str]:
+def _decoded(stream: ByteStream, file: TextFile) -> Iterator[str]:
     """Strict UTF-8, as it comes."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     n_bytes, line = 0, 1

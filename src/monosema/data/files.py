@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 from monosema.core.errors import DataError, FileError, MissingExtraError, first_line
 
@@ -24,6 +24,17 @@ RECORD_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".parquet"})
 COMPRESSED_SUFFIXES = frozenset({".gz", ".zst"})
 TEXT_SUFFIXES = PLAIN_SUFFIXES | RECORD_SUFFIXES
 """Files that are read where a folder is given; also compressed. A file named by itself is read whatever its name."""
+
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """What is read of an open file, whoever opened it."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """The bytes up to and with the next line end."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class TextFile:
         return bool(_kind(self.path)[1])
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self) -> Iterator[ByteStream]:
         """Its bytes, decompressed as they are read; ``FileError`` naming it for whatever goes wrong meanwhile."""
         compression = _kind(self.path)[1]
         try:
@@ -179,11 +190,11 @@ def _fixed_part(pattern: str) -> str:
     return "/".join(parts[:first])
 
 
-def _decompressed(raw: Any, compression: str) -> BinaryIO:
+def _decompressed(raw: Any, compression: str) -> ByteStream:
     if compression == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**18)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**18)
     if compression == ".zst":
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd"), 2**18)
-    return raw  # type: ignore[no-any-return]
+    return raw

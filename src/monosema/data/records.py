@@ -28,7 +28,7 @@ class RecordText:
         if not isinstance(record, Mapping):
             raise DataError(f"{where}: expected text or a record with a text column, got a {type(record).__name__}")
         name = self.column_among(list(record), where)
-        value = record.get(name)
+        value: Any = record.get(name)
         if is_conversation(value):
             return conversation_text(value, self._tokenizer, f"{where}: column {name!r}")
         if not isinstance(value, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,7 +149,7 @@ def load_tokens(
     max_documents: int | None = None,
     split: str | None = None,
     config_name: str | None = None,
-    data_files: str | Sequence[str] | None = None,
+    data_files: Any = None,
     data_dir: str | None = None,
     streaming: bool = False,
     n_processes: int = 1,
@@ -175,7 +175,7 @@ def load_tokens(
             tokenizer's chat template), or of tokens.
         max_documents: read only the first so many documents.
         split: split of a dataset that has several.
-        config_name, data_files, data_dir, streaming: passed on when a dataset is loaded by name.
+        config_name, data_files (a name or several), data_dir, streaming: passed on when a dataset is loaded by name.
         n_processes: worker processes that tokenise, for tokenizers that are pure Python; the result is the same.
         packing: how documents become contexts; one after another, without padding, by default.
         positions: the positions of each context that become rows; all by default.
@@ -198,7 +198,7 @@ def load_tokens(
         max_documents=max_documents,
         split=split,
         config_name=config_name,
-        data_files=data_files,
+        data_files=_file_names(data_files),
         data_dir=data_dir,
         streaming=streaming,
     )
@@ -231,9 +231,7 @@ def load_tokens(
         record |= _marks_record(marks)
         if not in_memory:
             if n_processes != 1:
-                raise ConfigError(
-                    "n_processes tokenises all at once; with in_memory=False leave it out"
-                )
+                raise ConfigError("n_processes tokenises all at once; with in_memory=False leave it out")
             reader = BlockReader(
                 readers=open_readers(text, opened, tokenizer),
                 when_dry=text.when_dry if isinstance(text, Mixture) else "stop",
@@ -248,6 +246,8 @@ def load_tokens(
         with Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers:
             sides, details = _tokenised(Corpus(text, opened, tokenizer, workers), marks, fraction)
     else:
+        if not in_memory:
+            raise ConfigError("pretokenised rows are read at once; leave out in_memory=False")
         if packing.resolved() != Packing().resolved():
             raise ConfigError("packing is for text; pretokenised rows are taken as they are: leave it out")
         metadata = find_metadata(source)
@@ -281,6 +281,12 @@ def _text_source(source: Any, **options: Any) -> TextSource | Mixture:
     if chosen:
         raise ConfigError(f"a mixture's parts have their own {', '.join(chosen)}; set them in TextSource(...)")
     return source
+
+
+def _file_names(data_files: Any) -> tuple[str, ...] | None:
+    if isinstance(data_files, Mapping):
+        raise ConfigError("data_files must be a name or a list of names; of several splits, give the files of one")
+    return (data_files,) if isinstance(data_files, str) else None if data_files is None else tuple(data_files)
 
 
 def _tokenised(
