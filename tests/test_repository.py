@@ -39,6 +39,7 @@ PUBLIC_NAMES = [
     "Latents",
     "Lp",
     "Matryoshka",
+    "Plan",
     "PreActivationLoss",
     "QuadraticL0",
     "RatioL0",
@@ -71,6 +72,7 @@ PUBLIC_NAMES = [
     "load_model",
     "load_tokens",
     "open_session",
+    "plan",
     "save",
     "train",
 ]

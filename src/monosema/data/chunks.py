@@ -36,6 +36,16 @@ def default_chunk_contexts(
     return contexts
 
 
+def chunk_bytes(n_rows: int, row_bytes: int) -> int:
+    """Memory of a chunk: its rows and the order they are served in."""
+    return n_rows * (row_bytes + torch.int64.itemsize)
+
+
+def chunk_check_bytes(n_rows: int, width: int, dtype: torch.dtype) -> int:
+    """Memory that looking for values that are not finite takes for a moment: magnitudes and two masks."""
+    return n_rows * width * (dtype.itemsize + 2)
+
+
 @dataclass(frozen=True)
 class ChunkContexts:
     """The contexts of a chunk, and where they stand in the stream."""

@@ -25,7 +25,7 @@ from monosema.core.seeds import random_stream
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
-from monosema.data.prefetch import Prefetch, check_prefetch
+from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
@@ -140,8 +140,7 @@ class ActivationStream:
             device=self.buffer_device,
         )
         devices = [each.device for each in self._harvester.models]
-        if prefetch is None:
-            prefetch = compile is None and all(device.type == "cuda" for device in devices)
+        prefetch = prefetches(prefetch, compile, devices)
         self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
         self._epoch = self._position = self._chunk_number = self._offset = 0
         self._chunk: Chunk | None = None
@@ -217,6 +216,20 @@ class ActivationStream:
                 f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
         self._n_chunks_wanted = bisect_left(served, n_rows) + 1
+
+    @property
+    def n_contexts_wanted(self) -> int:
+        """Contexts that the run of ``plan`` takes through the model; without one, all of every epoch."""
+        size, n = self.chunk_size, self.split.n_contexts
+        per_epoch = -(-n // size)
+        wanted = self._n_chunks_wanted
+        epochs, rest = divmod(self.epochs * per_epoch if wanted is None else wanted, per_epoch)
+        return epochs * n + min(rest * size, n)
+
+    @property
+    def rows_in_chunk(self) -> int:
+        """About how many rows a chunk holds."""
+        return round(self.chunk_size * self._rows_per_context)
 
     def n_rows_served(self) -> int:
         """Rows served in full batches over all epochs."""
