@@ -84,17 +84,25 @@ def test_no_seconds_loads_no_weights(config: Callable[..., RunConfig], monkeypat
 def test_what_memory_has_no_room_for_is_refused(
     config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    total = ms.plan(config(), seconds=0).needs.memory[0].total
+    models = needing.outline_models(config())
+    tokens = build_tokens(config().tokens, models)
+
+    def fits(**options: object) -> bool:
+        return needing.needs(config(**options), models, tokens, count_model=False).fits
+
+    total = needing.needs(config(), models, tokens).memory[0].total
     monkeypatch.setattr(needing, "free_memory", lambda device: total - 60_000)
     planned = ms.plan(config(), seconds=1)
     assert planned.pace is None
     (problem,) = planned.problems
     assert "do not fit into memory of cpu; one of these would: coder.d_sae=" in problem
-    for what in problem.split("one of these would: ")[1].split(", "):
+    advice = problem.split("one of these would: ")[1].split(", ")
+    assert len(advice) == 4
+    for what in advice:
         section, name, value = what.replace("=", ".").split(".")
-        assert not ms.plan(config(**fitting(section, name, int(value))), seconds=0).problems
+        assert fits(**fitting(section, name, int(value)))
         over = int(value) + (1 if name != "chunk_bytes" else 64 * 72)
-        assert ms.plan(config(**fitting(section, name, over)), seconds=0).problems
+        assert not fits(**fitting(section, name, over))
 
 
 def fitting(section: str, name: str, value: int) -> dict[str, object]:

@@ -194,7 +194,7 @@ def load_outline(
         what = "quantised" if quantised else "placed by device_map"
         raise ConfigError(f"{source!r} is {what}: what it takes on which device is known only once it is loaded")
     if dtype is None:
-        dtype = torch.float32 if source == BUILTIN else getattr(config, "dtype", None) or torch.float32
+        dtype = torch.float32 if source == BUILTIN else getattr(config, _dtype_argument(), None) or torch.float32
     arguments = {key: kwargs[key] for key in ("attn_implementation",) if key in kwargs}
     arguments[_dtype_argument()] = parse_dtype(dtype)
     if trust_remote_code:

@@ -163,7 +163,8 @@ def needs(
     stream.plan(n_tokens)
     devices = {key: _numbered(model_device(each.source, each.device)) for key, each in _model_options(config).items()}
     prefetch = prefetches(config.stream.prefetch, config.stream.compile, list(devices.values()))
-    state = _bytes(trainer.state_dict()[0]) + 4 * stream.chunk_size * tokens.context_size
+    moments = 2 * _bytes(dict(coder.named_parameters()))  # which Adam makes with the first step
+    state = _bytes(trainer.state_dict()[0]) + moments + 4 * stream.chunk_size * tokens.context_size
     dictionary = _bytes(coder.state_dict())
     n_written, n_kept = most_on_disk(training, trainer.n_steps)
     work = step_operations(coder, training, trainer.control.sparsity)

@@ -59,7 +59,7 @@ def plan(
     *,
     seconds: float = 10.0,
     out: str | os.PathLike[str] = ".",
-    cache: CacheDtype | None = None,
+    cache: str | None = None,
 ) -> Plan:
     """Plan the run of ``config``: parameters, memory, operations, disk and time.
 
@@ -79,7 +79,8 @@ def plan(
     """
     if seconds < 0:
         raise ConfigError(f"seconds must not be negative, got {seconds}; 0 measures nothing")
-    if cache is not None and cache not in DTYPES:
+    stored = next((each for each in DTYPES if each == cache), None)
+    if stored != cache:
         raise ConfigError(f"cache must be one of {', '.join(DTYPES)}, got {cache!r}")
     check_run(config)
     models = outline_models(config)
@@ -87,12 +88,12 @@ def plan(
     tokens = build_tokens(config.tokens, models)
     load_text = time.perf_counter() - began
 
-    def of(other: RunConfig, dtype: CacheDtype | None = cache) -> Needs:
+    def of(other: RunConfig, dtype: CacheDtype | None = stored) -> Needs:
         return needs(other, models, tokens, out=Path(out), cache=dtype, count_model=False)
 
-    wanted = needs(config, models, tokens, out=Path(out), cache=cache)
+    wanted = needs(config, models, tokens, out=Path(out), cache=stored)
     with _quietly():
-        problems = _problems(config, wanted, of, cache)
+        problems = _problems(config, wanted, of, stored)
     if problems or seconds == 0:
         return Plan(wanted, problems, None, None)
     pace = measure(config, tokens, wanted, seconds)
