@@ -42,6 +42,7 @@ PUBLIC_NAMES = [
     "Mixture",
     "Packing",
     "Positions",
+    "Plan",
     "PreActivationLoss",
     "QuadraticL0",
     "RatioL0",
@@ -75,6 +76,7 @@ PUBLIC_NAMES = [
     "load_model",
     "load_tokens",
     "open_session",
+    "plan",
     "save",
     "train",
 ]

@@ -36,7 +36,7 @@ _HOMES = {
     "monosema.features": ("FeatureStore", "collect_features"),
     "monosema.hub": ("load", "save"),
     "monosema.models": ("LanguageModel", "load_model"),
-    "monosema.runs": ("Session", "TrainingResult", "open_session", "train"),
+    "monosema.runs": ("Plan", "Session", "TrainingResult", "open_session", "plan", "train"),
     "monosema.runs.config": ("EvaluationOptions", "RunConfig"),
     "monosema.training": ("Callback", "RunInterrupted", "Trainer", "geometric_median"),
     "monosema.training.config": ("TrainingConfig",),
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from monosema.features import FeatureStore, collect_features
     from monosema.hub import load, save
     from monosema.models import LanguageModel, load_model
-    from monosema.runs import Session, TrainingResult, open_session, train
+    from monosema.runs import Plan, Session, TrainingResult, open_session, plan, train
     from monosema.runs.config import EvaluationOptions, RunConfig
     from monosema.training import Callback, RunInterrupted, Trainer, geometric_median
     from monosema.training.config import TrainingConfig

@@ -21,6 +21,12 @@ def looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1
 
 
+def free_disk(path: str | os.PathLike[str]) -> int:
+    """Bytes free where ``path`` is or would be made."""
+    target = Path(path).absolute()
+    return shutil.disk_usage(next(each for each in (target, *target.parents) if each.exists())).free
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old content or the new, never a part.
 

@@ -43,6 +43,11 @@ def default_chunk_contexts(
     return contexts
 
 
+def chunk_bytes(n_rows: int, row_bytes: int) -> int:
+    """Memory of a chunk: its rows and the order they are served in."""
+    return n_rows * (row_bytes + torch.int64.itemsize)
+
+
 @dataclass(frozen=True)
 class ChunkContexts:
     """The contexts of a chunk, and where they stand in the stream."""
@@ -100,6 +105,7 @@ class ChunkMaker:
         n_kept = int(kept.sum())
         pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
         rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         filled = 0
         for start in range(0, len(kept), self.model_batch_size):
             before_each()
@@ -113,8 +119,9 @@ class ChunkMaker:
                 values = values[mask.to(values.device)]
                 rows[filled : filled + n, column : column + values.shape[1]] = values
                 column += values.shape[1]
+            finite &= torch.isfinite(rows[filled : filled + n]).all()  # of all at once, masks as large as the chunk
             filled += n
-        if not bool(torch.isfinite(rows).all()):
+        if not bool(finite):
             raise DataError(
                 f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "
                 "load the model in another dtype (float32 or bfloat16), or look for broken text"

@@ -30,6 +30,11 @@ def check_prefetch(prefetch: bool | None, compile: CompileMode | None) -> None:
         )
 
 
+def prefetches(prefetch: bool | None, compile: CompileMode | None, devices: Sequence[torch.device]) -> bool:
+    """Whether the next chunk is made while one is served: as asked for, or where all models are on GPUs and eager."""
+    return prefetch if prefetch is not None else compile is None and all(each.type == "cuda" for each in devices)
+
+
 @final
 class Prefetch:
     """At most one chunk in the making, in a thread; rows on GPUs are made on CUDA streams of its own.

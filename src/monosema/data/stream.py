@@ -25,7 +25,7 @@ from monosema.data.contexts import Contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
-from monosema.data.prefetch import Prefetch, check_prefetch
+from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.streamed import Place, StreamedOrder, StreamedSplit
@@ -142,8 +142,7 @@ class ActivationStream:
             device=self.buffer_device,
         )
         devices = [each.device for each in self._harvester.models]
-        if prefetch is None:
-            prefetch = compile is None and all(device.type == "cuda" for device in devices)
+        prefetch = prefetches(prefetch, compile, devices)
         self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
         self._place: Place = self._order.start
         self._chunk_number = self._offset = self._n_begun = 0
@@ -222,6 +221,25 @@ class ActivationStream:
                 f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
                 f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
+
+    @property
+    def n_contexts_wanted(self) -> int:
+        """Contexts that the run of ``plan`` takes through the model; without one, all of every epoch."""
+        n, size, wanted = self._order.n_contexts, self.chunk_size, self._n_rows_wanted
+        if n is None:
+            return -(-(wanted or 0) // self.rows_in_chunk) * size
+        n_contexts = n_rows = 0
+        for rows in self._order.chunk_rows(size):
+            if wanted is not None and n_rows >= wanted:
+                break
+            n_rows += self._in_batches(rows)
+            n_contexts += min(size, n - n_contexts % n)
+        return n_contexts
+
+    @property
+    def rows_in_chunk(self) -> int:
+        """About how many rows a chunk holds."""
+        return round(self.chunk_size * self._order.rows_per_context)
 
     def n_rows_served(self) -> int:
         """Rows served in full batches over all epochs; of text whose length is known."""
@@ -323,6 +341,13 @@ class ActivationStream:
         }
 
     # -- chunks
+
+    def first_contexts(self) -> Contexts:
+        """Those of the first chunk; nothing of the stream is consumed. ``DataError`` where there are none."""
+        drawn = self._order.after(self._order.start, self.chunk_size)
+        if drawn is None:
+            raise DataError("the stream is exhausted")
+        return drawn[0]
 
     def make_chunk(self, contexts: ChunkContexts) -> Chunk:
         """The rows of any contexts as a chunk of this stream; nothing of the stream is consumed."""

@@ -16,7 +16,7 @@ from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
-from monosema.models.mapping import map_model
+from monosema.models.mapping import believe_map, map_model
 from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
 from monosema.models.taps import LAST_RANK, FlatTap, Tap
 from monosema.models.trace import trace
@@ -57,6 +57,7 @@ class LanguageModel:
         forward_kwargs: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         architecture: Architecture | None = None,
+        is_outline: bool = False,
     ) -> None:
         """Map and check a model that is in memory.
 
@@ -67,6 +68,7 @@ class LanguageModel:
             forward_kwargs: arguments added to every forward pass.
             provenance: JSON-able facts about where it came from, kept in ``record()``.
             architecture: a map to use in place of the table's or the structural search's; checked like those.
+            is_outline: whether the weights are on the meta device, where the table's map cannot be checked.
 
         Raises:
             UserError: the model is an encoder-decoder, or its map does not pass the numerical check.
@@ -82,7 +84,8 @@ class LanguageModel:
         self._provenance = dict(provenance or {})
         self._parameters = inspect.signature(hf.forward).parameters
         # No key-value cache: nothing is generated here, and it would keep every layer's keys and values alive.
-        defaults = {"use_cache": False} if "use_cache" in self._parameters else {}
+        # Without one, transformers looks at the values of positions, which an outline has not.
+        defaults = {"use_cache": is_outline} if "use_cache" in self._parameters else {}
         self.forward_kwargs: dict[str, Any] = defaults | dict(forward_kwargs or {})
         config = hf.config.get_text_config()
         self.d_model: int = int(config.hidden_size)
@@ -92,7 +95,10 @@ class LanguageModel:
         self._interceptor = Interceptor()
         probe_BT = probe_tokens(self.vocab_size, self.special_token_ids, self.device, self.context_size)
         self._probe_BT = probe_BT
-        self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
+        if is_outline:
+            self._map = believe_map(hf, d_model=self.d_model)
+        else:
+            self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
         self.n_layers: int = len(self._map.parts.blocks)
         self.is_encoder: bool = self._map.measured.is_bidirectional
         self._module_sites: dict[str, _Place] = {}
@@ -360,6 +366,8 @@ class LanguageModel:
                 f"{tokens_BT.shape[1]} tokens are more than {self.name!r} has positions for; "
                 f"use contexts of at most {self.context_size} tokens"
             )
+        if tokens_BT.is_meta:
+            return tokens_BT.long()
         low, high = int(tokens_BT.min()), int(tokens_BT.max())
         if low < 0 or high >= self.vocab_size:
             raise DataError(

@@ -137,7 +137,7 @@ def _cells(summary: RunSummary) -> list[tuple[str, str]]:
     return [
         ("run", summary.name),
         ("tokens", f"{summary.tokens:,}"),
-        ("time", _duration(summary.seconds)),
+        ("time", duration(summary.seconds)),
         ("tok/s", "-" if rate is None else short_number(rate)),
         ("peak", "-" if summary.peak_memory_bytes is None else readable_bytes(summary.peak_memory_bytes)),
         ("loss", _number(training.get("loss"))),
@@ -157,7 +157,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """``1.5 s``, ``3.2 min``, ``4 h 05 min``."""
     if seconds is None:
         return "-"
     if seconds < 60:

@@ -171,7 +171,7 @@ class _Run:
         self.name, self.rows, self.options = name, rows, options
         self.columns = columns
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
-        self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder), optimizer)
+        self.trainer = Trainer(coder, config, rows.batch_size, connection_directions(config, coder), optimizer)
         if not isinstance(rows, IterableRows):
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
         if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
@@ -359,7 +359,8 @@ def _tokens(config: TrainingConfig, batch_size: int) -> int:
     return (config.main_steps(batch_size) + config.finetuning_steps(batch_size)) * batch_size
 
 
-def _directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:
+def connection_directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:
+    """The directions of the SAE of ``config.sparse_connection``, if there is one."""
     connection = config.sparse_connection
     if connection is None:
         return None

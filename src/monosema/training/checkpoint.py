@@ -24,6 +24,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError
 from monosema.core.files import atomic_folder, read_json, remove_leftovers, write_atomically, write_json
+from monosema.training.config import TrainingConfig
 
 logger = logging.getLogger("monosema.training.checkpoint")
 
@@ -96,6 +97,18 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def most_on_disk(config: TrainingConfig, n_steps: int) -> tuple[int, int]:
+    """Checkpoints that a run of ``n_steps`` writes, and the most that are on disk at once (one in the writing)."""
+    steps = {n_steps}
+    for every in (config.checkpoint_steps(n_steps), config.keep_every):
+        steps |= set(range(every, n_steps + 1, every)) if every > 0 else set()
+    written = sorted(steps)
+    for_good = [
+        step for step in written[: -config.keep_checkpoints] if config.keep_every and step % config.keep_every == 0
+    ]
+    return len(written), min(len(written), len(for_good) + config.keep_checkpoints + 1)
 
 
 def _checksum(data: bytes, plain: Mapping[str, Any]) -> str:

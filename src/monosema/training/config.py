@@ -142,6 +142,10 @@ class TrainingConfig:
         """Steps of the fine-tuning phase."""
         return 0 if self.finetuning is None else max(1, self.finetuning.tokens // batch_size)
 
+    def checkpoint_steps(self, n_steps: int) -> int:
+        """Steps between checkpoints of a run of ``n_steps``; 0 for none but the last."""
+        return max(1, n_steps // 10) if self.checkpoint_every is None else self.checkpoint_every
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

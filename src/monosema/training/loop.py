@@ -122,7 +122,7 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
 
 def _step(run: FitRun, rows: Rows) -> None:
     trainer, config = run.trainer, run.trainer.config
-    every = max(1, trainer.n_steps // 10) if config.checkpoint_every is None else config.checkpoint_every
+    every = config.checkpoint_steps(trainer.n_steps)
     trainer.step_prepared(rows)
     step, last = trainer.step_number, trainer.step_number == trainer.n_steps
     for callback in run.callbacks:

@@ -24,7 +24,7 @@ from monosema.data.cache.manifest import (
     read_manifest,
     shard_name,
 )
-from monosema.data.cache.shards import DTYPES, CacheDtype, Shard, ShardRecord, write_shard
+from monosema.data.cache.shards import DTYPES, CacheDtype, Shard, ShardLayout, ShardRecord, write_shard
 from monosema.data.chunks import ChunkContexts
 from monosema.data.order import indexed
 from monosema.data.stream import ActivationStream
@@ -70,8 +70,7 @@ def write_cache(
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if not 0 <= rank < n_writers:
         raise ConfigError(f"rank must be at least 0 and below n_writers={n_writers}, got {rank}")
-    split = indexed(stream.split)
-    kept = split.row_mask().sum(1)
+    kept = _kept(stream)
     windows = _windows(stream, kept, tokens)
     n_rows = int(kept[torch.cat(windows)].sum())
     plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, stream.record())
@@ -83,6 +82,22 @@ def write_cache(
         if progress is not None:
             progress(int(kept[window].sum()))
     return _finish(target, plan)
+
+
+def cache_bytes(stream: ActivationStream, tokens: int | None, dtype: CacheDtype) -> int:
+    """Bytes on disk of what ``write_cache`` writes of ``stream``, headers and int8's scales left out.
+
+    Raises ``DataError`` where the text has fewer than ``tokens``.
+    """
+    kept = _kept(stream)
+    n_rows = int(kept[torch.cat(_windows(stream, kept, tokens))].sum())
+    sites = stream.layout.reads if stream.layout.is_autoencoder else stream.layout.reads + stream.layout.writes
+    return n_rows * ShardLayout(sites, dtype).row_bytes
+
+
+def _kept(stream: ActivationStream) -> Tensor:
+    """Rows that each context of the text gives."""
+    return indexed(stream.split).row_mask().sum(1)
 
 
 def _windows(stream: ActivationStream, kept: Tensor, tokens: int | None) -> list[Tensor]:
