@@ -64,8 +64,8 @@ def test_every_option_of_a_source_reaches_load_tokens(model: ms.LanguageModel, t
 
     asked: dict[str, object] = {}
 
-    def load(name: str, **options: object) -> datasets.Dataset:
-        asked.update(options, path=name)
+    def load(path: str, **options: object) -> datasets.Dataset:
+        asked.update(options, path=path)
         return datasets.Dataset.from_dict({"body": ["some text " * 200] * 4})
 
     monkeypatch.setattr(datasets, "load_dataset", load)

@@ -66,11 +66,17 @@ class TextSource:
         values = {name: getattr(self, name) for name in SOURCE_OPTIONS}
         return {name: value for name, value in values.items() if value != defaults[name]}
 
-    def record(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         """The source by its name and what is chosen of it, JSON-able."""
         name = str(self.source) if isinstance(self.source, (str, Path)) else IN_MEMORY
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.chosen().items()}
-        return {"source": name, **plain}
+        chosen = {key: list(value) if isinstance(value, tuple) else value for key, value in self.chosen().items()}
+        return {"source": name, **chosen}
+
+    def record(self) -> dict[str, Any]:
+        """The same as it is kept with a dictionary, where ``split`` is the side of the text that trained it."""
+        plain = self.plain()
+        kept = {name: plain.pop(name, None) for name in ("source", "column", "max_documents")}
+        return {**kept, **({"options": plain} if plain else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,6 @@ class Mixture:
         """Its parts with their weights, JSON-able."""
         return {
             "source": MIXTURE,
-            "mixture": {name: {**part.record(), "weight": part.weight} for name, part in self.parts.items()},
+            "mixture": {name: {**part.plain(), "weight": part.weight} for name, part in self.parts.items()},
             "when_dry": self.when_dry,
         }

@@ -60,7 +60,7 @@ def open_source(source: TextSource) -> Any:
     unused = [name for name in source.chosen() if name not in (*used, "column", "max_documents")]
     if unused:
         raise ConfigError(
-            f"{', '.join(unused)} cannot be used with {source.record()['source']}: split is for datasets that have "
+            f"{', '.join(unused)} cannot be used with {source.plain()['source']}: split is for datasets that have "
             "several, the others are for datasets loaded by name; leave it out"
         )
     return opened
@@ -72,7 +72,8 @@ def _open(source: TextSource) -> tuple[Any, set[str]]:
     if not isinstance(given, (str, Path)) or given == STDLIB:
         return given, set()
     if isinstance(given, Path) or os.path.exists(given) or is_remote(given) or is_glob(given):
-        return _saved_dataset(given) or TextFiles(str(given), tuple(find_files(given))), set()
+        saved = _saved_dataset(given)
+        return TextFiles(str(given), tuple(find_files(given))) if saved is None else saved, set()
     refuse_misspelling("text", given, STDLIB)
     if looks_like_path(given) or has_text_suffix(given):
         raise FileError(f"no file or folder {given}; {_WHAT_TO_GIVE}")

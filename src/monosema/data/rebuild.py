@@ -63,8 +63,10 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     model, models, tokens = metadata.get("model"), several_models(metadata), metadata.get("tokens")
     if not (model or models) or not tokens or "source" not in tokens:
         raise FileError("the dictionary does not record the model and text it was trained with; load them yourself")
+    dataset = tokens.get("options") or {}
+    tokens = {**tokens, "split": None, "config_name": dataset.get("name"), **dataset}
     if tokens.get("mixture"):
-        tokens = {name: value for name, value in tokens.items() if name != "source"}
+        del tokens["source"]
     return {
         **({"models": {key: _model_options(each) for key, each in models.items()}} if models else {}),
         **({"model": _model_options(model)} if model and not models else {}),
@@ -115,7 +117,7 @@ def tokens_again(options: Mapping[str, Any], model: LanguageModel) -> Tokens:
     if "source" in options:
         source, sources = options["source"], [options["source"]]
     else:
-        parts = from_plain(dict[str, TextSource], options["mixture"])
+        parts = {name: from_plain(TextSource, part) for name, part in options["mixture"].items()}
         source, sources = Mixture(parts=parts, when_dry=options["when_dry"]), [each.source for each in parts.values()]
     if IN_MEMORY in sources:
         raise ConfigError("it was trained on text in memory; hand the tokens in, or name a text")
