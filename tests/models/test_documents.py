@@ -44,12 +44,13 @@ def test_documents_of_a_context_equal_each_alone(
     make_hf: HfFactory, tokens: Tensor, family: str, attention: str
 ) -> None:
     model = load_model(make_hf(family, attn_implementation=attention))
+    tolerance = 1e-9 if family == "gpt2" else 1e-6  # the others' norms and softmax pass through float32
     found = model.capture(tokens, SITES, documents_BT=DOCUMENTS)
     for name in SITES:
-        assert difference(found[name], each_alone(model, tokens, DOCUMENTS, name)) < 1e-9
+        assert difference(found[name], each_alone(model, tokens, DOCUMENTS, name)) < tolerance
         assert difference(model.capture(tokens, [name])[name], each_alone(model, tokens, DOCUMENTS, name)) > 1e-3
     with torch.no_grad():
-        assert difference(model(tokens, documents_BT=DOCUMENTS), each_alone(model, tokens, DOCUMENTS, None)) < 1e-9
+        assert difference(model(tokens, documents_BT=DOCUMENTS), each_alone(model, tokens, DOCUMENTS, None)) < tolerance
     assert model.hf.config._attn_implementation == attention, "never changed"
 
 
@@ -58,7 +59,7 @@ def test_sliding_windows_slide_within_each_document(make_hf: HfFactory, tokens: 
     model = load_model(make_hf("gemma2", sliding_window=3))
     name = SITES[1]
     found = model.capture(tokens, [name], documents_BT=DOCUMENTS)[name]
-    assert difference(found, each_alone(model, tokens, DOCUMENTS, name)) < 1e-9
+    assert difference(found, each_alone(model, tokens, DOCUMENTS, name)) < 1e-6
     wide = load_model(make_hf("gemma2", sliding_window=99)).capture(tokens, [name], documents_BT=DOCUMENTS)[name]
     assert difference(found, wide) > 1e-3, "the window is in force"
 
@@ -77,7 +78,7 @@ def test_an_explicit_mask_where_transformers_makes_none_of_the_positions(
     for attention in ("eager", "sdpa"):
         model = load_model(make_hf("llama", attn_implementation=attention))
         found = model.capture(tokens, [SITES[1]], documents_BT=DOCUMENTS)[SITES[1]]
-        assert difference(found, each_alone(model, tokens, DOCUMENTS, SITES[1])) < 1e-9
+        assert difference(found, each_alone(model, tokens, DOCUMENTS, SITES[1])) < 1e-6
     with pytest.raises(UserError, match="cannot keep the documents"):  # a mask would undo the window
         load_model(make_hf("gemma2", sliding_window=3)).check_separates_documents()
 
