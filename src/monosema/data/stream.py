@@ -142,7 +142,9 @@ class ActivationStream:
         devices = [each.device for each in self._harvester.models]
         if prefetch is None:
             prefetch = compile is None and all(device.type == "cuda" for device in devices)
-        self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
+        self._prefetch: Prefetch[Chunk] | None = None
+        if prefetch:
+            self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices])
         self._epoch = self._position = self._chunk_number = self._offset = 0
         self._chunk: Chunk | None = None
 
