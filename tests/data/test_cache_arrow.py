@@ -17,7 +17,9 @@ from monosema.data.cache.sources import read_whole
 datasets.disable_progress_bars()
 
 
-def saved(folder: Path, n_contexts: int = 6, dtype: str = "float32", *, with_tokens: bool = True, **columns) -> np.ndarray:
+def saved(
+    folder: Path, n_contexts: int = 6, dtype: str = "float32", *, with_tokens: bool = True, **columns
+) -> np.ndarray:
     """A dataset as sae-lens saves it; its activations ``[n_contexts, 5, 3]``."""
     x = np.random.default_rng(0).normal(size=(n_contexts, 5, 3)).astype(dtype)
     data = {"hook": x, **columns}
@@ -57,7 +59,9 @@ def test_content_decides_the_fingerprint_and_the_state(tmp_path: Path) -> None:
 
 def test_columns_that_are_no_activations(tmp_path: Path) -> None:
     saved(tmp_path / "one", with_tokens=False)
-    assert set(read_whole(open_source(tmp_path / "one"), open_source(tmp_path / "one").manifest.shards[0]).token_ids.tolist()) == {-1}
+    assert set(
+        read_whole(open_source(tmp_path / "one"), open_source(tmp_path / "one").manifest.shards[0]).token_ids.tolist()
+    ) == {-1}
     saved(tmp_path / "mixed", other=np.zeros((6, 5, 2), np.float16))
     with pytest.raises(FileError, match=r"one length and one type.*other float16 \[5, 2\]"):
         open_source(tmp_path / "mixed")

@@ -23,7 +23,7 @@ def url():
 
 
 def test_a_remote_cache_is_read_as_a_local_one(tmp_path: Path, url: str) -> None:
-    local, remote = number_cache(tmp_path / "c"), number_cache(url)
+    local, remote = number_cache(tmp_path / "c", 600), number_cache(url, 600)
     assert local == remote
     assert torch.equal(served(url, mix_bytes=1, epochs=2), served(tmp_path / "c", mix_bytes=1, epochs=2))
     names = open_folder(url).names()

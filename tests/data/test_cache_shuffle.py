@@ -9,7 +9,7 @@ import torch
 from data_cache import number_cache, stored
 
 from monosema.core.errors import ConfigError
-from monosema.data.cache import open_source, shuffle, shuffle_cache
+from monosema.data.cache import open_source, shuffle, shuffle_cache, write
 from monosema.data.cache.sources import read_whole
 
 N_ROWS = 600
@@ -57,17 +57,16 @@ def test_what_was_interrupted_goes_on_and_ends_equal(tmp_path: Path, monkeypatch
     number_cache(tmp_path / "c", N_ROWS)
     whole = shuffle_cache(tmp_path / "c", tmp_path / "whole", **LITTLE)
     written = []
-    for module in (shuffle, shuffle.write_permuted.__globals__):
-        home = module if isinstance(module, dict) else vars(module)
-        real = home["write_shard"]
+    real = write.write_shard
 
-        def stop(*given, real=real):
-            if len(written) == n_written:
-                raise KeyboardInterrupt
-            written.append(given[1])
-            return real(*given)
+    def stop(*given):
+        if len(written) == n_written:
+            raise KeyboardInterrupt
+        written.append(given[1])
+        return real(*given)
 
-        monkeypatch.setitem(home, "write_shard", stop)
+    for module in (shuffle, write):
+        monkeypatch.setattr(module, "write_shard", stop)
     with pytest.raises(KeyboardInterrupt):
         shuffle_cache(tmp_path / "c", tmp_path / "s", **LITTLE)
     monkeypatch.undo()
@@ -81,7 +80,7 @@ def test_again_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> 
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir()}
     assert shuffle_cache(tmp_path / "c", tmp_path / "s", **LITTLE).fingerprint == first.fingerprint
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir()} == times
-    with pytest.raises(ConfigError, match="other options .stream differ"):
+    with pytest.raises(ConfigError, match=r"other options .stream differ"):
         shuffle_cache(tmp_path / "c", tmp_path / "s", seed=5, **LITTLE)
     with pytest.raises(ConfigError, match="other options"):
         shuffle_cache(tmp_path / "c", tmp_path / "c", **LITTLE)

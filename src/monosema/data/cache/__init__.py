@@ -1,7 +1,7 @@
 """Activations on disk: written once, by one process or several, and trained on without the model.
 
-Start with ``write`` and ``rows``; ``manifest`` says what lies in the folder, ``shards`` what lies in a file, ``folders``
-where it lies. ``shuffle`` makes another order of a whole cache; ``arrow`` is sae-lens' layout.
+Start with ``write`` and ``rows``; ``manifest`` says what lies in the folder, ``shards`` what lies in a file,
+``folders`` where it lies. ``shuffle`` makes another order of a whole cache; ``arrow`` is sae-lens' layout.
 """
 
 from monosema.data.cache.arrow import export_arrow

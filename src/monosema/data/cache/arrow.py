@@ -149,8 +149,13 @@ def export_arrow(source: ShardSource, out: str | os.PathLike[str], *, context_si
                     rows, token_ids = next(contexts)
                     writer.write_batch(_batch(schema, sites, size, dtype, rows, token_ids))
                     left -= len(token_ids) // size
-        write_json(folder / INFO, {"citation": "", "description": "", "features": features, "homepage": "", "license": ""})
-        state: dict[str, Any] = {"_data_files": [{"filename": name} for name in names], "_fingerprint": manifest.fingerprint}
+        write_json(
+            folder / INFO, {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+        )
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": manifest.fingerprint,
+        }
         nothing = {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
         write_json(folder / STATE, {**state, **nothing, "_output_all_columns": False, "_split": None})
         write_json(folder / RECORD, dict(manifest.plan.stream))

@@ -6,10 +6,21 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast, final, runtime_checkable
+from typing import Any, Protocol, cast, final, runtime_checkable
 
 from monosema.core.errors import FileError, MissingExtraError, UserError, first_line
 from monosema.core.files import cannot_write, read_json, remove_leftovers, write_atomically
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open file, closed at the end of a ``with`` block."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+    def __enter__(self) -> Readable: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> Any: ...
 
 
 @runtime_checkable
@@ -24,7 +35,7 @@ class CacheFolder(Protocol):
     def names(self) -> list[str]:
         """The files there; none where the folder is missing."""
 
-    def open(self, file: str) -> BinaryIO:
+    def open(self, file: str) -> Readable:
         """For one sequential read; raises ``OSError``."""
 
     def read_json(self, file: str) -> Any: ...
@@ -84,11 +95,11 @@ class LocalFolder:
     def names(self) -> list[str]:
         return sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
 
-    def open(self, file: str) -> BinaryIO:
+    def open(self, file: str) -> Readable:
         opened = open(self.path / file, "rb", buffering=0)  # noqa: SIM115  # closed by who asked for it
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        return cast(BinaryIO, opened)
+        return opened
 
     def read_json(self, file: str) -> Any:
         return read_json(self.path / file)
@@ -151,8 +162,8 @@ class RemoteFolder:
         except OSError as error:
             raise self._unreadable("", error) from error
 
-    def open(self, file: str) -> BinaryIO:
-        return cast(BinaryIO, self._files.open(self._at(file), "rb"))
+    def open(self, file: str) -> Readable:
+        return cast(Readable, self._files.open(self._at(file), "rb"))
 
     def read_json(self, file: str) -> Any:
         try:

@@ -31,7 +31,7 @@ class ActivationCache:
     Every epoch takes the shards in another order. As many as fit into ``mix_bytes``, at least eight, are read one after
     the other, each at the disk's sequential rate, and their rows are served permuted; what fills no batch is dropped
     and counted. Each shard's checksum is compared whenever it is read. Rows stay in the cache's type until they are
-    served (int8 is served as float32), so that memory is that of one group of shards, and of a second with ``prefetch``.
+    served (int8 is served as float32): memory is that of one group of shards, and of a second with ``prefetch``.
 
     Args:
         folder: what ``write_cache`` or ``monosema cache`` wrote; a path or an fsspec URL.

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from monosema.core.errors import FileError, first_line
-from monosema.data.cache.folders import CacheFolder
+from monosema.data.cache.folders import CacheFolder, Readable
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8"]
 DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
@@ -174,7 +174,7 @@ def read_shard_into(
         raise FileError(f"{where} is not what was written (its checksum differs); {_ADVICE}")
 
 
-def _copy(file: BinaryIO, size: int, expected: dict[str, tuple[str, list[int]]], targets: Mapping[str, Tensor]) -> str:
+def _copy(file: Readable, size: int, expected: dict[str, tuple[str, list[int]]], targets: Mapping[str, Tensor]) -> str:
     """Put the tensors of a file of ``size`` bytes into ``targets``; returns its checksum. Raises ``ValueError``."""
     piece = memoryview(bytearray(min(size, _PIECE_BYTES)))
     places: list[tuple[int, int, np.ndarray]] = []
@@ -194,10 +194,10 @@ def _copy(file: BinaryIO, size: int, expected: dict[str, tuple[str, list[int]]],
     return check.text()
 
 
-def _fill(file: BinaryIO, view: memoryview) -> None:
+def _fill(file: Readable, view: memoryview) -> None:
     n_read = 0
     while n_read < len(view):
-        n = file.readinto(view[n_read:])  # type: ignore[attr-defined]
+        n = file.readinto(view[n_read:])
         if not n:
             raise ValueError("it ended early")
         n_read += n
@@ -227,7 +227,7 @@ class _Checksum:
 
     def update(self, piece: memoryview) -> None:
         whole = len(piece) // 8 * 8
-        words = np.frombuffer(piece, dtype="<u8", count=whole // 8)
+        words = np.frombuffer(piece[:whole], dtype="<u8")
         rest = int.from_bytes(bytes(piece[whole:]), "little")
         self._mixed ^= int(np.bitwise_xor.reduce(words)) ^ rest
         self._total = (self._total + int(np.add.reduce(words, dtype=np.uint64)) + rest) % 2**64
@@ -237,9 +237,7 @@ class _Checksum:
         return f"{self._mixed:016x}{self._total:016x}{self._size:x}"
 
 
-def _offsets(
-    content: memoryview, size: int, expected: dict[str, tuple[str, list[int]]]
-) -> dict[str, tuple[int, int]]:
+def _offsets(content: memoryview, size: int, expected: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[int, int]]:
     """Where the tensors of a safetensors file of ``size`` bytes begin and end, by its first bytes ``content``.
 
     Its header must be exactly the ``expected`` one. Raises ``ValueError``.

@@ -28,6 +28,7 @@ from monosema.data.stream import ActivationStream
 
 logger = logging.getLogger("monosema.data.cache")
 
+
 def write_cache(
     stream: ActivationStream,
     folder: str | os.PathLike[str],
