@@ -46,7 +46,7 @@ def write(request: dict[str, Any]) -> float:
 
     runner = CacheActivationsRunner.__new__(CacheActivationsRunner)
     runner.cfg, runner.context_size = made, made.context_size
-    runner.activations_store = SimpleNamespace(get_raw_llm_batch=raw_batch)  # type: ignore[assignment]
+    runner.activations_store = SimpleNamespace(get_raw_llm_batch=raw_batch)
     shape = (made.context_size, made.d_in)
     token_ids = Sequence(Value(dtype="int32"), length=made.context_size)
     runner.features = Features({made.hook_name: Array2D(shape=shape, dtype=made.dtype), "token_ids": token_ids})
@@ -58,7 +58,7 @@ def write(request: dict[str, Any]) -> float:
 
 def read(request: dict[str, Any]) -> float:
     """All rows once, in its batches of contexts; it serves them in the order of the folder."""
-    store = ActivationsStore.from_cache_activations(None, config(request))  # type: ignore[arg-type]
+    store = ActivationsStore.from_cache_activations(None, config(request))
     started = time.perf_counter()
     n_rows = 0
     while n_rows < request["n_rows"]:

@@ -1,7 +1,7 @@
 """``monosema cache``: write a model's activations to disk; the same command goes on with an unfinished cache.
 
 ``monosema cache shuffle FOLDER --out NEW`` writes the rows of a cache in another order, ``monosema cache export FOLDER
---out NEW`` in sae-lens' layout.
+--out NEW`` in sae-lens' layout, and ``monosema cache push FOLDER owner/name`` uploads it to the hub.
 """
 
 from __future__ import annotations
@@ -60,12 +60,28 @@ def _export(arguments: Sequence[str]) -> int:
     return 0
 
 
-_ACTIONS = {"shuffle": _shuffle, "export": _export}
+def _push(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="monosema cache push", description="Upload a cache to the hub, in one commit."
+    )
+    parser.add_argument("folder", help="the cache's folder")
+    parser.add_argument("repository", help="dataset repository, owner/name; made where there is none")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="branch; main by default")
+    add_logging(parser)
+    extra = _parsed(parser, arguments)
+    from monosema.data.cache import push_cache
+
+    print(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
+    return 0
+
+
+_ACTIONS = {"shuffle": _shuffle, "export": _export, "push": _push}
 
 
 def _parser(action: str, text: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"monosema cache {action}", description=text)
-    parser.add_argument("folder", help="the cache: a folder or URL")
+    parser.add_argument("folder", help="the cache: a folder, a URL, or owner/name on the hub")
     parser.add_argument("--out", required=True, help="the new folder" + ("" if action == "export" else " or URL"))
     parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
     add_logging(parser)

@@ -5,7 +5,7 @@ Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts 
 ``synthetic`` makes some from a known dictionary.
 """
 
-from monosema.data.cache import ActivationCache, shuffle_cache, write_cache
+from monosema.data.cache import ActivationCache, push_cache, shuffle_cache, write_cache
 from monosema.data.packing import PackingRule, pack
 from monosema.data.rows import ArrayRows, IterableRows, as_row_source
 from monosema.data.sites import RowLayout
@@ -26,6 +26,7 @@ __all__ = [
     "as_row_source",
     "load_tokens",
     "pack",
+    "push_cache",
     "shuffle_cache",
     "write_cache",
 ]

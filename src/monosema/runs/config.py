@@ -126,7 +126,9 @@ class CacheSource:
     """A cache of activations in place of model, text and stream; see ``ActivationCache``."""
 
     folder: str
-    """What ``monosema cache`` wrote: a path or URL."""
+    """What ``monosema cache`` wrote: a path, a URL, or the hub's name of a dataset repository."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
     batch_size: int = 2048
     """Rows in a training step."""
     hook_names: tuple[str, ...] | None = None
@@ -248,6 +250,8 @@ HARMLESS = (
         f"training.{name}"
         for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every")
     ),
-    *(f"cache.{name}" for name in ("folder", "prefetch", "model", "dtype", "device")),  # its content is compared
+    *(
+        f"cache.{name}" for name in ("folder", "revision", "prefetch", "model", "dtype", "device")
+    ),  # its content is compared
 )
 """Options that may change when a run is resumed: they do not change what is computed."""

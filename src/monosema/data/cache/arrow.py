@@ -156,7 +156,7 @@ def export_arrow(source: ShardSource, out: str | os.PathLike[str], *, context_si
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": manifest.fingerprint,
         }
-        nothing = {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
+        nothing: dict[str, Any] = {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
         write_json(folder / STATE, {**state, **nothing, "_output_all_columns": False, "_split": None})
         write_json(folder / RECORD, dict(manifest.plan.stream))
     return manifest.n_rows - n_contexts * size

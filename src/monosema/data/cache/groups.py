@@ -40,7 +40,7 @@ class Group:
         """A copy of the rows ``start`` to ``stop`` in the order of serving ``[stop - start, d]``; int8 as float32."""
         rows = self.order[start:stop]
         if not self.scales and len(self.sites) == 1:
-            return self.sites[0].index_select(0, rows)
+            return _taken(self.sites[0], rows)
         taken = self.sites[0].new_empty(
             len(rows), sum(site.shape[1] for site in self.sites), dtype=torch.float32 if self.scales else None
         )
@@ -48,11 +48,17 @@ class Group:
         column = 0
         for number, site in enumerate(self.sites):
             part = taken[:, column : column + site.shape[1]]
-            part.copy_(site.index_select(0, rows))
+            part.copy_(_taken(site, rows))
             if self.scales:
                 part.mul_(self.scales[number].index_select(0, shards))
             column += site.shape[1]
         return taken
+
+
+def _taken(site: Tensor, rows: Tensor) -> Tensor:
+    """``site[rows]``, in words of eight bytes where rows consist of such: three times as fast for bfloat16."""
+    words = site.view(torch.int64) if site.shape[1] * site.itemsize % 8 == 0 else site
+    return words.index_select(0, rows).view(site.dtype)
 
 
 def _room(layout: ShardLayout, sites: Sequence[str], n_rows: int) -> int:

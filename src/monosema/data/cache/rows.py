@@ -34,7 +34,8 @@ class ActivationCache:
     served (int8 is served as float32): memory is that of one group of shards, and of a second with ``prefetch``.
 
     Args:
-        folder: what ``write_cache`` or ``monosema cache`` wrote; a path or an fsspec URL.
+        folder: what ``write_cache`` or ``monosema cache`` wrote, or sae-lens: a path, an fsspec URL, or the hub's name
+            of a dataset repository (``owner/name``).
         batch_size: rows in a batch.
         hook_names: the sites read, of those in the cache; those it was made for by default.
         targets: the sites written, where they are others.
@@ -45,6 +46,7 @@ class ActivationCache:
         prefetch: read the next group in a thread while one is served; changes no row.
         model: the model that the cache must be of: one, several by name, or a name.
         dtype: the type it must be stored in.
+        revision, token: of a repository on the hub.
 
     Raises:
         ConfigError: options that are out of range; a site that the cache does not hold (it lists those it does); a
@@ -69,10 +71,12 @@ class ActivationCache:
         prefetch: bool = True,
         model: ExpectedModel | None = None,
         dtype: CacheDtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ):
         check_cache_options(batch_size, epochs, mix_bytes, validation_fraction)
         self.folder = folder
-        self.source = open_source(folder)
+        self.source = open_source(folder, revision=revision, token=token)
         self.manifest = self.source.manifest
         if model is not None:
             check_model(self.manifest.plan.stream, model, str(folder))

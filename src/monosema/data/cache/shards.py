@@ -29,8 +29,8 @@ _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
 _MOST_HEADER_BYTES = 2**20
 SHARD_BYTES = 2**27
 """About the size of a shard: large enough to be read at a disk's sequential rate, small enough to mix many."""
-_PIECE_BYTES = 2**21
-"""Read at a time: its checksum is taken and its bytes are put in place while it is in the processor's cache."""
+_PIECE_BYTES = 2**19
+"""Read at a time: its checksum is taken while it is in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class ShardLayout:
     def row_bytes(self) -> int:
         """Of a row with its origin, the scales of int8 left out."""
         return self.torch_dtype.itemsize * sum(width for _, width in self.sites) + 4 * len(ORIGIN)
+
+    def rows_in(self, n_bytes: int) -> int:
+        """Rows of a shard of about ``n_bytes``, such that its tensors lie on whole words of 64 bits."""
+        n_rows = max(1, n_bytes // self.row_bytes)
+        return n_rows - n_rows % 8 if n_rows > 8 else n_rows
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -174,23 +179,52 @@ def read_shard_into(
         raise FileError(f"{where} is not what was written (its checksum differs); {_ADVICE}")
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor's bytes lie in a file, and where they go."""
+
+    begin: int
+    stop: int
+    target: memoryview
+
+    @property
+    def words(self) -> range:
+        """The file's whole words of 64 bits among them."""
+        return range(-(-self.begin // 8) * 8, self.stop // 8 * 8, 8)
+
+
 def _copy(file: Readable, size: int, expected: dict[str, tuple[str, list[int]]], targets: Mapping[str, Tensor]) -> str:
-    """Put the tensors of a file of ``size`` bytes into ``targets``; returns its checksum. Raises ``ValueError``."""
-    piece = memoryview(bytearray(min(size, _PIECE_BYTES)))
-    places: list[tuple[int, int, np.ndarray]] = []
-    check = _Checksum()
-    for start in range(0, size, len(piece)):
-        view = piece[: min(len(piece), size - start)]
-        _fill(file, view)
-        check.update(view)
-        if start == 0:
-            offsets = _offsets(view, size, expected)
-            places = [(offsets[name][0], offsets[name][1], _bytes_of(target)) for name, target in targets.items()]
-        content, end = np.frombuffer(view, dtype=np.uint8), start + len(view)
-        for begin, stop, target in places:
-            low, high = max(begin, start), min(stop, end)
+    """Put the tensors of a file of ``size`` bytes into ``targets``; returns its checksum. Raises ``ValueError``.
+
+    Whole words are read to where they belong and summed there; the rest, of which there is little, goes through a
+    buffer.
+    """
+    check, start = _Checksum(), memoryview(bytearray(8))
+    _fill(file, start)
+    n_header = int.from_bytes(start, "little")
+    if n_header > min(_MOST_HEADER_BYTES, size - 8) or n_header % 8:
+        raise ValueError("its header is too long, or not of whole words")
+    header = memoryview(bytearray(n_header))
+    _fill(file, header)
+    check.update(start)
+    check.update(header)
+    offsets, buffer = _offsets(bytes(header), size, expected), memoryview(bytearray(_PIECE_BYTES))
+    places = [_Place(*offsets[name], _bytes_of(target)) for name, target in targets.items()]
+    position = 8 + n_header
+    while position < size:
+        home = next((place for place in places if position in place.words), None)
+        if home is not None:
+            piece = home.target[position - home.begin : home.words.stop - home.begin][:_PIECE_BYTES]
+        else:
+            end = min([size, *(place.words.start for place in places if place.words and place.words.start > position)])
+            piece = buffer[: end - position]
+        _fill(file, piece)
+        check.update(piece)
+        for place in places if home is None else ():
+            low, high = max(place.begin, position), min(place.stop, position + len(piece))
             if low < high:
-                target[low - begin : high - begin] = content[low - start : high - start]
+                place.target[low - place.begin : high - place.begin] = piece[low - position : high - position]
+        position += len(piece)
     return check.text()
 
 
@@ -203,8 +237,8 @@ def _fill(file: Readable, view: memoryview) -> None:
         n_read += n
 
 
-def _bytes_of(tensor: Tensor) -> np.ndarray:
-    found: np.ndarray = tensor.view(torch.uint8).view(-1).numpy()
+def _bytes_of(tensor: Tensor) -> memoryview:
+    found: memoryview = tensor.view(torch.uint8).view(-1).numpy().data
     return found
 
 
@@ -237,16 +271,12 @@ class _Checksum:
         return f"{self._mixed:016x}{self._total:016x}{self._size:x}"
 
 
-def _offsets(content: memoryview, size: int, expected: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[int, int]]:
-    """Where the tensors of a safetensors file of ``size`` bytes begin and end, by its first bytes ``content``.
+def _offsets(content: bytes, size: int, expected: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[int, int]]:
+    """Where the tensors of a safetensors file of ``size`` bytes begin and end, by its header, the ``expected`` one.
 
-    Its header must be exactly the ``expected`` one. Raises ``ValueError``.
+    Raises ``ValueError``.
     """
-    n_header = int.from_bytes(content[:8], "little")
-    start = 8 + n_header
-    if n_header > _MOST_HEADER_BYTES or start > len(content):
-        raise ValueError("its header is too long")
-    header = json.loads(bytes(content[8:start]).decode())
+    start, header = 8 + len(content), json.loads(content.decode())
     if not isinstance(header, dict):
         raise ValueError("its header is no mapping")
     header.pop("__metadata__", None)

@@ -94,7 +94,7 @@ def _plan(manifest: Manifest, seed: int, held: int, shard_bytes: int) -> CachePl
     # so many rows in a bucket that none is empty, which would be a chunk without shards
     n_buckets = max(1, min(-(-manifest.n_rows // held), manifest.n_rows // 64))
     stream = {**old.stream, "shuffle": {"seed": seed, "of": manifest.fingerprint}}
-    return replace(old, n_chunks=n_buckets, shard_rows=max(1, shard_bytes // old.shards.row_bytes), stream=stream)
+    return replace(old, n_chunks=n_buckets, shard_rows=old.shards.rows_in(shard_bytes), stream=stream)
 
 
 def _windows(shards: Sequence[ShardRecord], held: int) -> Iterator[list[ShardRecord]]:

@@ -68,7 +68,7 @@ def write_cache(
     windows = _windows(stream, kept, tokens)
     n_rows = int(kept[torch.cat(windows)].sum())
     plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, stream.record())
-    plan = replace(plan, shard_rows=max(1, shard_bytes // plan.shards.row_bytes))
+    plan = replace(plan, shard_rows=plan.shards.rows_in(shard_bytes))
     begin(target, plan, n_rows * plan.shards.row_bytes)
     for number, window in enumerate(windows):
         if number % n_writers == rank and read_chunk(target, number) is None:
