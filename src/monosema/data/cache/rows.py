@@ -90,6 +90,7 @@ class ActivationCache:
         n_aside = round(validation_fraction * len(shards))
         self._aside = [shards[number] for number in sorted(order[:n_aside])]
         self._served = [shards[number] for number in sorted(order[n_aside:])]
+        self._known_groups: dict[int, list[list[ShardRecord]]] = {}
         if not self._groups(0):
             raise DataError(
                 f"no group of shards in {folder} fills a batch of {batch_size} rows "
@@ -219,6 +220,12 @@ class ActivationCache:
 
     def _groups(self, epoch: int) -> list[list[ShardRecord]]:
         """The shards of an epoch in its order, together as they are mixed; none where they fill no batch."""
+        if epoch not in self._known_groups:
+            known = {each: groups for each, groups in self._known_groups.items() if each == epoch - 1}
+            self._known_groups = {**known, epoch: self._make_groups(epoch)}
+        return self._known_groups[epoch]
+
+    def _make_groups(self, epoch: int) -> list[list[ShardRecord]]:
         order = torch.randperm(len(self._served), generator=random_stream(self.seed, "shards", epoch)).tolist()
         groups: list[list[ShardRecord]] = [[]]
         size = 0

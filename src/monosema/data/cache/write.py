@@ -48,6 +48,7 @@ def write_cache(
     None.
 
     Args:
+        folder: a path, or an fsspec URL (``s3://bucket/cache``), where a file is one object that is put whole.
         stream: sites, text, seed and chunk size; nothing of it is consumed.
         tokens: rows wanted, all of the text by default; whole chunks are written.
         dtype: type to store; ``int8`` has a scale for each channel of each shard.
