@@ -245,13 +245,9 @@ class RunConfig:
             raise ConfigError(f"other_models cannot have {MAIN_MODEL!r}: it is what model is called; use another name")
 
 
-HARMLESS = (
-    *(
-        f"training.{name}"
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every")
-    ),
-    *(
-        f"cache.{name}" for name in ("folder", "revision", "prefetch", "model", "dtype", "device")
-    ),  # its content is compared
-)
+_HARMLESS = {
+    "training": ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every"),
+    "cache": ("folder", "revision", "prefetch", "model", "dtype", "device"),  # its content is compared
+}
+HARMLESS = tuple(f"{section}.{name}" for section, names in _HARMLESS.items() for name in names)
 """Options that may change when a run is resumed: they do not change what is computed."""

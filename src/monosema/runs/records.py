@@ -56,6 +56,7 @@ def cache_source(cache: ActivationCache) -> CacheSource:
     reads, writes = ([name for name, _ in sites] for sites in (cache.layout.reads, cache.layout.writes))
     return CacheSource(
         folder=os.fspath(cache.folder),
+        revision=cache.revision,
         batch_size=cache.batch_size,
         hook_names=tuple(reads),
         targets=None if cache.layout.is_autoencoder else tuple(writes),

@@ -75,7 +75,7 @@ class ActivationCache:
         token: str | None = None,
     ):
         check_cache_options(batch_size, epochs, mix_bytes, validation_fraction)
-        self.folder = folder
+        self.folder, self.revision = folder, revision
         self.source = open_source(folder, revision=revision, token=token)
         self.manifest = self.source.manifest
         if model is not None:
