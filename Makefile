@@ -55,6 +55,7 @@ bench: install
 	$(BIN)/python benchmarks/revive.py --write-docs
 	$(BIN)/python benchmarks/many.py --write-docs
 	$(BIN)/python benchmarks/equal_tokens.py --write-docs
+	$(BIN)/python benchmarks/cache.py --write-docs
 
 clean:
 	rm -rf .venv .venv-* build dist runs

@@ -143,7 +143,7 @@ def test_no_option_is_left_out() -> None:
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line[0].path if len(line) == 1 else "")
 def test_every_option_reaches_the_config(line: list[Leaf], capsys: pytest.CaptureFixture[str]) -> None:
     chosen = dict(pair for leaf in line for pair in leaf.kinds)
-    single = ("training.finetuning", "training.sparse_connection")  # an option of theirs turns them on
+    single = ("cache", "training.finetuning", "training.sparse_connection")  # an option of theirs turns them on
     arguments = [word for path, name in chosen.items() if path not in single for word in (f"--{path}", name)]
     expected: Mapping[str, Any] = {}
     for leaf in line:

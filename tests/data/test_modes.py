@@ -16,6 +16,7 @@ import monosema as ms
 from monosema.core.config import from_plain, to_plain
 from monosema.core.errors import ConfigError, DataError, ShapeError, UserError
 from monosema.data import ActivationCache, ActivationStream, Packing, Positions, TokenSplit, load_tokens, write_cache
+from monosema.data.cache.folders import open_folder
 from monosema.data.cache.shards import read_shard
 from monosema.data.rebuild import recorded_options, tokens_again
 
@@ -99,12 +100,12 @@ def test_marks_by_name_and_id():
         ({"preset": "e2e", "separator": 3}, "leave it out"),
         ({"separator": "own"}, "nothing between documents"),
         ({"document_tokens": 0}, "at least 1"),
-        ({"mode": "rows"}, "Packing.mode"),
+        ({"mode": "rows"}, "mode"),
     ],
 )
 def test_packings_that_contradict_themselves_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        Packing(**options)
+        from_plain(Packing, options)
 
 
 def test_options_that_do_not_fit_the_tokenizer_or_the_data_are_refused():
@@ -187,7 +188,7 @@ def test_position_slices_choose_rows_in_the_stream_and_the_cache(model, tmp_path
     stream = ActivationStream(model, sliced, SITE, batch_size=4, chunk_contexts=5)
     write_cache(stream, tmp_path / "c", dtype="float32")
     cache = ActivationCache(tmp_path / "c", 4)
-    shards = [read_shard(cache.folder, cache.manifest.plan.shards, each) for each in cache.manifest.shards]
+    shards = [read_shard(open_folder(cache.folder), cache.manifest.plan.shards, each) for each in cache.manifest.shards]
     rows = torch.cat([shard.rows for shard in shards])
     torch.testing.assert_close(rows[rows[:, 0].argsort()], chosen)
     assert set(torch.cat([shard.positions for shard in shards]).tolist()) == {1, 4}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from monosema.core.lazy import lazy_exports
 
 _HOMES = {
-    "monosema.data.cache": ("ActivationCache", "write_cache"),
+    "monosema.data.cache": ("ActivationCache", "push_cache", "shuffle_cache", "write_cache"),
     "monosema.data.config": ("Mixture", "TextSource"),
     "monosema.data.packing": ("PackedBlock", "PackingRule", "pack", "pack_blocks", "packing_rule"),
     "monosema.data.packing_config": ("Packing", "Positions"),
@@ -25,7 +25,7 @@ _HOMES = {
 __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
-    from monosema.data.cache import ActivationCache, write_cache
+    from monosema.data.cache import ActivationCache, push_cache, shuffle_cache, write_cache
     from monosema.data.config import Mixture, TextSource
     from monosema.data.packing import PackedBlock, PackingRule, pack, pack_blocks, packing_rule
     from monosema.data.packing_config import Packing, Positions

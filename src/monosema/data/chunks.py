@@ -71,6 +71,10 @@ class Chunk:
     order: Tensor
     """A permutation ``[n]`` of the rows."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.rows, self.order
+
     def served(self, start: int, stop: int) -> Tensor:
         """A copy of the rows ``start`` to ``stop`` in the order of serving."""
         return self.rows[self.order[start:stop]]

@@ -100,6 +100,12 @@ class IndexedOrder:
         chosen = self.of_epoch(epoch)[start : start + n]
         return self._split.part(chosen), {"epoch": epoch, "position": start + len(chosen)}
 
+    def ends_at(self, place: Place, contexts: Contexts) -> bool:
+        """Whether ``contexts`` are those before ``place``."""
+        end = place["position"]
+        before = self._split.part(self.of_epoch(place["epoch"])[max(0, end - len(contexts)) : end])
+        return torch.equal(before.ids, contexts.ids)
+
     def chunk_rows(self, size: int) -> Iterator[int]:
         for epoch in range(self._epochs):
             rows = self._rows[self.of_epoch(epoch)]

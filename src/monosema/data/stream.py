@@ -142,8 +142,9 @@ class ActivationStream:
             device=self.buffer_device,
         )
         devices = [each.device for each in self._harvester.models]
-        prefetch = prefetches(prefetch, compile, devices)
-        self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
+        self._prefetch: Prefetch[Chunk] | None = None
+        if prefetches(prefetch, compile, devices):
+            self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices])
         self._place: Place = self._order.start
         self._chunk_number = self._offset = self._n_begun = 0
         self._chunk: Chunk | None = None
@@ -321,6 +322,11 @@ class ActivationStream:
         if state["in_chunk"]:
             documents = state["chunk_documents"]
             text = Contexts(state["chunk_ids"], documents if documents.shape == state["chunk_ids"].shape else None)
+            if isinstance(self._order, IndexedOrder) and not self._order.ends_at(self._place, text):
+                raise DataError(
+                    "the stream's state is damaged: its token ids are not those of the text at its position; go back "
+                    "to an older checkpoint"
+                )
             self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text))
             self._offset = int(state["offset"])
 

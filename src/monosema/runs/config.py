@@ -153,6 +153,40 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheSource:
+    """A cache of activations in place of model, text and stream; see ``ActivationCache``."""
+
+    folder: str
+    """What ``monosema cache`` wrote: a path, a URL, or the hub's name of a dataset repository."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    batch_size: int = 2048
+    """Rows in a training step."""
+    hook_names: tuple[str, ...] | None = None
+    """Sites read, of those in the cache; those it was made for by default."""
+    targets: tuple[str, ...] | None = None
+    """Sites written, where they are others (a transcoder)."""
+    seed: int = 0
+    """Seed of the order of shards and rows."""
+    epochs: int = 1
+    """How often the cache may be read."""
+    mix_bytes: int = 2**30
+    """Memory for the shards that are mixed."""
+    validation_fraction: float = 0.0
+    """Share of the shards set aside for evaluation."""
+    prefetch: bool = True
+    """Whether the next shards are read while some are trained on, which takes as much memory again."""
+    model: str | None = None
+    """Model that the cache must be of."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Type it must be stored in."""
+    fingerprint: str | None = None
+    """Content it must have; runs record it."""
+    device: str | None = None
+    """Where the dictionary is trained; a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CoderOptions:
     """The dictionary; widths of input and output come from the sites."""
 
@@ -228,6 +262,8 @@ class RunConfig:
     """The text."""
     stream: StreamOptions = StreamOptions()
     """The activations."""
+    cache: CacheSource | None = None
+    """A cache of activations in place of all of the above: no model is loaded."""
     coder: CoderOptions = CoderOptions()
     """The dictionary."""
     training: TrainingConfig = TrainingConfig()
@@ -240,8 +276,9 @@ class RunConfig:
             raise ConfigError(f"other_models cannot have {MAIN_MODEL!r}: it is what model is called; use another name")
 
 
-HARMLESS = tuple(
-    f"training.{name}"
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every")
-)
+_HARMLESS = {
+    "training": ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every"),
+    "cache": ("folder", "revision", "prefetch", "model", "dtype", "device"),  # its content is compared
+}
+HARMLESS = tuple(f"{section}.{name}" for section, names in _HARMLESS.items() for name in names)
 """Options that may change when a run is resumed: they do not change what is computed."""

@@ -18,6 +18,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows, as_row_source
+from monosema.data.cache.expectations import model_differences
 from monosema.evaluation import Report, evaluate
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
@@ -100,7 +101,7 @@ def train(
         config: the run; the defaults work untouched.
         out: the run folder. A run that was stopped or killed goes on bit for bit; a finished one is read.
         evaluation: evaluate the dictionary as saved at the end, on the held-out side of the stream's tokens or on an
-            array's validation rows.
+            array's or cache's validation rows.
         on_step: called with the trainer after every step.
         callbacks: further callbacks of the loop.
         optimizer: makes the optimiser in place of Adam, ``torch.optim.NAdam`` or
@@ -113,7 +114,7 @@ def train(
         ShapeError: the coder's widths are not the source's.
         DataError: the source is too short for ``config.tokens``, or gives values that are not finite.
         ConfigError: ``out`` belongs to another run (of an array, to other rows): what differs is listed and nothing is
-            overwritten; or the coder is for other sites than the source's.
+            overwritten; or the coder is for other sites than the source's, or another model than a cache's.
         NonFiniteStepError: a step of the only coder was not finite.
         RunInterrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
@@ -131,6 +132,8 @@ def train(
         runs = []
         for name, (each, own) in pairs.items():
             path = None if out is None else Path(out) / name
+            if isinstance(rows, ActivationCache) and not start_at_other_sites:
+                _refuse_another_model(each, rows)
             columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
             runs.append(_Run(name, each, own, rows, columns, path, options, optimizer))
         for run in runs:  # none before every folder was found fit
@@ -355,6 +358,15 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
     return as_row_source(source, **row_options)
 
 
+def _refuse_another_model(coder: Dictionary, cache: ActivationCache) -> None:
+    different = model_differences(coder.metadata, cache.record())
+    if different:
+        raise ConfigError(
+            f"the coder was trained on another model than the one {cache.folder} was made from "
+            f"({'; '.join(different)}); cache that model's activations, or train(..., start_at_other_sites=True)"
+        )
+
+
 def _tokens(config: TrainingConfig, batch_size: int) -> int:
     return (config.main_steps(batch_size) + config.finetuning_steps(batch_size)) * batch_size
 
@@ -442,7 +454,8 @@ def _evaluate(
     if isinstance(rows, ArrayRows | ActivationCache):
         if not _has_heldout(rows):
             return None
-        return evaluate(coder, activations=columns.of(rows.validation), n_tokens=options.n_tokens)
+        parts = [rows.validation] if isinstance(rows, ArrayRows) else rows.validation_shards()
+        return evaluate(coder, activations=(columns.of(part) for part in parts), n_tokens=options.n_tokens)
     assert isinstance(rows, ActivationStream)
     if rows.tokens is None or not _has_heldout(rows):
         logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
