@@ -82,6 +82,7 @@ class ActivationCache:
         self._epoch = self._group = self._offset = 0
         self.n_dropped = 0
         self._rows: Tensor | None = None
+        self._order = torch.zeros(0, dtype=torch.int64)
 
     # -- what it is
 
@@ -146,14 +147,15 @@ class ActivationCache:
             if not self._begin():
                 raise StopIteration
         self._offset += self.batch_size
-        return self._rows[self._offset - self.batch_size : self._offset]
+        # a copy: a view that the caller still has would keep the whole group while the next is read
+        return self._rows[self._order[self._offset - self.batch_size : self._offset]]
 
     def preview(self, n_rows: int) -> Tensor:
         """At most ``n_rows`` of the first rows, without consuming them."""
         if self._rows is None and not self._begin():
             raise DataError("the cache is exhausted")
         assert self._rows is not None
-        return self._rows[:n_rows]
+        return self._rows[self._order[:n_rows]]
 
     def state_dict(self) -> dict[str, Any]:
         """Position; the group that is served is read again."""
@@ -208,17 +210,21 @@ class ActivationCache:
             if self._epoch >= self.epochs:
                 return False
             groups = self._groups(self._epoch)
-        rows = self._read(groups[self._group])
+        self._rows = self._read(groups[self._group])
         generator = random_stream(self.seed, "rows", self._epoch, self._group)
-        self._rows = rows[torch.randperm(len(rows), generator=generator)]
+        self._order = torch.randperm(len(self._rows), generator=generator)
         return True
 
     def _read(self, shards: list[ShardRecord]) -> Tensor:
         layout = self.manifest.plan.shards
         parts = [read_shard(self.folder, layout, record).rows for record in shards]
-        if self._columns is not None:
-            parts = [part.index_select(1, self._columns) for part in parts]
-        return torch.cat(parts)
+        rows = torch.empty(sum(map(len, parts)), self.layout.width, dtype=parts[0].dtype)
+        filled = len(rows)
+        while parts:  # each is let go once it is copied, for memory of one group and not two
+            part = parts.pop()
+            filled -= len(part)
+            rows[filled : filled + len(part)] = part if self._columns is None else part[:, self._columns]
+        return rows
 
     def _choose(
         self, hook_names: str | Sequence[str] | None, targets: str | Sequence[str] | None
