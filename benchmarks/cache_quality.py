@@ -58,7 +58,7 @@ def main() -> None:
             for dtype in options.dtypes:
                 cache = ms.ActivationCache(Path(scratch) / dtype, options.batch_size, seed=seed)
                 results[dtype].append(trained_fve(cache, heldout, seed, options))
-            print(f"seed {seed}: {({name: each[-1] for name, each in results.items()})}", file=sys.stderr, flush=True)
+            print(f"seed {seed}: { ({name: each[-1] for name, each in results.items()}) }", file=sys.stderr, flush=True)
     live = results[LIVE]
     rows = []
     for name, each in results.items():

@@ -1,4 +1,4 @@
-"""Training a BatchTopK dictionary on rows of the embedded model, and its share of variance explained on held-out text."""
+"""BatchTopK dictionaries on the embedded model, and their share of variance explained on held-out text."""
 
 from __future__ import annotations
 

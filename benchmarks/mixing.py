@@ -32,6 +32,8 @@ from report import ROOT, command, markdown_table, refresh_block
 HERE = Path(__file__).resolve().parent
 ROW_BYTES = 768 * 4
 LARGE, SMALL = 2**30, 2**27
+PEAK_OF = 2**29
+"""Bytes of rows held where memory is measured."""
 NARROW, WIDE = 4, 768
 """Numbers in a row where contexts are counted and where memory is measured."""
 
@@ -82,15 +84,15 @@ def counting(settings: str, pool_rows: int, *, width: int = NARROW, settling: fl
 
 
 DEFAULTS = (
-    ("stream, a long run", STREAM, counting("default", rows_in(LARGE), width=WIDE, settling=0, buffers=4)),
-    ("stream, the least chunk", STREAM, counting("shortest", 64 * 4096, width=WIDE, settling=0, buffers=4)),
+    ("stream, a long run", STREAM, counting("default", rows_in(LARGE), width=WIDE, settling=0, buffers=2)),
+    ("stream, the least chunk", STREAM, counting("shortest", 64 * 4096, width=WIDE, settling=0, buffers=2)),
     ("cache", CACHE, counting("cache", rows_in(LARGE), settling=0)),
     ("SAELens, `n_batches_in_buffer` 20, contexts of 128", SAELENS, counting("default", rows_in(LARGE))),
     ("SAELens, its tutorial", SAELENS, counting("tutorial", rows_in(LARGE))),
     (
         "dictionary_learning, its 3.84 million rows",
         DICTIONARY_LEARNING,
-        counting("default", rows_in(LARGE), settling=1, buffers=0.5),
+        counting("default", rows_in(LARGE), settling=0.5, buffers=0.1),
     ),
 )
 """What each system does when it is told nothing."""
@@ -125,7 +127,7 @@ def main() -> None:
         measure(["by default", name], system, case)
     peaks = {}
     for system in SYSTEMS:
-        answer = system.answer(counting(system.settings, rows_in(LARGE), width=WIDE, settling=0, buffers=2))
+        answer = system.answer(counting(system.settings, rows_in(PEAK_OF), width=WIDE, settling=0, buffers=2))
         peaks[system.name] = answer["peak_bytes"] / (answer["held_rows"] * ROW_BYTES)
         print(f"{system.name}: peak {peaks[system.name]:.2f} times the rows held", file=sys.stderr, flush=True)
     for n_bytes in (LARGE, SMALL):
@@ -140,7 +142,7 @@ def main() -> None:
     shown = ", ".join(f"{name} {times:.2f}" for name, times in peaks.items())
     text = (
         f"{table}\n\n"
-        f"Peak of memory as a multiple of the rows held, 1 GiB of d 768 in float32: {shown}. "
+        f"Peak of memory as a multiple of the rows held, {PEAK_OF // 2**20} MiB of d 768 in float32: {shown}. "
         f"{', '.join(f'{package} {version}' for package, version in versions.items())}.\n"
         f"Printed by `{command()}`."
     )

@@ -1,4 +1,4 @@
-"""dictionary_learning's ``ActivationBuffer`` under ``mixing.py``: its own code, with a stand-in for the traced model."""
+"""dictionary_learning's ``ActivationBuffer`` under ``mixing.py``: its own code on a stand-in model."""
 
 from __future__ import annotations
 

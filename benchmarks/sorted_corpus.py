@@ -80,7 +80,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, each in results.items():
             each.append(trained_fve(source(name, seed), heldout, seed, options))
-        print(f"seed {seed}: {({name: each[-1] for name, each in results.items()})}", file=sys.stderr, flush=True)
+        print(f"seed {seed}: { ({name: each[-1] for name, each in results.items()}) }", file=sys.stderr, flush=True)
     rows = [[name, *cells(each, results[SHUFFLED])] for name, each in results.items()]
     text = (
         f"{markdown_table(header('corpus', range(options.seeds)), rows)}\n\n"

@@ -1,4 +1,4 @@
-"""Serves ten chunks, of a stream or a cache, and prints the peak of this process's memory after each."""
+"""Serves ten chunks, of a stream or a cache, and prints the peak of memory after each, beyond what was there before."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def main(kind: str, folder: str) -> None:
         "hook_embed",
         batch_size=BATCH,
         chunk_contexts=CHUNK_CONTEXTS,
+        model_batch_size=8,
         prefetch=kind == "prefetch",
     )
     source: ActivationStream | ActivationCache = stream
@@ -47,10 +48,10 @@ def main(kind: str, folder: str) -> None:
         write_cache(stream, folder, dtype="float32", shard_bytes=CHUNK_BYTES // 8)
         source = ActivationCache(folder, BATCH, mix_bytes=CHUNK_BYTES * 17 // 16)
     Path("/proc/self/clear_refs").write_text("5")  # what loading and writing took is not asked
-    peaks = []
+    before, peaks = peak(), []
     for number, _ in enumerate(source, start=1):
         if number % (CHUNK_CONTEXTS * CONTEXT // BATCH) == 0:
-            peaks.append(peak())
+            peaks.append(peak() - before)
     print(json.dumps(peaks))
 
 

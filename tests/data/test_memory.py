@@ -23,4 +23,5 @@ def test_ten_chunks_take_no_more_memory_than_the_first(kind: str, chunks: float,
     )
     peaks = json.loads(done.stdout)
     assert len(peaks) >= N_CHUNKS - 1, "the last rows of groups of a cache fill no batch"
+    assert peaks[-1] / CHUNK_BYTES < chunks + 1.5, "a chunk, its spare, and a harvest's own memory"
     assert (peaks[-1] - peaks[0]) / CHUNK_BYTES < chunks, [round((each - peaks[0]) / CHUNK_BYTES, 2) for each in peaks]

@@ -110,6 +110,7 @@ class ChunkMaker:
         n_kept = int(kept.sum())
         pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
         rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         filled = 0
         for start in range(0, len(ids), self.model_batch_size):
             before_each()
@@ -122,8 +123,9 @@ class ChunkMaker:
                 values = values[mask.to(values.device)]
                 rows[filled : filled + n, column : column + values.shape[1]] = values
                 column += values.shape[1]
+            finite &= torch.isfinite(rows[filled : filled + n]).all()  # of all at once it takes another chunk's memory
             filled += n
-        if not bool(torch.isfinite(rows).all()):
+        if not bool(finite):
             raise DataError(
                 f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "
                 "load the model in another dtype (float32 or bfloat16), or look for broken text"
