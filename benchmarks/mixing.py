@@ -8,8 +8,8 @@ from. Contexts have 256 tokens, batches 4,096 rows; counting starts when what is
 are those that a batch draws on; "effective" is in how many equally likely contexts two rows of successive batches
 would coincide as often as they do (all contexts of the run, were it perfectly shuffled).
 
-The same amount of memory is given to all in two ways: as rows held to be mixed, and at the peak of the process, which is
-measured with rows of d 768 in float32.
+The same amount of memory is given to all in two ways: as rows held to be mixed, and at the peak of the process, measured
+with rows of d 768 in float32.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class System:
 
 
 OURS = {"PYTHONPATH": str(ROOT / "src")}
-STREAM = System("monosema, stream", "mixing_monosema.py", Path(sys.executable), environment=OURS)
-CACHE = System("monosema, cache", "mixing_monosema.py", Path(sys.executable), "cache", OURS)
-SAELENS = System("SAELens", "mixing_saelens.py", ROOT / ".venv-saelens/bin/python")
+STREAM = System("monosema, stream", "mix_monosema.py", Path(sys.executable), environment=OURS)
+CACHE = System("monosema, cache", "mix_monosema.py", Path(sys.executable), "cache", OURS)
+SAELENS = System("SAELens", "mix_saelens.py", ROOT / ".venv-saelens/bin/python")
 DICTIONARY_LEARNING = System(
-    "dictionary_learning", "mixing_dictionary_learning.py", ROOT / ".venv-dictionary-learning/bin/python"
+    "dictionary_learning", "mix_dictionary_learning.py", ROOT / ".venv-dictionary-learning/bin/python"
 )
 SYSTEMS = (STREAM, CACHE, SAELENS, DICTIONARY_LEARNING)
 

@@ -31,7 +31,9 @@ HELDOUT_FRACTION = 0.06
 
 def texts_of(texts: Iterable[str], n_tokens: float, model: ms.LanguageModel) -> list[str]:
     """The first texts that hold so many tokens together."""
-    chosen, total = [], 0
+    chosen: list[str] = []
+    total = 0
+    assert model.tokenizer is not None
     for text in texts:
         if total >= n_tokens:
             return chosen

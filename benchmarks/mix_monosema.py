@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from mixing_protocol import PROMPTS, Case, Source, answer
@@ -20,7 +21,7 @@ REAL_WIDTH = 768
 SITE = "hook_embed"
 
 
-def stream_of(case: Case, n_contexts: int, **options: int) -> ms.ActivationStream:
+def stream_of(case: Case, n_contexts: int, **options: Any) -> ms.ActivationStream:
     """Contexts that hold nothing but their own number."""
     config = LlamaConfig(
         vocab_size=n_contexts,
@@ -42,7 +43,7 @@ def stream_of(case: Case, n_contexts: int, **options: int) -> ms.ActivationStrea
 
 
 def prepare(case: Case) -> Source:
-    versions = {"monosema": ms.__version__}
+    versions = {"monosema": str(ms.__version__)}
     n_contexts = math.ceil(case.n_settling + case.n_buffers + 2) * case.pool_contexts
     if case.settings in ("default", "shortest"):
         stream = stream_of(case, max(n_contexts, CHUNKS_PER_RUN * case.pool_contexts))
