@@ -8,7 +8,7 @@ from. Contexts have 256 tokens, batches 4,096 rows; counting starts when what is
 are those that a batch draws on; "effective" is in how many equally likely contexts two rows of successive batches
 would coincide as often as they do (all contexts of the run, were it perfectly shuffled).
 
-The same amount of memory is given to all in two ways: as rows held to be mixed, and at the peak of the process, measured
+The same memory is given to all in two ways: as rows held to be mixed, and at the peak of the process, measured
 with rows of d 768 in float32.
 """
 
