@@ -48,6 +48,21 @@ def chunk_bytes(n_rows: int, row_bytes: int) -> int:
     return n_rows * (row_bytes + torch.int64.itemsize)
 
 
+def spread_order(counts: Tensor, generator: torch.Generator) -> Tensor:
+    """A random permutation of rows that lie context by context, ``counts[c]`` of context ``c``, spread evenly.
+
+    One row of a context, whichever, stands at a random place in each of its ``counts[c]`` equal parts of the whole: a
+    stretch of rows draws on every context that has enough of them, where a plain permutation leaves out the unlucky.
+    """
+    n = int(counts.sum())
+    context = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    rows = torch.randperm(n, generator=generator)
+    rows = rows[context[rows].argsort(stable=True)]  # context by context, each in an order of its own
+    part = torch.arange(n) - (counts.cumsum(0) - counts)[context]
+    place = (part + torch.rand(n, dtype=torch.float64, generator=generator)) / counts[context]
+    return rows[place.argsort(stable=True)]
+
+
 @dataclass(frozen=True)
 class ChunkContexts:
     """The contexts of a chunk, and where they stand in the stream."""
@@ -69,7 +84,7 @@ class Chunk:
     rows: Tensor
     """Activations ``[n, d]`` at the positions that become rows, in the order of the contexts."""
     order: Tensor
-    """A permutation ``[n]`` of the rows."""
+    """A permutation ``[n]`` of the rows, see ``spread_order``."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -130,5 +145,5 @@ class ChunkMaker:
                 f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "
                 "load the model in another dtype (float32 or bfloat16), or look for broken text"
             )
-        order = torch.randperm(n_kept, generator=random_stream(self.seed, "rows", contexts.number))
+        order = spread_order(kept.sum(1), random_stream(self.seed, "rows", contexts.number))
         return Chunk(contexts, rows, order.to(self.device))
