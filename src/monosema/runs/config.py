@@ -211,6 +211,17 @@ class RunConfig:
 
 HARMLESS = tuple(
     f"training.{name}"
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every")
+    for name in (
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "checkpoint_tokens",
+        "n_checkpoints",
+        "keep_best",
+        "background_checkpoints",
+        "max_hours",
+        "eval_every",
+    )
 )
 """Options that may change when a run is resumed: they do not change what is computed."""
