@@ -53,7 +53,11 @@ def test_the_run_folder_holds_what_the_design_says(run: ms.TrainingResult) -> No
     assert run.folder is not None
     names = {path.name for path in run.folder.iterdir()} - {".lock"}
     summary = {"summary.json", "summary.txt"}
-    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "coder", "report.json", "checksums.json"} | summary
+    assert (
+        names
+        == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "coder", "report.json", "checksums.json"}
+        | summary
+    )
     report = json.loads((run.folder / "report.json").read_text())
     assert {"fve", "ce_loss_score", "l0", "dead_fraction"} <= set(report)
     assert run.report is not None
