@@ -54,5 +54,8 @@ def test_killed_runs_end_as_ones_left_alone(
         for name in ("run",) if kind != "several" else ("run/topk", "run/relu"):
             assert "damaged" not in describe(out / name)
         n_kills[killed] += 1
+        if (number + 1) % 10 == 0:
+            with capsys.disabled():
+                print(f"{number + 1} of {N_RUNS} ended equal; killed while: {dict(doing)}", flush=True)
     with capsys.disabled():
         print(f"all equal; killed {sum(n * times for n, times in n_kills.items())} times while: {dict(doing)}")
