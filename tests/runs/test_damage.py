@@ -24,7 +24,7 @@ STATE = ("state.json", "state.safetensors", "coder/cfg.json", "coder/sae_weights
 CHECKPOINT = tuple(f"{NEWEST}/{name}" for name in (*STATE, "coder/sparsity.safetensors"))
 RUN = ("config.yaml", "run.json", "metrics.jsonl", "report.json", "checksums.json", "checkpoints/latest")
 CODER = ("coder/cfg.json", "coder/sae_weights.safetensors", "coder/sparsity.safetensors")
-REFUSED = {"metrics.jsonl"}
+REFUSED = [("metrics.jsonl", kind) for kind in ("emptied", "deleted", "replaced")]
 """What no other file can stand in for; the run is refused until it is put back or given up."""
 
 
@@ -82,8 +82,8 @@ def test_a_damaged_file_is_named_and_never_trusted(
         except UserError as error:
             refusal = str(error)
             raise
-        assert result.resumed_from == (8 if name in CHECKPOINT else STEPS)
-    if name in REFUSED:
+        assert result.resumed_from == (8 if name in CHECKPOINT else 4 if "metrics" in name else STEPS)
+    if (name, kind) in REFUSED:
         assert "put back a whole copy" in refusal
     else:
         assert refusal == ""

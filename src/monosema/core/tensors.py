@@ -41,8 +41,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with open(path, "wb", buffering=0) as file:
-        for part in (len(text).to_bytes(8, "little") + text, *(tensors[name] for name in names)):
-            data = memoryview(part if isinstance(part, bytes) else _bytes_of(part))
+        for name in (None, *names):
+            data = memoryview(len(text).to_bytes(8, "little") + text) if name is None else _bytes_of(tensors[name])
             digest.update(data)
             n_written = 0
             while n_written < len(data):
@@ -51,4 +51,4 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -148,7 +148,7 @@ class RunFolder:
             return
         if not self.checksums.is_readable:
             logger.warning("%s/checksums.json is damaged or lost; what it vouched for is written again", self.path)
-            self.checksums.forget()
+            self.checksums.record_written(*(name for name in own if (self.path / name).exists()))
         for name, text in own.items():
             damage = self.checksums.damaged(name)
             if damage and self.checksums.matches(name, text):
