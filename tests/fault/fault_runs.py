@@ -43,10 +43,15 @@ class Workshop:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    """Everything that a run and its cache leave but seconds: weights, moments, thresholds, metrics, reports."""
-    clocks = ("state.json", "summary.json", "summary.txt", "checksums.json", "run.json")
+    """Everything that a run and its cache leave but seconds: weights, moments, thresholds, metrics, reports.
+
+    Of checkpoints the newest: one that a killed process had no time to delete may stand beside it.
+    """
+    clocks = ("state.json", "summary.json", "summary.txt", "checksums.json", "run.json", ".lock")
+    newest = {path.parent / path.read_text().strip() for path in out.rglob("latest")}
+    others = [path for path in out.rglob("checkpoints/step_*") if path not in newest]
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in (*clocks, ".lock")
+        if path.is_file() and not path.name.endswith(clocks) and not any(other in path.parents for other in others)
     }
