@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,8 +42,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with open(path, "wb", buffering=0) as file:
-        for name in (None, *names):
-            data = memoryview(len(text).to_bytes(8, "little") + text) if name is None else _bytes_of(tensors[name])
+        start_of_file = memoryview(len(text).to_bytes(8, "little") + text)
+        for data in itertools.chain([start_of_file], (_bytes_of(tensors[name]) for name in names)):
             digest.update(data)
             n_written = 0
             while n_written < len(data):
