@@ -32,7 +32,7 @@ from monosema.coders.parts import Origin
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, first_line
-from monosema.core.files import atomic_folder, looks_like_path
+from monosema.core.files import atomic_folder, looks_like_path, read_json
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
@@ -88,7 +88,8 @@ def load(
 ) -> Dictionary:
     """The dictionary in a local folder, or under ``name`` in a Hugging Face repository ``source``.
 
-    A run folder stands for its ``coder/``. Raises ``FileError`` where nothing readable is there.
+    A run folder stands for its ``coder/``; ``name`` may then be a checkpoint: ``latest``, ``best``, ``step_500`` or,
+    by the tokens it was trained on, ``tokens_1024000``. Raises ``FileError`` where nothing readable is there.
     """
     folder = _local_folder(source, name, token=token, revision=revision, force_download=force_download)
     coder: Dictionary
@@ -269,7 +270,9 @@ def _local_folder(
 ) -> Path:
     folder = Path(source)
     if folder.exists():
-        for candidate in (folder / name if name else folder, folder / "coder"):
+        named = folder / name if name else folder
+        of_run = [] if name is None else _checkpoints(folder, name)
+        for candidate in (named, named / "coder", *of_run):
             if (candidate / saelens.CONFIG_FILE).exists():
                 return candidate
         under = f" under {name!r}" if name else ""
@@ -277,6 +280,26 @@ def _local_folder(
     if isinstance(source, Path) or looks_like_path(str(source)):
         raise FileError(f"there is no folder {folder}; {_WHAT_TO_GIVE}")
     return _download(str(source), name, token=token, revision=revision, force_download=force_download)
+
+
+def _checkpoints(run: Path, name: str) -> list[Path]:
+    """The dictionary of the checkpoint that ``name`` means: ``latest``, ``best``, ``step_500`` or ``tokens_1024000``.
+
+    Raises ``FileError`` listing what there is, where a number of tokens or steps is none of it.
+    """
+    folder = run / "checkpoints"
+    pointer = folder / name
+    if name in ("latest", "best") and pointer.is_file():
+        return [folder / pointer.read_text(encoding="utf-8", errors="replace").strip() / "coder"]
+    kind, _, number = name.partition("_")
+    if kind not in ("step", "tokens") or not number.isdecimal() or not folder.is_dir():
+        return []
+    found = {path: read_json(path / "state.json") for path in sorted(folder.glob("step_*"))}
+    for path, state in found.items():
+        if int(number) == (state["tokens"] if kind == "tokens" else int(path.name.removeprefix("step_"))):
+            return [path / "coder"]
+    there = ", ".join(f"tokens_{state['tokens']} ({path.name})" for path, state in found.items())
+    raise FileError(f"{folder} has no checkpoint {name}; there are {there or 'none'}")
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:

@@ -26,6 +26,7 @@ FITTING = {
     "coder.activation.k": 7,
     "stream.compile": "max-autotune",
     "training.compile": "max-autotune",
+    "training.keep_best": "heldout/fve",
     "training.levels.fractions": [0.25, 0.75],
     "training.levels.widths": [3, 9],
     "training.levels.budgets": [3, 9],
@@ -37,6 +38,7 @@ FITTING = {
 ALONE = (
     "coder.expansion_factor",
     "stream.chunk_bytes",
+    "training.checkpoint_tokens",
     "training.levels.widths",
     "training.revive.dead_below_density",
     "training.revive.rewarm_fraction",

@@ -19,7 +19,7 @@ from monosema.runs.launch import launch
 from monosema.runs.needs import Needs, needs, outline_models
 from monosema.runs.planning import Plan
 from monosema.runs.session import build_tokens
-from monosema.training.checkpoint import most_on_disk
+from monosema.training import CheckpointPlan
 from monosema.training.operations import step_operations
 
 SITE = "blocks.1.hook_resid_post"
@@ -127,7 +127,8 @@ def test_checkpoints_are_as_large_as_said(model_folder: Path, text_file: Path, t
 )
 def test_checkpoints_on_disk_at_once(every: int, keep: int, keep_every: int, expected: tuple[int, int]) -> None:
     training = ms.TrainingConfig(checkpoint_every=every, keep_checkpoints=keep, keep_every=keep_every)
-    assert most_on_disk(training, 100) == expected
+    plan = CheckpointPlan.of(training, 64, 100)
+    assert (plan.n_written, plan.n_at_once) == expected
 
 
 def test_a_dense_step_counts_every_latent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -89,6 +90,32 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder so that nobody ever sees a part of it under its name; what cannot be deleted is left."""
+    target = Path(path)
+    aside = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
+    with contextlib.suppress(OSError):
+        os.rename(target, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The checksum of a file's content, in hexadecimal; ``FileError`` where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            digest, block = hashlib.sha256(), memoryview(bytearray(2**20))
+            while n_read := file.readinto(block):
+                digest.update(block[:n_read])
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is what ``remove_leftovers`` deletes."""
+    return name.startswith(_TEMPORARY)
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -277,7 +277,18 @@ class RunConfig:
 
 
 _HARMLESS = {
-    "training": ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every"),
+    "training": (
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "checkpoint_tokens",
+        "n_checkpoints",
+        "keep_best",
+        "background_checkpoints",
+        "max_hours",
+        "eval_every",
+    ),
     "cache": ("folder", "revision", "prefetch", "model", "dtype", "device"),  # its content is compared
 }
 HARMLESS = tuple(f"{section}.{name}" for section, names in _HARMLESS.items() for name in names)

@@ -11,6 +11,7 @@ from typing import Any
 from monosema import hub
 from monosema.core.files import read_json
 from monosema.data.rebuild import several_models
+from monosema.runs.checksums import Checksums
 from monosema.training.resolve import variant_of
 
 _KINDS = {
@@ -47,11 +48,25 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         scores = [key for key in figures if key.startswith("ce_loss_score") and figures[key] is not None]
         shown = ("fve", *scores, "l0", "dead_fraction", "n_tokens")
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
-    checkpoints = sorted((Path(folder) / "checkpoints").glob("step_*"))
-    if checkpoints:
-        lines["checkpoints"] = ", ".join(path.name for path in checkpoints)
+    lines |= _of_run(Path(folder))
     width = max(map(len, lines))
     return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+
+def _of_run(folder: Path) -> dict[str, str]:
+    """The checkpoints of a run, each with the tokens it was trained on, and files that are not what was written."""
+    lines = {}
+    home = folder / "checkpoints"
+    steps = {path.name: read_json(path / "state.json") for path in sorted(home.glob("step_*"))}
+    if steps:
+        pointers = {each: home / each for each in ("latest", "best") if (home / each).is_file()}
+        named = {each: path.read_text(encoding="utf-8", errors="replace").strip() for each, path in pointers.items()}
+        notes = {name: "".join(f", {each}" for each, target in named.items() if target == name) for name in steps}
+        lines["checkpoints"] = "; ".join(
+            f"{name} ({state['tokens']:,} tokens{notes[name]})" for name, state in steps.items()
+        )
+    damaged = Checksums(folder).damaged()
+    return {**lines, "damaged": "; ".join(damaged)} if damaged else lines
 
 
 def _brief(config: Any) -> str:

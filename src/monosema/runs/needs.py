@@ -30,8 +30,7 @@ from monosema.models import LanguageModel
 from monosema.models.load import load_outline, model_device
 from monosema.runs.config import MAIN_MODEL, ModelOptions, RunConfig
 from monosema.runs.session import Models, build_layout, build_stream, coder_for, given
-from monosema.training import Trainer
-from monosema.training.checkpoint import most_on_disk
+from monosema.training import CheckpointPlan, Trainer
 from monosema.training.memory import step_memory
 from monosema.training.operations import step_operations
 
@@ -168,7 +167,7 @@ def needs(
     moments = 2 * _bytes(dict(coder.named_parameters()))  # which Adam makes with the first step
     state = _bytes(trainer.state_dict()[0]) + moments + 4 * stream.chunk_size * tokens.context_size
     dictionary = _bytes(coder.state_dict())
-    n_written, n_kept = most_on_disk(training, trainer.n_steps)
+    checkpoints = CheckpointPlan.of(training, batch_size, trainer.n_steps)
     work = step_operations(coder, training, trainer.control.sparsity)
     model = _forward_operations(stream) if count_model else None
     return Needs(
@@ -181,8 +180,8 @@ def needs(
         rows_in_chunk=stream.rows_in_chunk,
         row_bytes=stream.layout.width * stream.dtype.itemsize,
         prefetch=prefetch,
-        n_written_checkpoints=n_written,
-        memory=_memory(config, _named(models), devices, tokens, stream, trainer, prefetch, state + dictionary),
+        n_written_checkpoints=checkpoints.n_written,
+        memory=_memory(config, _named(models), devices, tokens, stream, trainer, prefetch),
         operations=Operations(
             model=model,
             encoder=work.encoder,
@@ -195,7 +194,7 @@ def needs(
             folder=str(out),
             free=free_disk(out),
             checkpoint=state + dictionary,
-            n_checkpoints=n_kept,
+            n_checkpoints=checkpoints.n_at_once + (training.keep_best is not None),
             dictionary=dictionary,
             cache=0 if cache is None else cache_bytes(stream, n_tokens, cache),
         ),
@@ -210,7 +209,6 @@ def _memory(
     stream: ActivationStream,
     trainer: Trainer,
     prefetch: bool,
-    snapshot: int,
 ) -> tuple[DeviceMemory, ...]:
     held: dict[torch.device, dict[str, int]] = {}
 
@@ -233,10 +231,8 @@ def _memory(
     hold(home, "optimiser", step.moments)
     hold(home, "pre-activations", step.pre_activations)
     hold(home, "a step's rows and entries", step.step)
-    if home.type != "cpu":
-        hold(home, "copy of the dictionary for a checkpoint", step.weights)
     hold(cpu, "token ids", _token_bytes(tokens, stream))
-    hold(cpu, "checkpoint snapshot", snapshot * (1 if home.type == "cpu" else 2))
+    hold(cpu, "checkpoint snapshot", step.snapshot)
     return tuple(DeviceMemory(str(device), free_memory(device), parts) for device, parts in held.items())
 
 

@@ -21,10 +21,13 @@ from monosema.training.terms import AuxK, HierarchicalTopK, Matryoshka, Sparsity
 ENTRY_BYTES = 64
 """Of an active entry in a step: index, token and place in both orders, value, and the gradients of it."""
 
+STATISTICS_BYTES = 3 * 8 + 1
+"""Of a latent's firing statistics."""
+
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes on the dictionary's device."""
+    """Bytes on the dictionary's device, but for ``snapshot``."""
 
     weights: int
     """The parameters."""
@@ -36,6 +39,9 @@ class StepMemory:
     """Of every parameter, while a step lasts."""
     step: int
     """Whatever else a step holds at its peak: rows, errors, active entries, and masks where a selection needs them."""
+    snapshot: int
+    """In the host's memory, for checkpoints: with ``background_checkpoints`` a copy of weights, moments and firing
+    statistics; and while one is written, the dictionary as it is saved, three times over."""
 
     @property
     def kept(self) -> int:
@@ -74,6 +80,7 @@ def step_memory(
             _at_once(part.coder, config, n_tokens, device) * part.coder.d_sae * size for part in dictionary.parts
         ),
         gradients=weights,
+        snapshot=(3 * weights + STATISTICS_BYTES * dictionary.d_sae) * config.background_checkpoints + 3 * weights,
         step=rows + max(working for working, _ in parts) + sum(entries for _, entries in parts),
     )
 
