@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import DataError, FileError, UserError, first_line, refuse_misspelling
-from monosema.core.files import looks_like_path
+from monosema.core.files import looks_like_path, read_decompressed, require_regular
 from monosema.data.stdlib import STDLIB, stdlib_modules
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -108,11 +108,14 @@ def _from_path(path: Path, column: str | None) -> list[Document]:
 def _from_file(path: Path, name: str, column: str | None) -> list[Document]:
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix == ".parquet":
-        import datasets
-
-        return _from_dataset(datasets.Dataset.from_parquet(str(path)), column)
+        return [_named_by_text(_text_of(text, None, path)) for text in _parquet_column(path, column)]
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        require_regular(path)
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                raw = read_decompressed(stream.read, path)
+        else:
+            raw = path.read_bytes()
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
@@ -131,6 +134,21 @@ def _from_file(path: Path, name: str, column: str | None) -> list[Document]:
     if len(documents) > 1:
         return [_named_by_text(part) for part in documents if part.strip()]
     return [Document(f"{name}#{i}", piece) for i, piece in enumerate(_pieces(text))]
+
+
+def _parquet_column(path: Path, column: str | None) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        require_regular(path)
+        with pq.ParquetFile(path) as file:
+            name = column or _text_column(file.schema_arrow.names, path)
+            if name not in file.schema_arrow.names:
+                raise DataError(f"{path} has no column {name!r}; it has {_brief(file.schema_arrow.names)}")
+            return [value for batch in file.iter_batches(columns=[name]) for value in batch[name].to_pylist()]
+    except (OSError, UnicodeDecodeError, MemoryError, KeyError, OverflowError, pa.ArrowException) as error:
+        raise FileError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -154,7 +172,7 @@ def _json_lines(text: str, path: Path) -> Iterator[Any]:
 def _parse_json(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line {line}: not valid JSON ({error})") from error
 
 
@@ -173,7 +191,11 @@ def _text_column(names: Sequence[str], where: object) -> str:
     for name in ("text", "content", "problem"):
         if name in names:
             return name
-    raise DataError(f"{where}: no text column among {', '.join(map(repr, names))}; name it with column=")
+    raise DataError(f"{where}: no text column among {_brief(names)}; name it with column=")
+
+
+def _brief(names: Sequence[str]) -> str:
+    return ", ".join(f"{name!r:.80}" for name in names[:20]) + (", …" if len(names) > 20 else "")
 
 
 def _is_saved_dataset(path: Path) -> bool:
@@ -183,7 +205,10 @@ def _is_saved_dataset(path: Path) -> bool:
 def _saved_dataset(path: Path) -> Any:
     import datasets
 
-    return datasets.load_from_disk(str(path))
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise FileError(f"cannot read the dataset saved in {path}: {first_line(error)}") from error
 
 
 def _load_dataset(name: str, options: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from monosema.core.config import differences, load_plain
 from monosema.core.errors import ConfigError, FileError
-from monosema.core.files import cannot_write, read_json, remove_leftovers, write_atomically, write_json
+from monosema.core.files import cannot_write, read_json, read_text, remove_leftovers, write_atomically, write_json
 from monosema.runs.config import HARMLESS
 from monosema.training import Checkpoints
 
@@ -115,7 +115,10 @@ class RunFolder:
         file = self.path / "run.json"
         if not file.exists():
             return
-        changed = differences(read_json(file), environment())
+        recorded = read_json(file)
+        if not isinstance(recorded, dict):
+            raise FileError(f"{file} is damaged: it holds no mapping; delete it to go on")
+        changed = differences(recorded, environment())
         if changed:
             logger.warning(
                 "the run goes on, but not bit for bit, because what it runs on has changed: %s", "; ".join(changed)
@@ -129,22 +132,25 @@ class RunFolder:
         logger.warning(
             "%s stopped in an earlier call and is left as it is; delete %s to try again", self.path, file.name
         )
-        return str(read_json(file)["error"])
+        failure = read_json(file)
+        return str(failure.get("error") if isinstance(failure, dict) else failure)
 
     def record_failure(self, error: str) -> None:
         """Write down why this run was given up."""
         write_json(self.path / "failure.json", {"error": error})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged lines; a last line cut short by a killed process is passed over."""
+        """The logged lines; what is none, as a last line cut short by a killed process, is passed over."""
         if not self.metrics_path.exists():
             return []
         lines = []
-        for text in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for text in read_text(self.metrics_path).split("\n"):
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                lines.append(line)
         return lines
 
     def cut_metrics(self, step: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
-from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.files import write_atomically, write_json
 from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows, as_row_source
 from monosema.evaluation import Report, evaluate
@@ -233,7 +233,7 @@ class _Run:
             if report is not None:
                 write_json(folder.report_path, report.to_dict())
         elif folder.report_path.exists():
-            report = Report.from_dict(read_json(folder.report_path))
+            report = Report.load(folder.report_path)
         else:
             report = None
         result = self._result(saved, report)

@@ -23,7 +23,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monosema.core.errors import FileError
-from monosema.core.files import atomic_folder, read_json, remove_leftovers, write_atomically, write_json
+from monosema.core.files import (
+    atomic_folder,
+    read_json,
+    remove_leftovers,
+    require_regular,
+    write_atomically,
+    write_json,
+)
 
 logger = logging.getLogger("monosema.training.checkpoint")
 
@@ -105,6 +112,7 @@ def _checksum(data: bytes, plain: Mapping[str, Any]) -> str:
 def _read(folder: Path) -> Checkpoint:
     plain = read_json(folder / "state.json")
     try:
+        require_regular(folder / "state.safetensors")
         data = (folder / "state.safetensors").read_bytes()
     except OSError as error:
         raise FileError(f"checkpoint {folder.name} is damaged: {error.strerror or error}") from error
@@ -113,7 +121,7 @@ def _read(folder: Path) -> Checkpoint:
         raise FileError(f"checkpoint {folder.name} is damaged: its content does not match its checksum")
     try:
         tensors = load_tensors(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # types and shapes that torch has not
         raise FileError(f"checkpoint {folder.name} is damaged: {error}") from error
     match = _NAME.fullmatch(folder.name)
     assert match is not None

@@ -20,6 +20,7 @@ from monosema.data.sites import RowLayout
 
 FORMAT = "monosema-activations"
 VERSION = 1
+_MOST = 2**40
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
 
@@ -113,7 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.exists():
         if (folder / PLAN).exists():
             plan = CachePlan.parse(read_json(folder / PLAN), folder / PLAN)
-            done = sum((folder / chunk_name(number)).exists() for number in range(plan.n_chunks))
+            done = sum(1 for _ in folder.glob("chunk-*.json"))
             raise FileError(
                 f"the cache in {folder} is not finished ({done} of {plan.n_chunks} chunks); run the command that "
                 "writes it again, it goes on from there"
@@ -155,6 +156,6 @@ def shard_name(chunk: int, number: int) -> str:
 
 
 def _positive(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is not a positive whole number")
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"{value!r:.50} is not a positive whole number below 2^40")
     return value

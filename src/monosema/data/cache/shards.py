@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from monosema.core.errors import FileError, first_line
-from monosema.core.files import write_atomically
+from monosema.core.files import require_regular, write_atomically
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8"]
 DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
@@ -113,6 +114,7 @@ def read_shard(folder: Path, layout: ShardLayout, record: ShardRecord) -> Shard:
     """The shard of ``record``; ``FileError`` naming it where it is missing or not what was written."""
     path = folder / record.file
     try:
+        require_regular(path)
         size = path.stat().st_size
         if size != record.n_bytes:
             raise FileError(f"{path} has {size:,} bytes, {record.n_bytes:,} were written; {_ADVICE}")
@@ -130,7 +132,7 @@ def read_shard(folder: Path, layout: ShardLayout, record: ShardRecord) -> Shard:
         raise FileError(f"{path} is not what was written (its checksum differs); {_ADVICE}")
     try:
         tensors = _tensors(content, layout.header(record.n_rows))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not a shard of this cache: {first_line(error)}; {_ADVICE}") from error
     blocks = []
     for name, _ in layout.sites:
@@ -171,7 +173,7 @@ def _tensors(content: bytearray, expected: dict[str, tuple[str, list[int]]]) -> 
         entry = header[name]
         if not isinstance(entry, dict) or entry.get("dtype") != dtype or entry.get("shape") != shape:
             raise ValueError(f"{name} is not {dtype} {shape}")
-        kind, n = _TORCH[dtype], int(np.prod(shape))
+        kind, n = _TORCH[dtype], math.prod(shape)
         size = n * torch.empty((), dtype=kind).element_size()
         offsets = entry.get("data_offsets")
         if (
