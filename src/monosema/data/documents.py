@@ -232,8 +232,21 @@ def _from_dataset(dataset: Any, column: str | None, max_documents: int | None = 
     if is_dataset_dict(dataset):
         raise DataError(f"the dataset has splits {', '.join(map(repr, dataset))}; choose one with split=")
     name = column or _text_column(dataset.column_names or list(next(iter(dataset), {})), "the dataset")
-    rows = itertools.islice(dataset, max_documents)  # a streamed dataset is not read to its end
+    _require_sound(dataset, name)
+    rows = itertools.islice(dataset.select_columns([name]), max_documents)  # a streamed one is not read to its end
     return [_named_by_text(_text_of(row, name, "the dataset")) for row in rows]
+
+
+def _require_sound(dataset: Any, column: str) -> None:
+    """``FileError`` where an Arrow file says that a text lies where none is: reading it would end the process."""
+    import pyarrow as pa
+
+    table = getattr(getattr(dataset, "data", None), "table", None)
+    if isinstance(table, pa.Table) and column in table.column_names:
+        try:
+            table.column(column).validate(full=True)
+        except pa.ArrowException as error:
+            raise FileError(f"the dataset is damaged: {first_line(error)}") from error
 
 
 def _named_by_text(text: str) -> Document:

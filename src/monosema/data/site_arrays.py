@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, final
 
 import numpy as np
@@ -111,7 +112,7 @@ def _as_array(array: Any, name: str = "") -> Array:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileError:
             raise
-        except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError) as error:
+        except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError, TokenError) as error:
             raise FileError(f"cannot read activations{of_site} from {path}: {error}") from error
         if not isinstance(array, np.ndarray):
             array.close()

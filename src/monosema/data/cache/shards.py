@@ -73,8 +73,9 @@ class ShardRecord:
         kinds = {"file": str, "n_rows": int, "n_bytes": int, "check": str, "sha256": str}
         if not isinstance(values, dict) or any(type(values.get(key)) is not kind for key, kind in kinds.items()):
             raise FileError(f"{where} has a damaged shard record: {str(values)[:200]}")
-        if values["file"] in ("", ".", "..") or set(values["file"]) & {"/", "\\", "\0"}:
-            raise FileError(f"{where} names a shard outside its folder: {values['file']!r}")
+        name = values["file"]
+        if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"} or len(name.encode()) > 255:
+            raise FileError(f"{where} names a shard outside its folder: {name!r:.200}")
         if values["n_rows"] < 1 or values["n_bytes"] < 1:
             raise FileError(f"{where} has a damaged shard record: {str(values)[:200]}")
         return ShardRecord(**{key: values[key] for key in kinds})
