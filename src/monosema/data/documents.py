@@ -155,6 +155,7 @@ def _from_dataset(dataset: Any, text_of: RecordText) -> Iterator[Document]:
     streamed = not hasattr(dataset, "__len__")
     names = dataset.column_names or list(next(iter(dataset), {}))
     column = text_of.column_among(names, "the dataset")
+    _require_sound(dataset, column)
     if dataset.column_names:
         dataset = dataset.select_columns([column])
     if streamed:
@@ -164,6 +165,18 @@ def _from_dataset(dataset: Any, text_of: RecordText) -> Iterator[Document]:
         rows = (value for batch in batches for value in batch[column])
     for i, value in enumerate(rows):
         yield named_by_text(text_of({column: value}, f"the dataset, row {i}"))
+
+
+def _require_sound(dataset: Any, column: str) -> None:
+    """``FileError`` where an Arrow file says that a text lies where none is: reading it would end the process."""
+    import pyarrow as pa
+
+    table = getattr(getattr(dataset, "data", None), "table", None)
+    if isinstance(table, pa.Table) and column in table.column_names:
+        try:
+            table.column(column).validate(full=True)
+        except pa.ArrowException as error:
+            raise FileError(f"the dataset is damaged: {first_line(error)}") from error
 
 
 def _nothing(source: Any) -> str:
@@ -196,7 +209,7 @@ def _saved_dataset(source: str | Path) -> Any:
 
     try:
         return datasets.load_from_disk(str(source))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of many kinds, for damaged files
         raise FileError(f"cannot read the dataset saved in {source} ({first_line(error)}); save it again") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from monosema import hub
 from monosema.core.files import read_json
 from monosema.data.rebuild import several_models
+from monosema.evaluation import Report
 from monosema.runs.checksums import Checksums
 from monosema.training.resolve import variant_of
 
@@ -35,16 +36,19 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         "model": _model(coder.metadata),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",
-        "text": f"{tokens['source']}, contexts of {tokens['context_size']}" if "source" in tokens else "not recorded",
+        "text": f"{tokens['source']}, contexts of {tokens.get('context_size')}"
+        if "source" in tokens
+        else "not recorded",
     }
     density = coder.metadata.get("log10_density")
     if density is not None:
         lines["density"] = f"median {10 ** float(density.median()):.2e}, {int((density < -9).sum())} silent in training"
     report = Path(folder) / "report.json"
     if report.exists():
-        figures = read_json(report)
-        for key, losses in (figures.get("models") or {}).items():
-            figures[f"ce_loss_score of {key}"] = losses["ce_loss_score"]
+        found = Report.load(report)
+        figures = found.to_dict()
+        for key, losses in (found.models or {}).items():
+            figures[f"ce_loss_score of {key}"] = losses.ce_loss_score
         scores = [key for key in figures if key.startswith("ce_loss_score") and figures[key] is not None]
         shown = ("fve", *scores, "l0", "dead_fraction", "n_tokens")
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)

@@ -161,7 +161,10 @@ class RunFolder:
         try:
             if self.checksums.damaged(ENVIRONMENT):
                 raise FileError(f"{file} is damaged or lost")
-            changed = differences(read_json(file), environment())
+            recorded = read_json(file)
+            if not isinstance(recorded, dict):
+                raise FileError(f"{file} is damaged: it holds no mapping")
+            changed = differences(recorded, environment())
         except FileError as error:
             changed = [str(error)]
         if changed:
@@ -177,7 +180,8 @@ class RunFolder:
         logger.warning(
             "%s stopped in an earlier call and is left as it is; delete %s to try again", self.path, file.name
         )
-        return str(read_json(file)["error"])
+        failure = read_json(file)
+        return str(failure.get("error") if isinstance(failure, dict) else failure)
 
     def record_failure(self, error: str) -> None:
         """Write down why this run was given up."""
@@ -208,11 +212,13 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The logged lines; a last line cut short by a killed process is passed over."""
         lines = []
-        for text in self._metrics_bytes().decode("utf-8", errors="replace").splitlines():
+        for text in self._metrics_bytes().decode("utf-8", errors="replace").split("\n"):
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                lines.append(line)
         return lines
 
     def metrics_record(self) -> dict[str, Any]:

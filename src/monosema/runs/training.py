@@ -15,7 +15,7 @@ from torch import Tensor
 from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
-from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.files import write_atomically, write_json
 from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
 from monosema.data.cache.expectations import model_differences
@@ -230,7 +230,7 @@ class _Run:
                 folder.report_path.unlink(missing_ok=True)
         _finish(trainer)
         saved = hub.load(folder.coder_path, device=trainer.coder.device)
-        report = Report.from_dict(read_json(folder.report_path)) if folder.has_whole("report.json") else None
+        report = Report.load(folder.report_path) if folder.has_whole("report.json") else None
         if report is None and wants_report:
             report = measure(saved, self.rows, self.columns, self.options, progress)
             if report is not None:

@@ -198,6 +198,6 @@ def _read(folder: Path) -> Checkpoint:
     plain = _verified(folder)
     try:
         tensors = load_file(folder / _TENSORS)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:  # types and shapes torch has not
         raise FileError(f"checkpoint {folder.name} is damaged: {_TENSORS}: {error}") from error
     return Checkpoint(_step(folder), folder, tensors, plain)

@@ -19,6 +19,7 @@ from monosema.data.sites import RowLayout
 
 FORMAT = "monosema-activations"
 VERSION = 1
+_MOST = 2**40
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
 
@@ -153,6 +154,6 @@ def shard_name(chunk: int, number: int) -> str:
 
 
 def _positive(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is not a positive whole number")
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"{value!r:.50} is not a positive whole number below 2^40")
     return value

@@ -98,8 +98,9 @@ class ShardRecord:
         kinds = {"file": str, "n_rows": int, "n_bytes": int, "check": str, "sha256": str}
         if not isinstance(values, dict) or any(type(values.get(key)) is not kind for key, kind in kinds.items()):
             raise FileError(f"{where} has a damaged shard record: {str(values)[:200]}")
-        if values["file"] in ("", ".", "..") or set(values["file"]) & {"/", "\\", "\0"}:
-            raise FileError(f"{where} names a shard outside its folder: {values['file']!r}")
+        name = values["file"]
+        if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"} or len(name.encode()) > 255:
+            raise FileError(f"{where} names a shard outside its folder: {name!r:.200}")
         if values["n_rows"] < 1 or values["n_bytes"] < 1:
             raise FileError(f"{where} has a damaged shard record: {str(values)[:200]}")
         return ShardRecord(**{key: values[key] for key in kinds})
@@ -173,7 +174,7 @@ def read_shard_into(
             found = _copy(file, record.n_bytes, layout.header(record.n_rows), targets)
     except OSError as error:
         raise FileError(f"cannot read {where}: {error.strerror or error}; {_ADVICE}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{where} is not a shard of this cache: {first_line(error)}; {_ADVICE}") from error
     if found != record.check:
         raise FileError(f"{where} is not what was written (its checksum differs); {_ADVICE}")
