@@ -99,7 +99,6 @@ def test_marks_by_name_and_id():
         ({"preset": "e2e", "separator": 3}, "leave it out"),
         ({"separator": "own"}, "nothing between documents"),
         ({"document_tokens": 0}, "at least 1"),
-        ({"mode": "rows"}, "Packing.mode"),
     ],
 )
 def test_packings_that_contradict_themselves_are_refused(options, message):
