@@ -71,6 +71,7 @@ PUBLIC_NAMES = [
     "load_model",
     "load_tokens",
     "open_session",
+    "pretokenize",
     "save",
     "train",
 ]

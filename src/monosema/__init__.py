@@ -21,7 +21,7 @@ _HOMES = {
     "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),
     "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
-    "monosema.data": ("ActivationCache", "ActivationStream", "Tokens", "load_tokens"),
+    "monosema.data": ("ActivationCache", "ActivationStream", "Tokens", "load_tokens", "pretokenize"),
     "monosema.evaluation": (
         "CrosscoderReport",
         "CrosscoderThresholds",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from monosema.coders import CLT, SAE, Crosscoder, CrossLayerTranscoder, Latents, SparseCoder, Transcoder
     from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
-    from monosema.data import ActivationCache, ActivationStream, Tokens, load_tokens
+    from monosema.data import ActivationCache, ActivationStream, Tokens, load_tokens, pretokenize
     from monosema.evaluation import (
         CrosscoderReport,
         CrosscoderThresholds,

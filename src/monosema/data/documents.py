@@ -71,15 +71,30 @@ def documents_from(source: Any, *, column: str | None = None, max_documents: int
     )
 
 
-def text_fingerprint(documents: Iterable[Document]) -> str:
-    """sha256 over names and texts in order."""
-    digest = hashlib.sha256()
-    for document in documents:
+class TextFingerprint:
+    """sha256 over names and texts, document by document."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, document: Document) -> None:
+        """Take in the next document."""
         for part in (document.name, document.text):
             encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "big"))
-            digest.update(encoded)
-    return digest.hexdigest()
+            self._digest.update(len(encoded).to_bytes(8, "big"))
+            self._digest.update(encoded)
+
+    def hexdigest(self) -> str:
+        """Of what was taken in so far."""
+        return self._digest.hexdigest()
+
+
+def text_fingerprint(documents: Iterable[Document]) -> str:
+    """sha256 over names and texts in order."""
+    fingerprint = TextFingerprint()
+    for document in documents:
+        fingerprint.add(document)
+    return fingerprint.hexdigest()
 
 
 def _from_sequence(source: Sequence[Any], column: str | None) -> list[Document]:

@@ -119,8 +119,8 @@ class ActivationStream:
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
-        self._special = self.split.special_mask(self.split.contexts)
-        self._rows_in_epoch = int((~self._special).sum())
+        self._usable = self.split.usable_per_context()
+        self._rows_in_epoch = int(self._usable.sum())
         if self._rows_in_epoch < batch_size:  # more epochs do not help: no batch crosses from one into the next
             raise DataError(
                 f"the corpus has {self._rows_in_epoch} usable tokens, one batch needs {batch_size}; give more text or "
@@ -349,7 +349,7 @@ class ActivationStream:
         """Rows that each chunk serves, over all epochs."""
         size = self.chunk_size
         for epoch in range(self.epochs):
-            kept = (~self._special[self.context_order(epoch)]).sum(1)
+            kept = self._usable[self.context_order(epoch)]
             for start in range(0, len(kept), size):
                 yield int(kept[start : start + size].sum()) // self.batch_size * self.batch_size
 

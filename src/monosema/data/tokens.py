@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from torch import Tensor
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.documents import Document, documents_from, is_dataset_dict, open_source, text_fingerprint
 from monosema.data.packing import PackingRule, pack
+from monosema.data.pretokenized.contexts import StoredContexts
+from monosema.data.pretokenized.manifest import is_pretokenized
+from monosema.data.pretokenized.read import StoredTokens, open_pretokenized
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
 from monosema.data.stdlib import STDLIB, is_heldout_name
 
@@ -24,14 +27,15 @@ IN_MEMORY = "text in memory"
 """Recorded as the source of text that has no name to load it by again."""
 
 _TOKEN_COLUMNS = ("tokens", "input_ids")
+_TOKENS_AT_A_TIME = 2**22
 
 
 @dataclass(frozen=True)
 class TokenSplit:
     """Packed contexts of one side of the split."""
 
-    contexts: Tensor
-    """[n_contexts, context_size] int32."""
+    contexts: Tensor | StoredContexts
+    """[n_contexts, context_size] int32; on disk where they were written before."""
     special_token_ids: frozenset[int]
     """Tokens that frame text (BOS, EOS, [CLS], …); their positions are not training rows."""
     name: str
@@ -41,6 +45,7 @@ class TokenSplit:
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
+            assert isinstance(self.contexts, Tensor), "what is stored has its fingerprint"
             digest = hashlib.sha256(str(tuple(self.contexts.shape)).encode())
             digest.update(self.contexts.numpy().tobytes())
             object.__setattr__(self, "fingerprint", digest.hexdigest())
@@ -64,6 +69,15 @@ class TokenSplit:
         for token in self.special_token_ids:
             mask |= contexts == token
         return mask
+
+    def usable_per_context(self) -> Tensor:
+        """How many positions of each context are training rows, ``[n_contexts]`` int32."""
+        step = max(1, _TOKENS_AT_A_TIME // self.context_size)
+        counts = [torch.zeros(0, dtype=torch.int32)]
+        for start in range(0, self.n_contexts, step):
+            special = self.special_mask(self.contexts[start : start + step])
+            counts.append((~special).sum(1, dtype=torch.int32))
+        return torch.cat(counts)
 
     def __len__(self) -> int:
         return self.n_contexts
@@ -112,7 +126,8 @@ def load_tokens(
 
     Args:
         source: ``"stdlib"``; a text, JSON-lines, JSON or Parquet file; a folder of them; a list of strings or of
-            ``pathlib.Path``; a Hugging Face dataset or its name; a dataset with a ``tokens`` or ``input_ids`` column.
+            ``pathlib.Path``; a Hugging Face dataset or its name; a dataset with a ``tokens`` or ``input_ids`` column;
+            a folder that ``pretokenize`` wrote, which is memory-mapped and says the rest itself.
         tokenizer: a transformers tokenizer (``model.tokenizer``).
         context_size: tokens in a context. May be left out for pretokenised data, whose first row then decides.
         heldout_fraction: share of the documents held out, chosen by a hash of the document (of the module's name for
@@ -125,33 +140,36 @@ def load_tokens(
 
     Raises:
         DataError: no text, or too little for one training context.
+        ConfigError: options out of range, or other ones than a folder of ``pretokenize``'s was written with.
+        FileError: such a folder that is not finished or damaged; the file is named.
     """
     options = {"split": split, "name": config_name, "data_files": data_files, "data_dir": data_dir}
     options = {key: value for key, value in options.items() if value is not None}
+    if is_pretokenized(source):
+        packing = {"context_size": context_size, "heldout_fraction": heldout_fraction}
+        stored = open_pretokenized(
+            Path(source), tokenizer, {**packing, "column": column, "max_documents": max_documents, **options}
+        )
+        return _stored(stored, tokenizer, exclude_special_tokens)
     fraction = resolve_heldout_fraction(source, heldout_fraction)
-    special = _special_token_ids(tokenizer, exclude_special_tokens)
+    special = special_token_ids(tokenizer, exclude_special_tokens)
     opened = open_source(source, options)
-    token_column = _token_column(opened, column)
-    if token_column is not None:
-        packed = _pretokenised(opened, token_column, context_size, fraction, max_documents)
+    rows_column = token_column(opened, column)
+    if rows_column is not None:
+        packed = _pretokenised(opened, rows_column, context_size, fraction, max_documents)
     else:
         documents = documents_from(opened, column=column, max_documents=max_documents)
         packed = _tokenised(documents, tokenizer, context_size, fraction)
     train, heldout, context_size, details = packed
-    if len(train) == 0:
-        raise DataError(
-            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
-        )
+    refuse_too_little(len(train), context_size)
     record = {
-        "source": str(source) if isinstance(source, (str, Path)) else IN_MEMORY,
+        "source": source_name(source),
         **({"options": {key: str(value) for key, value in options.items()}} if options else {}),
         "column": column,
         "max_documents": max_documents,
         "context_size": context_size,
         "heldout_fraction": fraction,
-        "exclude_special_tokens": (
-            exclude_special_tokens if isinstance(exclude_special_tokens, bool) else sorted(exclude_special_tokens)
-        ),
+        "exclude_special_tokens": _plain_exclusion(exclude_special_tokens),
         **details,
     }
     return Tokens(
@@ -159,6 +177,46 @@ def load_tokens(
         TokenSplit(torch.from_numpy(heldout), special, "heldout"),
         record,
     )
+
+
+def _stored(stored: StoredTokens, tokenizer: Any, exclude: bool | Collection[int]) -> Tokens:
+    """The tokens of a folder that ``pretokenize`` wrote, as ``load_tokens`` gives them."""
+    plan = stored.manifest.plan
+    special = special_token_ids(tokenizer, exclude)
+    if tokenizer is None and exclude is True:
+        special = frozenset(plan.special_token_ids)
+    record = {
+        "source": str(stored.folder),
+        "column": None,
+        "max_documents": None,
+        "context_size": plan.context_size,
+        "heldout_fraction": plan.heldout_fraction,
+        "exclude_special_tokens": _plain_exclusion(exclude),
+        **stored.record(),
+    }
+    manifest = stored.manifest
+    return Tokens(
+        TokenSplit(stored.contexts("train"), special, "train", manifest.train.fingerprint),
+        TokenSplit(stored.contexts("heldout"), special, "heldout", manifest.heldout.fingerprint),
+        record,
+    )
+
+
+def refuse_too_little(n_contexts: int, context_size: int) -> None:
+    """Raise ``DataError`` where there is no training context."""
+    if n_contexts == 0:
+        raise DataError(
+            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
+        )
+
+
+def source_name(source: Any) -> str:
+    """What is recorded of ``source``, to load it by again."""
+    return str(source) if isinstance(source, (str, Path)) else IN_MEMORY
+
+
+def _plain_exclusion(exclude: bool | Collection[int]) -> bool | list[int]:
+    return exclude if isinstance(exclude, bool) else sorted(exclude)
 
 
 def _tokenised(
@@ -171,11 +229,11 @@ def _tokenised(
     documents = [document for document in documents if document.text.strip()]
     if not documents:
         raise DataError("the text is empty")
-    rule = _packing_rule(tokenizer, context_size)
+    rule = packing_rule(tokenizer, context_size)
     sides: tuple[list[Document], list[Document]] = ([], [])
     for document in documents:
         sides[is_heldout_name(document.name, fraction)].append(document)
-    train, heldout = (pack(_tokenise(side, tokenizer), rule) for side in sides)
+    train, heldout = (pack(tokenise(side, tokenizer), rule) for side in sides)
     details = {
         "text_sha256": text_fingerprint(documents),
         "n_documents": len(documents),
@@ -187,7 +245,8 @@ def _tokenised(
     return train, heldout, context_size, details
 
 
-def _tokenise(documents: list[Document], tokenizer: Any, batch: int = 256) -> list[np.ndarray]:
+def tokenise(documents: Sequence[Document], tokenizer: Any, batch: int = 256) -> list[np.ndarray]:
+    """The token ids of each document, int32, framed by nothing."""
     rows: list[np.ndarray] = []
     for start in range(0, len(documents), batch):
         texts = [document.text for document in documents[start : start + batch]]
@@ -196,7 +255,8 @@ def _tokenise(documents: list[Document], tokenizer: Any, batch: int = 256) -> li
     return rows
 
 
-def _packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
+def packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
+    """How documents are packed for the model that ``tokenizer`` belongs to."""
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     if cls is not None and sep is not None:
         return PackingRule(context_size=context_size, begin_context=cls, separator=sep, end_context=sep)
@@ -228,7 +288,8 @@ def _pretokenised(
     return contexts[~held], contexts[held], size, {"pretokenised_column": column, "n_documents": len(contexts)}
 
 
-def _token_column(dataset: Any, column: str | None) -> str | None:
+def token_column(dataset: Any, column: str | None) -> str | None:
+    """The column of an opened source that holds token ids; None where it is text."""
     if is_dataset_dict(dataset):
         return None
     names = getattr(dataset, "column_names", None) or []
@@ -247,7 +308,8 @@ def resolve_heldout_fraction(source: Any, fraction: float | None) -> float:
     return fraction
 
 
-def _special_token_ids(tokenizer: Any, exclude: bool | Collection[int]) -> frozenset[int]:
+def special_token_ids(tokenizer: Any, exclude: bool | Collection[int]) -> frozenset[int]:
+    """The tokens whose positions are not training rows; see ``load_tokens``."""
     if isinstance(exclude, bool):
         if not exclude or tokenizer is None:
             return frozenset()

@@ -12,6 +12,7 @@ from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.data import ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.pretokenized.manifest import is_pretokenized
 from monosema.data.rebuild import (
     MODEL_OPTIONS,
     STREAM_OPTIONS,
@@ -118,7 +119,9 @@ def build_tokens(options: TokenOptions, model: Models) -> Tokens:
     named = NamedModels(model)
     models = list(named.by_name.values()) or [named.first]
     size = min(each.context_size or DEFAULT_CONTEXT_SIZE for each in models)
-    return tokens_again({"context_size": min(size, DEFAULT_CONTEXT_SIZE), **given(options)}, named.first)
+    # packed tokens have a size of their own
+    default = {} if is_pretokenized(options.source) else {"context_size": min(size, DEFAULT_CONTEXT_SIZE)}
+    return tokens_again({**default, **given(options)}, named.first)
 
 
 def build_stream(options: StreamOptions, model: Models, tokens: Tokens) -> ActivationStream:
