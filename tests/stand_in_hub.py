@@ -1,5 +1,6 @@
-"""A stand-in for the Hugging Face hub on loopback: repositories are folders, downloads are real."""
+"""A stand-in for the Hugging Face hub on loopback: repositories are folders, downloads and uploads are real."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -7,13 +8,17 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 COMMIT = "0" * 39 + "1"
 
 
 class _Handler(BaseHTTPRequestHandler):
     repositories: dict[str, Path]
+    """Of datasets, ``datasets/`` stands before the name."""
     seen: list[str]
+    uploads: Path
+    """The folder of a repository that is made here."""
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -21,14 +26,53 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
+    def do_POST(self) -> None:
+        path = self.path.split("?")[0].strip("/")
+        token = self.headers.get("Authorization", "no token")
+        self.seen.append(f"POST {path} {token}")
+        lines = self.rfile.read(int(self.headers["Content-Length"])).splitlines()
+        name, action = path.removeprefix("api/"), ""
+        for each in ("/preupload/main", "/commit/main"):
+            if name.endswith(each):
+                name, action = name.removesuffix(each), each.split("/")[1]
+        if path == "api/repos/create":
+            wanted = json.loads(lines[0])
+            is_private = wanted.get("visibility") == "private" or wanted.get(
+                "private"
+            )  # as newer clients say, or older
+            self.seen.append(f"private: {bool(is_private)}")
+            kind = "" if wanted.get("type", "model") == "model" else f"{wanted['type']}s/"
+            repository = f"{kind}{wanted['organization']}/{wanted['name']}"
+            self.repositories.setdefault(repository, self.uploads).mkdir(exist_ok=True)
+            answer: object = {"url": f"http://{self.headers['Host']}/{repository}"}
+        elif action == "preupload":
+            files = json.loads(lines[0])["files"]
+            answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        elif action == "commit":
+            self._commit(self.repositories[name], [json.loads(line) for line in lines])
+            answer = {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+        else:
+            answer = {}
+        self._send(json.dumps(answer).encode(), "application/json", True)
+
+    @staticmethod
+    def _commit(folder: Path, operations: list[dict[str, Any]]) -> None:
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+            elif operation["key"] == "file":
+                (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
+
     def log_message(self, *_: object) -> None:
         pass
 
     def _answer(self, *, body: bool) -> None:
         path = self.path.split("?")[0].strip("/")
         self.seen.append(f"{self.command} {path}")
-        if path.startswith("api/models/"):
-            return self._info(path.removeprefix("api/models/"), body)
+        if path.startswith("api/"):
+            return self._info(path.removeprefix("api/").removeprefix("models/"), body)
         for name, folder in self.repositories.items():
             prefix = f"{name}/resolve/"
             if path.startswith(prefix):
@@ -70,10 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def stand_in_hub(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serve ``repositories`` (id to folder); yields the endpoint and the growing list of requests."""
+def stand_in_hub(repositories: dict[str, Path], uploads: Path = Path("uploads")) -> Iterator[tuple[str, list[str]]]:
+    """Serve ``repositories`` (id to folder) and one that is made here, in ``uploads``.
+
+    Yields the endpoint and the growing list of requests.
+    """
     seen: list[str] = []
-    handler = type("Handler", (_Handler,), {"repositories": repositories, "seen": seen})
+    handler = type("Handler", (_Handler,), {"repositories": repositories, "seen": seen, "uploads": uploads})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

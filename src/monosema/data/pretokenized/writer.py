@@ -120,5 +120,5 @@ def _fingerprint(contexts: StoredContexts) -> str:
     """As of a ``TokenSplit`` in memory, in one pass over the shards."""
     digest = hashlib.sha256(str(tuple(contexts.shape)).encode())
     for piece in contexts.pieces():
-        digest.update(memoryview(piece))
+        digest.update(piece.data)
     return digest.hexdigest()
