@@ -40,12 +40,14 @@ def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = ["--out", str(tmp_path / "t"), "--quiet"]
     for arguments, message in (
         (["--private"], "name it with --push"),
-        (["--tokens.exclude-special-tokens", "False"], "is said where packed tokens are read"),
         (["--tokens.source", "stdlb"], "did you mean 'stdlib'"),
         (["--tokenizer.source", "builtn"], "did you mean 'builtin'"),
     ):
         assert main(["pretokenize", *out, *arguments]) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["pretokenize", *out, "--tokens.exclude-special-tokens", "False"])
+    assert "tokens.exclude_special_tokens is said where" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["pretokenize"])
     assert "--out is required" in capsys.readouterr().err
