@@ -95,6 +95,8 @@ def test_nothing_but_a_chunk_is_ever_in_memory(tmp_path, model, monkeypatch):
     )
     assert sum(map(len, stream)) > 1000
     assert max(most) == 12
+    whole = load_tokens(TEXTS, word_tokenizer(), SIZE, heldout_fraction=0.2).train
+    assert torch.equal(stream.split.usable_per_context(), (~whole.special_mask(whole.contexts)).sum(1))
 
 
 def test_datasets_reads_the_folder(tmp_path):

@@ -88,7 +88,7 @@ class TokenWriter:
     def _require_same_text(self, side: _Side) -> None:
         position = side.stored.position
         assert position is not None
-        if position.n_documents != self._n_documents or position.text_sha256 != self._fingerprint.hexdigest():
+        if position.text_sha256 != self._fingerprint.hexdigest():
             raise DataError(
                 f"{self._plan.source} holds other text than when {self._folder} was begun; choose another folder, or "
                 "delete this one"
