@@ -26,6 +26,7 @@ from report import command, machine, markdown_table, refresh_block
 
 import monosema as ms
 from monosema.coders import Dictionary
+from monosema.data.order import indexed
 from monosema.data.tokens import TokenSplit
 
 N_CODERS = 8
@@ -121,7 +122,7 @@ def main() -> None:
             if not shape.model:
                 prepare(Path(folder), CONTEXT_SIZE, 1)
             model = ms.load_model(shape.model or Path(folder) / "model")
-        split = ms.load_tokens("stdlib", model.tokenizer, CONTEXT_SIZE).train
+        split = indexed(ms.load_tokens("stdlib", model.tokenizer, CONTEXT_SIZE).train)
         got = measure(shape, model, split, options.turns)
         rows.append(
             [

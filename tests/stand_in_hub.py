@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on loopback: repositories are folders, downloads and uploads are real."""
+"""A stand-in for the Hugging Face hub on loopback: repositories are folders, downloads and commits are real."""
 
 import base64
 import contextlib
@@ -8,17 +8,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 COMMIT = "0" * 39 + "1"
 
 
 class _Handler(BaseHTTPRequestHandler):
     repositories: dict[str, Path]
-    """Of datasets, ``datasets/`` stands before the name."""
     seen: list[str]
-    uploads: Path
-    """The folder of a repository that is made here."""
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -28,42 +24,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path = self.path.split("?")[0].strip("/")
-        token = self.headers.get("Authorization", "no token")
-        self.seen.append(f"POST {path} {token}")
-        lines = self.rfile.read(int(self.headers["Content-Length"])).splitlines()
-        name, action = path.removeprefix("api/"), ""
-        for each in ("/preupload/main", "/commit/main"):
-            if name.endswith(each):
-                name, action = name.removesuffix(each), each.split("/")[1]
+        self.seen.append(f"{self.command} {path} {self.headers.get('Authorization', 'no token')}")
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        name, _, action = path.removeprefix("api/datasets/").rpartition("/")[0].rpartition("/")
         if path == "api/repos/create":
-            wanted = json.loads(lines[0])
-            is_private = wanted.get("visibility") == "private" or wanted.get(
-                "private"
-            )  # as newer clients say, or older
-            self.seen.append(f"private: {bool(is_private)}")
-            kind = "" if wanted.get("type", "model") == "model" else f"{wanted['type']}s/"
-            repository = f"{kind}{wanted['organization']}/{wanted['name']}"
-            self.repositories.setdefault(repository, self.uploads).mkdir(exist_ok=True)
-            answer: object = {"url": f"http://{self.headers['Host']}/{repository}"}
+            given = json.loads(content)
+            private = given.get("visibility") == "private" or given.get("private")  # as newer clients say, or older
+            self.seen.append(f"private: {bool(private)}")
+            name = "/".join(filter(None, (given.get("organization"), given["name"])))
+            answer = {"name": name, "id": name, "url": f"http://{self.headers['Host']}/datasets/{name}"}
         elif action == "preupload":
-            files = json.loads(lines[0])["files"]
-            answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            files = [{"path": each["path"], "uploadMode": "regular"} for each in json.loads(content)["files"]]
+            answer = {"files": [{**each, "shouldIgnore": False, "oid": None} for each in files]}
         elif action == "commit":
-            self._commit(self.repositories[name], [json.loads(line) for line in lines])
-            answer = {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+            for line in map(json.loads, content.splitlines()):
+                file = self.repositories[name] / line["value"].get("path", "")
+                if line["key"] == "deletedFile":
+                    file.unlink()
+                elif line["key"] == "file":
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            url = f"http://{self.headers['Host']}/datasets/{name}/commit/{COMMIT}"
+            answer = {"commitUrl": url, "commitOid": COMMIT, "success": True}
         else:
-            answer = {}
-        self._send(json.dumps(answer).encode(), "application/json", True)
-
-    @staticmethod
-    def _commit(folder: Path, operations: list[dict[str, Any]]) -> None:
-        for operation in operations:
-            value = operation["value"]
-            if operation["key"] == "deletedFile":
-                (folder / value["path"]).unlink()
-            elif operation["key"] == "file":
-                (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
-                (folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
+            return self._missing("RepoNotFound")
+        self._send(json.dumps(answer).encode(), "application/json", body=True)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -71,8 +56,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         path = self.path.split("?")[0].strip("/")
         self.seen.append(f"{self.command} {path}")
-        if path.startswith("api/"):
-            return self._info(path.removeprefix("api/").removeprefix("models/"), body)
+        for kind in ("api/models/", "api/datasets/"):
+            if path.startswith(kind):
+                return self._info(path.removeprefix(kind), body)
+        path = path.removeprefix("datasets/")
         for name, folder in self.repositories.items():
             prefix = f"{name}/resolve/"
             if path.startswith(prefix):
@@ -114,13 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def stand_in_hub(repositories: dict[str, Path], uploads: Path = Path("uploads")) -> Iterator[tuple[str, list[str]]]:
-    """Serve ``repositories`` (id to folder) and one that is made here, in ``uploads``.
-
-    Yields the endpoint and the growing list of requests.
-    """
+def stand_in_hub(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
+    """Serve ``repositories`` (id to folder); yields the endpoint and the growing list of requests."""
     seen: list[str] = []
-    handler = type("Handler", (_Handler,), {"repositories": repositories, "seen": seen, "uploads": uploads})
+    handler = type("Handler", (_Handler,), {"repositories": repositories, "seen": seen})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

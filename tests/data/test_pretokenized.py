@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import namedtuple
 from pathlib import Path
 
 import datasets
@@ -14,9 +13,15 @@ from data_tiny import SITES, word_tokenizer, words
 
 import monosema as ms
 from monosema.core.errors import ConfigError, DataError, FileError
-from monosema.data import ActivationStream, load_tokens, pretokenize, tokens
-from monosema.data.pretokenized import write, writer
-from monosema.data.pretokenized.contexts import StoredContexts
+from monosema.data import (
+    ActivationStream,
+    load_tokens,
+    pretokenize,
+    tokenise,
+    tokens,
+)
+from monosema.data.packed import write, writer
+from monosema.data.packed.contexts import StoredContexts
 
 TEXTS = [words(*range(4 + i % 5, 12 + i % 7), 4 + i % 27, 4 + i // 27) for i in range(200)]
 SIZE = 8
@@ -25,7 +30,7 @@ SIZE = 8
 @pytest.fixture(autouse=True)
 def small_and_unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many batches; and no power is lost here."""
-    monkeypatch.setattr(write, "BATCH_DOCUMENTS", 16)
+    monkeypatch.setattr(tokenise, "BATCH_DOCUMENTS", 16)
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
@@ -54,12 +59,55 @@ def test_a_folder_gives_what_its_text_gives(tmp_path, roles, fraction):
         assert ours.contexts[:].dtype == torch.int32
         assert torch.equal(ours.contexts[:], theirs.contexts)
         assert (ours.fingerprint, ours.special_token_ids) == (theirs.fingerprint, theirs.special_token_ids)
-        assert torch.equal(ours.usable_per_context(), (~theirs.special_mask(theirs.contexts)).sum(1))
+        assert torch.equal(ours.rows_in_contexts(), theirs.row_mask().sum(1))
     own = {"source": str(tmp_path), "max_documents": None}
     assert {**expected.record, **own} == {key: found.record[key] for key in expected.record}
     assert found.record["pretokenized"]["max_documents"] == 150
     assert len(list((tmp_path / "train").glob("*.arrow"))) > 3
     assert (tmp_path / "heldout").exists() == (fraction > 0)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"packing": Packing(mode="windows")},
+        {"packing": Packing(mode="truncate", document_tokens=5)},
+        {"packing": Packing(mode="one_document")},
+        {"packing": Packing(preset="transcoder_circuits"), "attend_across_documents": False},
+        {"attend_across_documents": False},
+        {"mixture": "stop"},
+        {"mixture": "go_on", "attend_across_documents": False},
+    ],
+)
+def test_every_way_of_packing_gives_what_the_text_gives(tmp_path, monkeypatch, options, interrupted):
+    source, positions = TEXTS, Positions(start=1, step=2)
+    if "mixture" in options:
+        parts = {"one": TextSource(source=TEXTS[:90], weight=2), "other": TextSource(source=TEXTS[90:])}
+        source = Mixture(parts=parts, when_dry=options["mixture"])
+    options = {key: value for key, value in options.items() if key != "mixture"}
+    if interrupted:
+        with monkeypatch.context() as patch:
+            killed_at(patch, writer, "write_shard", 4)
+            with pytest.raises(Killed):
+                written(tmp_path, source, **options)
+    written(tmp_path, source, **options)
+    expected = load_tokens(source, word_tokenizer(), SIZE, heldout_fraction=0.2, positions=positions, **options)
+    found = load_tokens(tmp_path, word_tokenizer(), positions=positions, **options)
+    for ours, theirs in ((found.train, expected.train), (found.heldout, expected.heldout)):
+        assert torch.equal(ours.contexts[:], theirs.contexts)
+        assert (ours.fingerprint, ours.n_tokens) == (theirs.fingerprint, theirs.n_tokens)
+        assert torch.equal(ours.row_mask(), theirs.row_mask())
+        assert torch.equal(ours.rows_in_contexts(), theirs.row_mask().sum(1))
+        assert (ours.documents is None) == (theirs.documents is None)
+        if theirs.documents is not None:
+            assert ours.documents[:].dtype == theirs.documents.dtype
+            assert torch.equal(ours.documents[:], theirs.documents)
+    own = {"source": str(tmp_path)}
+    shared = expected.record.keys() - {"mixture", "when_dry"}
+    assert {**{key: expected.record[key] for key in shared}, **own} == {key: found.record[key] for key in shared}
+    rows = datasets.load_from_disk(str(tmp_path))["train"]
+    assert rows["input_ids"][:] == expected.train.contexts.tolist()
 
 
 def test_contexts_are_indexed_like_a_tensor_and_copied(tmp_path):
@@ -80,7 +128,7 @@ def test_contexts_are_indexed_like_a_tensor_and_copied(tmp_path):
 def test_nothing_but_a_chunk_is_ever_in_memory(tmp_path, model, monkeypatch):
     """Fingerprint, special tokens, order and epochs."""
     written(tmp_path)
-    monkeypatch.setattr(tokens, "_TOKENS_AT_A_TIME", 10 * SIZE)
+    monkeypatch.setattr(tokens, "_TOKENS_AT_ONCE", 10 * SIZE)
     most = []
     taken = StoredContexts.__getitem__
 
@@ -96,7 +144,7 @@ def test_nothing_but_a_chunk_is_ever_in_memory(tmp_path, model, monkeypatch):
     assert sum(map(len, stream)) > 1000
     assert max(most) == 12
     whole = load_tokens(TEXTS, word_tokenizer(), SIZE, heldout_fraction=0.2).train
-    assert torch.equal(stream.split.usable_per_context(), (~whole.special_mask(whole.contexts)).sum(1))
+    assert torch.equal(stream.split.rows_in_contexts(), whole.row_mask().sum(1))
 
 
 def test_datasets_reads_the_folder(tmp_path):
@@ -125,10 +173,10 @@ class Killed(BaseException):
 def killed_at(monkeypatch, module, name: str, call: int) -> None:
     original, calls = getattr(module, name), iter(range(1, 1000))
 
-    def dying(*arguments):
+    def dying(*arguments, **options):
         if next(calls) == call:
             raise Killed
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(module, name, dying)
 
@@ -155,13 +203,13 @@ def test_an_interrupted_folder_goes_on_to_the_same_bytes(tmp_path, monkeypatch, 
 
 def test_what_was_packed_is_not_tokenised_again(tmp_path, monkeypatch):
     seen: list[str] = []
-    tokenise = writer.tokenise
+    encode = tokenise.encode
 
-    def watched(documents, tokenizer):
-        seen.extend(document.text for document in documents)
-        return tokenise(documents, tokenizer)
+    def watched(tokenizer, texts):
+        seen.extend(filter(None, texts))
+        return encode(tokenizer, texts)
 
-    monkeypatch.setattr(writer, "tokenise", watched)
+    monkeypatch.setattr(tokenise, "encode", watched)
     with monkeypatch.context() as patch:
         killed_at(patch, writer, "write_layout", 1)
         with pytest.raises(Killed):
@@ -201,7 +249,7 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         data[len(data) // 2] ^= 4
         shard.write_bytes(data[:-9] if damage == "cut" else bytes(len(data)) if damage == "replaced" else data)
     with pytest.raises(FileError, match=r"train/data-00001\.arrow.*restore it from a copy"):
-        load_tokens(tmp_path, word_tokenizer()).train.usable_per_context()
+        load_tokens(tmp_path, word_tokenizer()).train.rows_in_contexts()
 
 
 @pytest.mark.parametrize(
@@ -236,6 +284,9 @@ def other_vocabulary():
         (None, {"heldout_fraction": 0.3}, "heldout_fraction is 0.2 there, not 0.3"),
         (None, {"max_documents": 3}, "max_documents was decided when it was written, not 3"),
         (None, {"split": "train"}, "split was decided when it was written"),
+        (None, {"packing": Packing(mode="windows")}, "leave packing out"),
+        (None, {"attend_across_documents": False}, "write them with attend_across_documents=False"),
+        (None, {"in_memory": False}, "memory-mapped; leave out in_memory"),
     ],
 )
 def test_what_the_folder_does_not_hold_is_refused(tmp_path, tokenizer, options, message):
@@ -267,9 +318,8 @@ def test_what_cannot_be_written_names_the_fix(tmp_path, monkeypatch):
         written(tmp_path / "short", ["w1 w2"], heldout_fraction=0.0)
     with write._locked(tmp_path / "taken"), pytest.raises(FileError, match="another process is writing"):
         written(tmp_path / "taken")
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(write.shutil, "disk_usage", lambda path: usage(0, 0, 1000))
-    with pytest.raises(FileError, match=r"need about 0\.00 GiB more, .* has 0\.00 GiB free"):
+    monkeypatch.setattr(writer, "free_disk", lambda path: 1000)
+    with pytest.raises(FileError, match=r"takes 1,\d+ bytes, .* has 1,000 free; free some"):
         written(tmp_path / "full")
     assert not list((tmp_path / "full").rglob("*.arrow"))
 
@@ -290,7 +340,7 @@ def test_a_dictionary_is_the_same_to_the_bit_and_can_be_rebuilt(tmp_path, model,
     assert torch.equal(*weights)
     assert fingerprints[0] == fingerprints[1]
     assert coder.metadata["tokens"]["pretokenized"]["source"] == str(text)
-    monkeypatch.setattr("monosema.data.tokens.tokenise", None)
+    monkeypatch.setattr(tokenise, "encode", None)
     again = ActivationStream.from_coder(coder, model=model)
     assert again.split.fingerprint == fingerprints[0]
     assert isinstance(again.split.contexts, StoredContexts)

@@ -44,7 +44,7 @@ def test_what_is_pushed_is_downloaded_and_old_shards_go(tmp_path: Path) -> None:
     (tmp_path / "hub" / "train").mkdir(parents=True)
     (tmp_path / "hub" / "train" / "data-00007.arrow").write_text("of a larger one before")
     (folder / "notes.md").write_text("mine")
-    with stand_in_hub({}, tmp_path / "hub") as (url, seen):
+    with stand_in_hub({"org/tokens": tmp_path / "hub"}) as (url, seen):
         environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
         environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
         result = subprocess.run(

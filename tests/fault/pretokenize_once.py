@@ -7,7 +7,7 @@ from pathlib import Path
 
 import monosema as ms
 from monosema.core import files
-from monosema.data.pretokenized import write
+from monosema.data import tokenise
 from monosema.models.load import load_tokenizer
 
 model_path, corpus, out = sys.argv[1:4]
@@ -21,6 +21,6 @@ def slow(temporary: Path, target: Path) -> None:
 
 
 files.os.replace = slow  # type: ignore[attr-defined]
-write.BATCH_DOCUMENTS = 2
+tokenise.BATCH_DOCUMENTS = 2
 tokens = ms.pretokenize(corpus, load_tokenizer(model_path), 64, out, heldout_fraction=0.2, shard_bytes=8000)
 print(f"done {tokens.train.fingerprint} {tokens.heldout.fingerprint}", flush=True)

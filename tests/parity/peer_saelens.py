@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import sae_lens
 import torch
+from peer_saelens_cache import read_cache, write_cache
 from peer_saelens_training import fit, lr_schedule, train, transcode
 from peer_serve import serve
 from sae_lens import SAE, ActivationsStore, PretokenizeRunner, PretokenizeRunnerConfig, TrainingSAE
@@ -147,22 +148,5 @@ def _run(sae: Any, rows: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            f.__name__: f
-            for f in (
-                version,
-                read,
-                read_sparsity,
-                make,
-                export,
-                checkpoint,
-                train,
-                transcode,
-                fit,
-                lr_schedule,
-                pretokenize,
-                read_tokens,
-            )
-        }
-    )
+    commands = (version, read, read_sparsity, make, export, checkpoint, train, transcode, fit, lr_schedule)
+    serve({each.__name__: each for each in (*commands, read_cache, write_cache, pretokenize, read_tokens)})

@@ -6,7 +6,7 @@ Weights go by the names that coders are saved with: ``W_enc [d_in, d_sae]``, ``b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -124,9 +124,9 @@ def train_ours(
         trainer.statistics.tokens_since_fired[dead] = LONG_AGO * n_tokens
     update, handed = trainer._optimizer.step_, []
 
-    def record(gradients: Mapping[str, Tensor], loss: Tensor, lr: float) -> Tensor:
+    def record(gradients: Mapping[str, Tensor], loss: Tensor, lr: float, *directions: Collection[str]) -> Tensor:
         handed.append({_common(name): _ours(_common(name), value).clone() for name, value in gradients.items()})
-        return update(gradients, loss, lr)
+        return update(gradients, loss, lr, *directions)
 
     trainer._optimizer.step_ = record  # type: ignore[method-assign]
     losses = []

@@ -25,11 +25,12 @@ def run(arguments: Sequence[str]) -> int:
     if extra.private and extra.push is None:
         raise ConfigError("--private says how a repository is made; name it with --push owner/name")
     from monosema.data import push_pretokenized
+    from monosema.data.order import indexed
     from monosema.runs.pretokenize import make_tokens
 
     tokens = make_tokens(parsed.config, extra.out, progress=False if extra.quiet else extra.progress_every)
     print(
-        f"{tokens.train.n_tokens:,} training and {tokens.heldout.n_tokens:,} held-out tokens in contexts of "
+        f"{indexed(tokens.train).n_tokens:,} training and {tokens.heldout.n_tokens:,} held-out tokens in contexts of "
         f"{tokens.context_size}: {extra.out}"
     )
     if extra.push is not None:

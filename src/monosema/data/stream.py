@@ -8,27 +8,28 @@ is therefore a position and one chunk's token ids, whatever the run's length.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from monosema.core.compiling import CompileMode
-from monosema.core.config import differences
+from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
-from monosema.core.seeds import random_stream
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
+from monosema.data.config import IN_MEMORY
+from monosema.data.contexts import Contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
-from monosema.data.prefetch import Prefetch, check_prefetch
+from monosema.data.order import ContextOrder, IndexedOrder, indexed
+from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
-from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
+from monosema.data.streamed import Place, StreamedOrder, StreamedSplit
+from monosema.data.tokens import Tokens, TokenSplit
 from monosema.models import LanguageModel
 
 
@@ -88,7 +89,7 @@ class ActivationStream:
     def __init__(
         self,
         model: LanguageModel | Mapping[str, LanguageModel],
-        tokens: Tokens | TokenSplit,
+        tokens: Tokens | TokenSplit | StreamedSplit,
         hook_names: str | Sequence[str],
         batch_size: int = 2048,
         *,
@@ -108,7 +109,7 @@ class ActivationStream:
         check_prefetch(prefetch, compile)
         self._named_models = NamedModels(model)
         self.tokens = tokens if isinstance(tokens, Tokens) else None
-        self.split = tokens.train if isinstance(tokens, Tokens) else tokens
+        self.split: TokenSplit | StreamedSplit = tokens.train if isinstance(tokens, Tokens) else tokens
         self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {"source": IN_MEMORY}
         reads = self._named_models.sites(hook_names)
         self.layout = RowLayout(reads, reads if targets is None else self._named_models.sites(targets))
@@ -119,31 +120,34 @@ class ActivationStream:
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
-        self._usable = self.split.usable_per_context()
-        self._rows_in_epoch = int(self._usable.sum())
-        if self._rows_in_epoch < batch_size:  # more epochs do not help: no batch crosses from one into the next
-            raise DataError(
-                f"the corpus has {self._rows_in_epoch} usable tokens, one batch needs {batch_size}; give more text or "
-                "a smaller batch_size"
+        if isinstance(self.split, TokenSplit):
+            for part in self.split.parts():
+                self._harvester.check(part)
+        self._order = _order_of(self.split, seed, epochs)
+        if self._order.n_rows is not None and self._order.n_rows < batch_size * epochs:
+            raise DataError(  # more epochs do not help: no batch crosses from one into the next
+                f"the corpus has {self._order.n_rows // epochs} usable tokens, one batch needs {batch_size}; give more "
+                "text or a smaller batch_size"
             )
         if chunk_bytes is not None:
-            chunk_contexts = max(1, int(chunk_bytes / (self._row_bytes * self._rows_per_context)))
+            chunk_contexts = max(1, int(chunk_bytes / (self._row_bytes * self._order.rows_per_context)))
         self._chunk_contexts = chunk_contexts
-        self._n_chunks_wanted: int | None = None
+        self._n_rows_wanted: int | None = None
         self._maker = ChunkMaker(
             harvester=self._harvester,
             layout=self.layout,
-            split=self.split,
+            rule=self.split.rule,
             seed=seed,
             model_batch_size=model_batch_size,
             dtype=self.dtype,
             device=self.buffer_device,
         )
         devices = [each.device for each in self._harvester.models]
-        if prefetch is None:
-            prefetch = compile is None and all(device.type == "cuda" for device in devices)
-        self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
-        self._epoch = self._position = self._chunk_number = self._offset = 0
+        self._prefetch: Prefetch[Chunk] | None = None
+        if prefetches(prefetch, compile, devices):
+            self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices])
+        self._place: Place = self._order.start
+        self._chunk_number = self._offset = self._n_begun = 0
         self._chunk: Chunk | None = None
 
     @classmethod
@@ -152,7 +156,7 @@ class ActivationStream:
         coder: Recorded,
         *,
         model: LanguageModel | Mapping[str, LanguageModel] | None = None,
-        tokens: Tokens | TokenSplit | None = None,
+        tokens: Tokens | TokenSplit | StreamedSplit | None = None,
         **overrides: Any,
     ) -> ActivationStream:
         """The stream a dictionary was trained on, at its start, rebuilt from what the dictionary recorded.
@@ -188,9 +192,10 @@ class ActivationStream:
         return self.layout.d_out
 
     @property
-    def n_rows(self) -> int:
-        """Rows the stream can serve over all its epochs, before what falls off at the ends of chunks."""
-        return self._rows_in_epoch * self.epochs
+    def n_rows(self) -> int | None:
+        """Rows the stream can serve over all its epochs, before what falls off at the ends of chunks; None for text
+        that is read as it is needed."""
+        return self._order.n_rows
 
     @property
     def device(self) -> torch.device:
@@ -203,8 +208,10 @@ class ActivationStream:
         """
         if self._chunk_contexts is None:
             self._chunk_contexts = self._default_chunk_contexts(n_rows)
-        served = list(accumulate(self._rows_in_chunks()))
-        available = served[-1]
+        self._n_rows_wanted = n_rows
+        if self._order.n_rows is None:
+            return
+        available = self.n_rows_served()
         if available == 0:
             raise DataError(
                 f"no chunk of {self._chunk_contexts} contexts fills a batch of {self.batch_size} rows; "
@@ -216,11 +223,29 @@ class ActivationStream:
                 f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
                 f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
-        self._n_chunks_wanted = bisect_left(served, n_rows) + 1
+
+    @property
+    def n_contexts_wanted(self) -> int:
+        """Contexts that the run of ``plan`` takes through the model; without one, all of every epoch."""
+        n, size, wanted = self._order.n_contexts, self.chunk_size, self._n_rows_wanted
+        if n is None:
+            return -(-(wanted or 0) // self.rows_in_chunk) * size
+        n_contexts = n_rows = 0
+        for rows in self._order.chunk_rows(size):
+            if wanted is not None and n_rows >= wanted:
+                break
+            n_rows += self._in_batches(rows)
+            n_contexts += min(size, n - n_contexts % n)
+        return n_contexts
+
+    @property
+    def rows_in_chunk(self) -> int:
+        """About how many rows a chunk holds."""
+        return round(self.chunk_size * self._order.rows_per_context)
 
     def n_rows_served(self) -> int:
-        """Rows served in full batches over all epochs."""
-        return sum(self._rows_in_chunks())
+        """Rows served in full batches over all epochs; of text whose length is known."""
+        return sum(self._in_batches(rows) for rows in self._order.chunk_rows(self.chunk_size))
 
     def record(self) -> dict[str, Any]:
         """What a dictionary trained on this stream records about it, JSON-able."""
@@ -264,21 +289,24 @@ class ActivationStream:
     def reset(self) -> None:
         """Start over from the first batch."""
         self._forget()
-        self._epoch = self._position = self._chunk_number = self.n_dropped = 0
+        self._place = self._order.start
+        self._chunk_number = self._n_begun = self.n_dropped = 0
 
     # -- state
 
     def state_dict(self) -> dict[str, Any]:
         """Position, plan and the current chunk's token ids; enough to continue bit for bit."""
+        text = Contexts(torch.zeros(0, dtype=torch.int32)) if self._chunk is None else self._chunk.contexts.text
         return {
-            "epoch": self._epoch,
-            "position": self._position,
+            **self._place,
             "chunk_number": self._chunk_number,
+            "n_begun": self._n_begun,
             "chunk_contexts": self.chunk_size,
             "offset": self._offset,
             "n_dropped": self.n_dropped,
             "in_chunk": self._chunk is not None,
-            "chunk_ids": torch.zeros(0, dtype=torch.int32) if self._chunk is None else self._chunk.contexts.ids,
+            "chunk_ids": text.ids,
+            "chunk_documents": torch.zeros(0, dtype=torch.int16) if text.documents is None else text.documents,
             "identity": self._identity(),
         }
 
@@ -289,11 +317,18 @@ class ActivationStream:
             raise DataError("the stream's state belongs to another stream; it differs in " + "; ".join(different))
         self._forget()
         self._chunk_contexts = int(state["chunk_contexts"])
-        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+        self._place = {key: state[key] for key in self._order.start}
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
+        self._n_begun = int(state["n_begun"])
         if state["in_chunk"]:
-            number = self._chunk_number - 1
-            self._chunk = self._maker.make(ChunkContexts(number, self._epoch, self._position, state["chunk_ids"]))
+            documents = state["chunk_documents"]
+            text = Contexts(state["chunk_ids"], documents if documents.shape == state["chunk_ids"].shape else None)
+            if isinstance(self._order, IndexedOrder) and not self._order.ends_at(self._place, text):
+                raise DataError(
+                    "the stream's state is damaged: its token ids are not those of the text at its position; go back "
+                    "to an older checkpoint"
+                )
+            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -301,7 +336,8 @@ class ActivationStream:
         return {
             "fingerprint": self.split.fingerprint,
             **({"models": names} if names else {}),
-            "special_token_ids": sorted(self.split.special_token_ids),
+            "special_token_ids": sorted(self.split.rule.special_token_ids),
+            **({} if self.split.rule.positions.is_everything else {"positions": to_plain(self.split.rule.positions)}),
             "sites": list(self.layout.hook_names),
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -312,6 +348,13 @@ class ActivationStream:
         }
 
     # -- chunks
+
+    def first_contexts(self) -> Contexts:
+        """Those of the first chunk; nothing of the stream is consumed. ``DataError`` where there are none."""
+        drawn = self._order.after(self._order.start, self.chunk_size)
+        if drawn is None:
+            raise DataError("the stream is exhausted")
+        return drawn[0]
 
     def make_chunk(self, contexts: ChunkContexts) -> Chunk:
         """The rows of any contexts as a chunk of this stream; nothing of the stream is consumed."""
@@ -325,43 +368,30 @@ class ActivationStream:
         return self._chunk_contexts
 
     @property
-    def _rows_per_context(self) -> float:
-        return max(1.0, self._rows_in_epoch / self.split.n_contexts)
-
-    @property
     def _row_bytes(self) -> int:
         return self.layout.width * torch.empty((), dtype=self.dtype).element_size()
 
-    def _default_chunk_contexts(self, n_rows: int) -> int:
+    def _default_chunk_contexts(self, n_rows: int | None) -> int:
         return default_chunk_contexts(
             n_rows,
             self.batch_size,
-            n_contexts=self.split.n_contexts,
-            rows_per_context=self._rows_per_context,
+            n_contexts=self._order.n_contexts,
+            rows_per_context=self._order.rows_per_context,
             row_bytes=self._row_bytes,
         )
 
     def context_order(self, epoch: int) -> Tensor:
-        """The order in which the text's contexts are read in an epoch."""
-        return torch.randperm(self.split.n_contexts, generator=random_stream(self.seed, "contexts", epoch))
+        """The order in which the text's contexts are read in an epoch; ``DataError`` for text that is
+        read as it is needed."""
+        return IndexedOrder(indexed(self.split), self.seed, self.epochs).of_epoch(epoch)
 
-    def _rows_in_chunks(self) -> Iterator[int]:
-        """Rows that each chunk serves, over all epochs."""
-        size = self.chunk_size
-        for epoch in range(self.epochs):
-            kept = self._usable[self.context_order(epoch)]
-            for start in range(0, len(kept), size):
-                yield int(kept[start : start + size].sum()) // self.batch_size * self.batch_size
+    def _in_batches(self, n_rows: int) -> int:
+        return n_rows // self.batch_size * self.batch_size
 
     def _next_contexts(self) -> ChunkContexts | None:
         """Those of the chunk after the current one; None at the end."""
-        epoch, start = self._epoch, self._position
-        if start >= self.split.n_contexts:
-            epoch, start = epoch + 1, 0
-        if epoch >= self.epochs:
-            return None
-        chosen = self.context_order(epoch)[start : start + self.chunk_size]
-        return ChunkContexts(self._chunk_number, epoch, start + len(chosen), self.split.contexts[chosen])
+        drawn = self._order.after(self._place, self.chunk_size)
+        return None if drawn is None else ChunkContexts(self._chunk_number, drawn[1], drawn[0])
 
     def _begin_chunk(self) -> bool:
         chunk = None if self._prefetch is None else self._prefetch.take()
@@ -371,15 +401,15 @@ class ActivationStream:
                 return False
             chunk = self._maker.make(contexts)
         self._chunk, self._offset = chunk, 0
-        self._epoch, self._position = chunk.contexts.epoch, chunk.contexts.end
-        self._chunk_number = chunk.contexts.number + 1
+        self._place, self._chunk_number = chunk.contexts.end, chunk.contexts.number + 1
+        self._n_begun += self._in_batches(len(chunk.order))
         return True
 
     def _look_ahead(self) -> None:
         """Start the harvest of the next chunk, unless it is under way or the run ends before it."""
         if self._prefetch is None or not self._prefetch.is_idle or self._harvester.depends_on_caller:
             return
-        if self._n_chunks_wanted is not None and self._chunk_number >= self._n_chunks_wanted:
+        if self._n_rows_wanted is not None and self._n_begun >= self._n_rows_wanted:
             return
         contexts = self._next_contexts()
         if contexts is not None:
@@ -394,3 +424,8 @@ class ActivationStream:
         if self._prefetch is not None:
             self._prefetch.drop()
         self._release_chunk()
+
+
+def _order_of(split: TokenSplit | StreamedSplit, seed: int, epochs: int) -> ContextOrder:
+    kind = StreamedOrder if isinstance(split, StreamedSplit) else IndexedOrder
+    return kind(split, seed, epochs)  # type: ignore[arg-type]

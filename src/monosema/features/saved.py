@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from monosema.core.errors import FileError
@@ -17,6 +16,7 @@ from monosema.features.logits import ExtremeLogits
 from monosema.features.statistics import LatentNumbers
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
 from monosema.features.windows import Windows
+from monosema.formats.tensors import read_tensors
 
 _ARRAYS, _FACTS = "features.safetensors", "features.json"
 _FORMAT = "monosema features 1"
@@ -56,10 +56,7 @@ def load_store(folder: Path) -> FeatureStore:
     facts = read_json(folder / _FACTS)
     if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         raise FileError(f"{folder / _FACTS} is not a feature store of this version ({_FORMAT!r})")
-    try:
-        tensors = load_file(str(folder / _ARRAYS))
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot read {folder / _ARRAYS}: {error}") from error
+    tensors = read_tensors(folder / _ARRAYS)
     try:
         store = FeatureStore(
             provenance=Provenance(**facts["provenance"]),

@@ -13,6 +13,7 @@ from monosema.coders import SparseCoder
 from monosema.core.errors import ConfigError
 from monosema.core.seeds import random_stream
 from monosema.data import ActivationStream
+from monosema.data.order import indexed
 
 
 def model_loss_increase(
@@ -29,7 +30,7 @@ def model_loss_increase(
 
     @torch.no_grad()
     def measure(coder: SparseCoder, n_contexts: int) -> tuple[Tensor, Tensor]:
-        model, split = stream.model, stream.split
+        model, split = stream.model, indexed(stream.split)
         name, written = coder.hook_name, coder.hook_name_out
         if name is None or written is None or "+" in name or "+" in written or not model.site(written).writable:
             raise ConfigError('Resample(by="model_loss") needs one site read and one written, and that one writable')
@@ -38,15 +39,17 @@ def model_loss_increase(
         rows, losses = [], []
         for part in order.split(stream.model_batch_size):
             ids = split.contexts[part].to(device=model.device, dtype=torch.int64)
-            usable = ~split.special_mask(split.contexts[part]).to(model.device)
+            documents, usable = split.documents_of(part), split.row_mask(part).to(model.device)
             sites = list(dict.fromkeys((name, written)))
-            values = model.capture(ids, sites)
+            values = model.capture(ids, sites, documents_BT=documents)
             x, y = values[name], values[written]
             replaced = torch.where(usable.unsqueeze(-1), coder(x.to(coder.dtype)).to(y.dtype), y)
-            clean = _token_losses(model(ids), ids)
+            clean = _token_losses(model(ids, documents_BT=documents), ids)
             with model.edits({written: partial(_instead, replaced)}):
-                spliced = _token_losses(model(ids), ids)
+                spliced = _token_losses(model(ids, documents_BT=documents), ids)
             increase, kept = spliced - clean, usable[:, :-1]
+            if documents is not None:  # padding is no target, nor is a document that its predictor does not see
+                kept = kept & (documents[:, 1:] == documents[:, :-1]).to(kept.device)
             if one_per_context:
                 kept = _one_each(increase, kept, generator)
             both = [values[site][:, :-1][kept] for site in sites]

@@ -16,7 +16,9 @@ from typing import Any
 from monosema.core.config import from_plain, to_plain
 from monosema.core.errors import ConfigError, FileError, first_line
 from monosema.core.files import read_json, write_json
-from monosema.data.pretokenized.tokenizer import TokenizerIdentity
+from monosema.data.packed.tokenizer import TokenizerIdentity
+from monosema.data.packing import PADDED_MODES
+from monosema.data.packing_config import Packing
 
 FORMAT, VERSION, MANIFEST = "monosema-tokens", 1, "monosema.json"
 _SHARD_NAME = re.compile(r"data-\d{5,}\.arrow")
@@ -26,30 +28,40 @@ _SHARD_NAME = re.compile(r"data-\d{5,}\.arrow")
 class TokenPlan:
     """What is read and how it is packed, decided before the first document is."""
 
-    source: str
-    """Where the text comes from."""
-    options: dict[str, str] = field(default_factory=dict)
-    """Of a dataset loaded by name."""
-    column: str | None
-    """Of the text."""
-    max_documents: int | None
-    """Documents read at most."""
+    text: dict[str, Any]
+    """``record()`` of the ``TextSource`` or ``Mixture``."""
     context_size: int
     """Tokens in a context."""
     heldout_fraction: float
     """Share of documents held out."""
-    begin_context: int | None
-    """First token of every context."""
-    separator: int | None
-    """Token between two documents of a context."""
-    end_context: int | None
-    """Last token of every context."""
+    packing: Packing
+    """How documents become contexts, with every value said."""
+    attend_across_documents: bool
+    """False where models are to keep the documents of a context apart."""
+    marks: dict[str, int | None]
+    """``PackingRule.record()``: the tokens that frame text."""
+    padding: int
+    """What stands where a context has no token."""
     special_token_ids: tuple[int, ...]
     """The tokenizer's, as far as they frame text."""
     tokenizer: TokenizerIdentity
     """Whose token ids these are."""
     shard_contexts: int
     """Contexts after which a shard is written."""
+
+    def __post_init__(self) -> None:
+        if self.context_size < 1:
+            raise ConfigError(f"context_size must be at least 1, got {self.context_size}")
+
+    @property
+    def source(self) -> str:
+        """Where the text comes from."""
+        return str(self.text["source"])
+
+    @property
+    def keeps_documents(self) -> bool:
+        """Whether the number of each position's document is stored."""
+        return not self.attend_across_documents or self.packing.mode in PADDED_MODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,8 @@ class Position:
     """Documents of the text that were read."""
     carried: tuple[int, ...]
     """Tokens that begin the side's next context."""
+    carried_documents: tuple[int, ...]
+    """The number of each one's document."""
     text_sha256: str
     """Of the documents read, so that another text is noticed."""
 
@@ -108,6 +122,8 @@ class FoundText:
     """Documents that are not empty."""
     n_heldout_documents: int
     """Of these, held out."""
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of a mixture: ``n_documents`` and ``n_tokens`` of each part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +148,7 @@ class Manifest:
         write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **to_plain(self)})
 
 
-def is_pretokenized(source: Any) -> bool:
+def is_packed(source: Any) -> bool:
     """Whether ``source`` is the path of a folder that this package has written, or has begun to."""
     return isinstance(source, (str, Path)) and os.path.isfile(os.path.join(source, MANIFEST))
 

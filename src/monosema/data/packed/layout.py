@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.files import write_atomically, write_json
-from monosema.data.pretokenized.manifest import Manifest, TokenPlan
+from monosema.data.packed.manifest import Manifest, TokenPlan
 from monosema.formats.saelens import SAELENS_VERSION
 
 SAELENS_FILE, CARD = "sae_lens.json", "README.md"
@@ -44,28 +44,28 @@ def files(manifest: Manifest) -> list[str]:
 
 def _saelens(plan: TokenPlan) -> dict[str, Any]:
     """``sae_lens.json``, as its ``PretokenizeRunner`` writes it."""
-    data_files = plan.options.get("data_files")
+    options, packing = plan.text.get("options", {}), plan.packing
     return {
         "sae_lens_version": SAELENS_VERSION,
         "tokenizer_name": plan.tokenizer.name,
         "original_dataset": plan.source,
-        "original_dataset_name": plan.options.get("name"),
-        "original_split": plan.options.get("split"),
-        "original_data_files": None if data_files is None else [data_files],
-        "original_column_name": plan.column,
+        "original_dataset_name": options.get("config_name"),
+        "original_split": options.get("split"),
+        "original_data_files": options.get("data_files"),
+        "original_column_name": plan.text.get("column"),
         "context_size": plan.context_size,
         "shuffled": False,
         "seed": None,
-        "begin_batch_token": plan.begin_context,
-        "begin_sequence_token": None,
-        "sequence_separator_token": plan.separator,
-        "disable_concat_sequences": False,
+        "begin_batch_token": plan.marks["begin_context"],
+        "begin_sequence_token": plan.marks["begin_document"],
+        "sequence_separator_token": plan.marks["separator"],
+        "disable_concat_sequences": packing.mode != "packed",
         "use_chat_formatting": False,
     }
 
 
 def _card(manifest: Manifest) -> str:
-    plan, text = manifest.plan, manifest.text
+    plan, text, marks = manifest.plan, manifest.text, manifest.plan.marks
     assert text is not None
     splits = "\n".join(f"  - split: {name}\n    path: {name}/*.arrow" for name in manifest.sides)
     counts = " and ".join(f"{side.n_contexts:,} ({name})" for name, side in manifest.sides.items())
@@ -85,8 +85,9 @@ tags:
 tokenised with `{plan.tokenizer.name}`. Of the documents {text.n_heldout_documents:,} are held out, chosen by a hash of
 each, in contexts of their own.
 
-Every context begins with token {plan.begin_context} and ends with {plan.end_context}; between documents stands
-{plan.separator} (None: no such token).
+The mode of packing is `{plan.packing.mode}`. Every context begins with token {marks["begin_context"]}, every document
+with {marks["begin_document"]}; between documents stands {marks["separator"]}, and a context ends with
+{marks["end_context"]} (None: no such token).
 
 Written by `monosema pretokenize`. A copy of the repository in a folder is read by
 `monosema.load_tokens(folder, tokenizer)`; `datasets.load_dataset(..., split="train")` reads the training side.

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from monosema.core.errors import FileError, UserError, first_line
-from monosema.data.pretokenized.contexts import StoredContexts
-from monosema.data.pretokenized.layout import files
-from monosema.data.pretokenized.manifest import MANIFEST, is_pretokenized, read_manifest
+from monosema.data.packed.contexts import StoredContexts
+from monosema.data.packed.layout import files
+from monosema.data.packed.manifest import MANIFEST, is_packed, read_manifest
+from monosema.data.packed.read import StoredTokens
 
 
 def push_pretokenized(folder: str | os.PathLike[str], repository: str, *, private: bool = False) -> str:
@@ -23,13 +24,13 @@ def push_pretokenized(folder: str | os.PathLike[str], repository: str, *, privat
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     path = Path(folder)
-    if not is_pretokenized(path):
+    if not is_packed(path):
         raise FileError(f"{path} holds no packed tokens ({MANIFEST} is missing)")
     manifest = read_manifest(path)
     if manifest.text is None:
         raise FileError(f"the tokens in {path} are not finished; run the command that writes them again")
-    for name, side in manifest.sides.items():
-        for _ in StoredContexts(path / name, side.shards, manifest.plan.context_size).pieces():
+    for name in manifest.sides:
+        for _ in StoredContexts(StoredTokens(path, manifest).shards(name)).pieces():
             pass  # reading is checking
     api = HfApi()
     try:
