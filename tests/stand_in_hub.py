@@ -46,6 +46,8 @@ class _Handler(BaseHTTPRequestHandler):
                     file.write_bytes(base64.b64decode(line["value"]["content"]))
             url = f"http://{self.headers['Host']}/datasets/{name}/commit/{COMMIT}"
             answer = {"commitUrl": url, "commitOid": COMMIT, "success": True}
+        elif path == "api/validate-yaml":
+            answer = {}
         else:
             return self._missing("RepoNotFound")
         self._send(json.dumps(answer).encode(), "application/json", body=True)
