@@ -100,12 +100,11 @@ def test_marks_by_name_and_id():
         ({"preset": "e2e", "separator": 3}, "leave it out"),
         ({"separator": "own"}, "nothing between documents"),
         ({"document_tokens": 0}, "at least 1"),
-        ({"mode": "rows"}, "mode"),
     ],
 )
 def test_packings_that_contradict_themselves_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        from_plain(Packing, options)
+        Packing(**options)
 
 
 def test_options_that_do_not_fit_the_tokenizer_or_the_data_are_refused():
