@@ -24,11 +24,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path = self.path.split("?")[0].strip("/")
-        self.seen.append(f"{self.command} {path}")
+        self.seen.append(f"{self.command} {path} {self.headers.get('Authorization', 'no token')}")
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         name, _, action = path.removeprefix("api/datasets/").rpartition("/")[0].rpartition("/")
         if path == "api/repos/create":
             given = json.loads(content)
+            private = given.get("visibility") == "private" or given.get("private")  # as newer clients say, or older
+            self.seen.append(f"private: {bool(private)}")
             name = "/".join(filter(None, (given.get("organization"), given["name"])))
             answer = {"name": name, "id": name, "url": f"http://{self.headers['Host']}/datasets/{name}"}
         elif action == "preupload":
@@ -36,12 +38,16 @@ class _Handler(BaseHTTPRequestHandler):
             answer = {"files": [{**each, "shouldIgnore": False, "oid": None} for each in files]}
         elif action == "commit":
             for line in map(json.loads, content.splitlines()):
-                if line["key"] == "file":
-                    file = self.repositories[name] / line["value"]["path"]
+                file = self.repositories[name] / line["value"].get("path", "")
+                if line["key"] == "deletedFile":
+                    file.unlink()
+                elif line["key"] == "file":
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(base64.b64decode(line["value"]["content"]))
             url = f"http://{self.headers['Host']}/datasets/{name}/commit/{COMMIT}"
             answer = {"commitUrl": url, "commitOid": COMMIT, "success": True}
+        elif path == "api/validate-yaml":
+            answer = {}
         else:
             return self._missing("RepoNotFound")
         self._send(json.dumps(answer).encode(), "application/json", body=True)

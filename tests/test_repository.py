@@ -76,6 +76,7 @@ PUBLIC_NAMES = [
     "load_model",
     "load_tokens",
     "open_session",
+    "pretokenize",
     "plan",
     "save",
     "train",

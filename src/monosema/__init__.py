@@ -21,7 +21,15 @@ _HOMES = {
     "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),
     "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
-    "monosema.data": ("ActivationCache", "ActivationStream", "Mixture", "TextSource", "Tokens", "load_tokens"),
+    "monosema.data": (
+        "ActivationCache",
+        "ActivationStream",
+        "Mixture",
+        "TextSource",
+        "Tokens",
+        "load_tokens",
+        "pretokenize",
+    ),
     "monosema.data.packing_config": ("Packing", "Positions"),
     "monosema.evaluation": (
         "CrosscoderReport",
@@ -63,7 +71,7 @@ if TYPE_CHECKING:
     from monosema.coders import CLT, SAE, Crosscoder, CrossLayerTranscoder, Latents, SparseCoder, Transcoder
     from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
-    from monosema.data import ActivationCache, ActivationStream, Mixture, TextSource, Tokens, load_tokens
+    from monosema.data import ActivationCache, ActivationStream, Mixture, TextSource, Tokens, load_tokens, pretokenize
     from monosema.data.packing_config import Packing, Positions
     from monosema.evaluation import (
         CrosscoderReport,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from monosema.core.errors import DataError
@@ -22,16 +22,23 @@ _ALONE = ""
 class Corpus:
     """The tokenised documents of one opened source or of a mixture, in order; blank ones are passed over.
 
-    It is read once. ``fingerprint`` and the counts are of what was read so far.
+    It is read once. ``fingerprint`` and the counts are of what was read so far. Of one source, documents that are not
+    wanted come without tokens.
     """
 
     def __init__(
-        self, source: TextSource | Mixture, opened: Mapping[str, Any], tokenizer: Any, workers: Workers | None = None
+        self,
+        source: TextSource | Mixture,
+        opened: Mapping[str, Any],
+        tokenizer: Any,
+        workers: Workers | None = None,
+        is_wanted: Callable[[Document], bool] | None = None,
     ) -> None:
+        assert is_wanted is None or isinstance(source, TextSource), "a mixture's order needs the tokens of all"
         mixture = source if isinstance(source, Mixture) else Mixture(parts={_ALONE: source}, when_dry="stop")
         self._mixture = mixture
         self._documents = {
-            name: tokenise(_with_text(part, opened[name], tokenizer), tokenizer, workers=workers)
+            name: tokenise(_with_text(part, opened[name], tokenizer), tokenizer, workers=workers, is_wanted=is_wanted)
             for name, part in mixture.parts.items()
         }
         self.fingerprint = TextFingerprint()

@@ -15,8 +15,6 @@ from monosema.data.contexts import Contexts
 from monosema.data.streamed import Place, StreamedSplit
 from monosema.data.tokens import TokenSplit
 
-_COUNTED_AT_ONCE = 2**24
-
 
 @runtime_checkable
 class ContextOrder(Protocol):
@@ -62,10 +60,7 @@ class IndexedOrder:
     @functools.cached_property
     def _rows(self) -> Tensor:
         """Training rows of each context."""
-        size = max(1, _COUNTED_AT_ONCE // self._split.context_size)
-        starts = range(0, self._split.n_contexts, size)
-        counts = [self._split.row_mask(slice(start, start + size)).sum(1) for start in starts]
-        return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
+        return self._split.rows_in_contexts()
 
     @functools.cached_property
     def _rows_in_epoch(self) -> int:

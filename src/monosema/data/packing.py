@@ -53,6 +53,15 @@ class PackingRule:
         if self.context_size <= framing:
             raise ConfigError(f"context_size must exceed {framing}, got {self.context_size}")
 
+    def record(self) -> dict[str, int | None]:
+        """The tokens that frame text, JSON-able."""
+        return {
+            "begin_context": self.begin_context,
+            "begin_document": self.begin_document,
+            "separator": self.separator,
+            "end_context": self.end_context,
+        }
+
 
 @dataclass(frozen=True)
 class PackedBlock:
@@ -99,13 +108,42 @@ def pack_blocks(
     documents: Iterable[np.ndarray], rule: PackingRule, block_contexts: int = BLOCK_CONTEXTS
 ) -> Iterator[PackedBlock]:
     """The same, ``block_contexts`` contexts at a time; ``documents`` are read as far as each block needs them."""
-    canvas = _Canvas(rule, block_contexts)
-    fill = _fill_packed if rule.mode == "packed" else _fill_windows
+    packer = Packer(rule, block_contexts)
     for document in documents:
-        for _ in fill(document[: rule.document_tokens], rule, canvas):
-            yield canvas.take()
-    if canvas.n_contexts:
-        yield canvas.take()
+        yield from packer.add(document)
+    if packer.n_contexts:
+        yield packer.take()
+
+
+@final
+class Packer:
+    """Packs documents as they come; ``under_way`` of one is where another goes on."""
+
+    def __init__(self, rule: PackingRule, block_contexts: int = BLOCK_CONTEXTS, under_way: PackedBlock | None = None):
+        self._rule = rule
+        self._canvas = _Canvas(rule, block_contexts)
+        self._fill = _fill_packed if rule.mode == "packed" else _fill_windows
+        if under_way is not None:
+            self._canvas.begin(under_way.ids[0], under_way.documents[0])
+
+    def add(self, document: np.ndarray) -> Iterator[PackedBlock]:
+        """The blocks that fill up with one more document, each of ``block_contexts`` contexts."""
+        for _ in self._fill(document[: self._rule.document_tokens], self._rule, self._canvas):
+            yield self._canvas.take()
+
+    @property
+    def n_contexts(self) -> int:
+        """Contexts that are done and not taken yet."""
+        return self._canvas.n_contexts
+
+    def take(self) -> PackedBlock:
+        """These contexts; what is under way stays."""
+        return self._canvas.take()
+
+    @property
+    def under_way(self) -> PackedBlock:
+        """The beginning of the next context, ``[1, n]``."""
+        return self._canvas.under_way
 
 
 def document_numbers(rows: np.ndarray, opens: int | None) -> np.ndarray:
@@ -113,7 +151,7 @@ def document_numbers(rows: np.ndarray, opens: int | None) -> np.ndarray:
 
     Several in a row begin one document. Without such a token each row is one document.
     """
-    numbers = np.zeros(rows.shape, dtype=_document_type(rows.shape[1]))
+    numbers = np.zeros(rows.shape, dtype=document_type(rows.shape[1]))
     if opens is not None:
         begins = rows[:, 1:] == opens
         begins &= rows[:, :-1] != opens
@@ -195,13 +233,13 @@ class _Canvas:
     def _renew(self) -> None:
         self.n_contexts = 0
         self._ids = np.full(self._shape, self._rule.padding, dtype=np.int32)
-        self._documents = np.full(self._shape, PADDING, dtype=_document_type(self._shape[1]))
+        self._documents = np.full(self._shape, PADDING, dtype=document_type(self._shape[1]))
 
     @staticmethod
     def empty_block(context_size: int) -> PackedBlock:
         """A block of no contexts."""
         shape = (0, context_size)
-        return PackedBlock(np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=_document_type(context_size)))
+        return PackedBlock(np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=document_type(context_size)))
 
     @property
     def room(self) -> int:
@@ -253,14 +291,29 @@ class _Canvas:
         """Whether every context of the block is done."""
         return self.n_contexts == self._shape[0]
 
+    @property
+    def under_way(self) -> PackedBlock:
+        """What there is of the context that is not full yet, ``[1, n]``; nothing where all are."""
+        row, part = slice(self.n_contexts, self.n_contexts + 1), slice(self.filled)
+        ids, documents = self._ids[row, part], self._documents[row, part]
+        return PackedBlock(ids.reshape(1, self.filled), documents.reshape(1, self.filled))
+
+    def begin(self, ids: np.ndarray, documents: np.ndarray) -> None:
+        """Put what a context begins with."""
+        self.filled = len(ids)
+        self._ids[0, : self.filled], self._documents[0, : self.filled] = ids, documents
+        self._document = int(documents[-1]) if self.filled else 0
+
     def take(self) -> PackedBlock:
-        """The contexts that are done; the canvas is empty again."""
-        block = PackedBlock(self._ids[: self.n_contexts], self._documents[: self.n_contexts])
+        """The contexts that are done; of the canvas only the one under way is left."""
+        block, rest = PackedBlock(self._ids[: self.n_contexts], self._documents[: self.n_contexts]), self.under_way
         self._renew()
+        self.begin(rest.ids[0], rest.documents[0])
         return block
 
 
-def _document_type(context_size: int) -> type[np.signedinteger[Any]]:
+def document_type(context_size: int) -> type[np.int16 | np.int32]:
+    """Of the numbers of documents within contexts of that size."""
     return np.int16 if context_size <= np.iinfo(np.int16).max else np.int32
 
 

@@ -121,7 +121,8 @@ class ActivationStream:
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
         if isinstance(self.split, TokenSplit):
-            self._harvester.check(self.split.part())
+            for part in self.split.parts():
+                self._harvester.check(part)
         self._order = _order_of(self.split, seed, epochs)
         if self._order.n_rows is not None and self._order.n_rows < batch_size * epochs:
             raise DataError(  # more epochs do not help: no batch crosses from one into the next

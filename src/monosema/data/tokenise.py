@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 2**21
 """A batch ends with the document that reaches either: enough for every thread, and some 100 MB in the tokenizer."""
 
+_Batch = tuple[list[Document], list[str]]
+"""Documents, and of each the text to be tokenised."""
+
 
 @dataclass(frozen=True)
 class TokenisedDocument:
@@ -30,7 +33,11 @@ class TokenisedDocument:
 
 
 def tokenise(
-    documents: Iterable[Document], tokenizer: Any, *, workers: Workers | None = None
+    documents: Iterable[Document],
+    tokenizer: Any,
+    *,
+    workers: Workers | None = None,
+    is_wanted: Callable[[Document], bool] | None = None,
 ) -> Iterator[TokenisedDocument]:
     """The tokens of each of ``documents``, in their order; read and tokenised batch by batch.
 
@@ -38,12 +45,13 @@ def tokenise(
         documents: texts, of which one batch is held (with ``workers``, two for each process).
         tokenizer: a transformers tokenizer.
         workers: processes to do it, worth it where the tokenizer is slow; see ``Workers`` and ``encode``.
+        is_wanted: asked about each document once, in order; the others come without tokens.
 
     Raises ``ConfigError`` where there is no tokenizer, ``DataError`` for a text that cannot be tokenised.
     """
     if tokenizer is None:
         raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
-    batches = _batches(documents)
+    batches = ((batch, _texts(batch, is_wanted)) for batch in _batches(documents))
     encoded = _encoded_here(batches, tokenizer) if workers is None else _encoded_by(workers, batches)
     return itertools.chain.from_iterable(encoded)
 
@@ -72,24 +80,24 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encoded_here(batches: Iterable[list[Document]], tokenizer: Any) -> Iterator[list[TokenisedDocument]]:
-    for batch in batches:
-        yield _together(batch, encode(tokenizer, _texts(batch)))
+def _encoded_here(batches: Iterable[_Batch], tokenizer: Any) -> Iterator[list[TokenisedDocument]]:
+    for batch, texts in batches:
+        yield _together(batch, encode(tokenizer, texts))
 
 
-def _encoded_by(workers: Workers, batches: Iterator[list[Document]]) -> Iterator[list[TokenisedDocument]]:
+def _encoded_by(workers: Workers, batches: Iterator[_Batch]) -> Iterator[list[TokenisedDocument]]:
     waiting = deque(
-        (batch, workers.submit(_texts(batch))) for batch in itertools.islice(batches, 2 * workers.n_processes)
+        (batch, workers.submit(texts)) for batch, texts in itertools.islice(batches, 2 * workers.n_processes)
     )
     while waiting:
         batch, future = waiting.popleft()
         rows = workers.result(future)
-        waiting.extend((each, workers.submit(_texts(each))) for each in itertools.islice(batches, 1))
+        waiting.extend((each, workers.submit(texts)) for each, texts in itertools.islice(batches, 1))
         yield _together(batch, rows)
 
 
-def _texts(batch: list[Document]) -> list[str]:
-    return [document.text for document in batch]
+def _texts(batch: list[Document], is_wanted: Callable[[Document], bool] | None) -> list[str]:
+    return [document.text if is_wanted is None or is_wanted(document) else "" for document in batch]
 
 
 def _together(batch: list[Document], rows: list[np.ndarray]) -> list[TokenisedDocument]:

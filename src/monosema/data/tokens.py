@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.config import MIXTURE, Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule, special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
+from monosema.data.packed.contexts import DOCUMENTS, StoredContexts
+from monosema.data.packed.manifest import is_packed
+from monosema.data.packed.read import StoredTokens, open_packed
 from monosema.data.packing import (
     PADDED_MODES,
     PackedBlock,
@@ -36,21 +40,22 @@ from monosema.data.tokenise import encode
 from monosema.data.workers import Workers
 
 DEFAULT_HELDOUT_FRACTION = 0.02
+_TOKENS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
 class TokenSplit:
     """Packed contexts of one side of the split."""
 
-    contexts: Tensor
-    """[n_contexts, context_size] int32."""
+    contexts: Tensor | StoredContexts
+    """[n_contexts, context_size] int32; on disk where ``pretokenize`` wrote them."""
     special_token_ids: frozenset[int]
     """Tokens that frame text (BOS, EOS, [CLS], …); their positions are not training rows."""
     name: str
     """``train`` or ``heldout``."""
     fingerprint: str = field(default="")
     """sha256 of the contexts, and of ``documents`` where there are some."""
-    documents: Tensor | None = None
+    documents: Tensor | StoredContexts | None = None
     """[n_contexts, context_size]: the number, within its context, of the document that a position belongs to, -1 for
     padding behind it. None where nothing is padded and documents of a context attend to each other."""
     positions: Positions = Positions()
@@ -64,10 +69,12 @@ class TokenSplit:
             )
         self.positions.of(self.context_size)
         if not self.fingerprint:
-            digest = hashlib.sha256(str(tuple(self.contexts.shape)).encode())
-            digest.update(self.contexts.numpy().tobytes())
-            if self.documents is not None:
-                digest.update(self.documents.to(torch.int32).numpy().tobytes())
+            ids, documents = self.contexts, self.documents
+            assert isinstance(ids, Tensor) and not isinstance(documents, StoredContexts), "what is stored has one"
+            digest = hashlib.sha256(str(tuple(ids.shape)).encode())
+            digest.update(ids.numpy().tobytes())
+            if documents is not None:
+                digest.update(documents.to(torch.int32).numpy().tobytes())
             object.__setattr__(self, "fingerprint", digest.hexdigest())
 
     @property
@@ -81,7 +88,9 @@ class TokenSplit:
     @property
     def n_tokens(self) -> int:
         """Tokens in all contexts, special ones included, padding left out."""
-        return self.contexts.numel() if self.documents is None else int((self.documents >= 0).sum())
+        if self.documents is None:
+            return self.contexts.numel()
+        return sum(int((self.documents[part] >= 0).sum()) for part in self._slices())
 
     @property
     def rule(self) -> RowRule:
@@ -90,7 +99,20 @@ class TokenSplit:
 
     def part(self, which: Tensor | slice = slice(None)) -> Contexts:
         """The contexts ``which``."""
-        return Contexts(self.contexts, self.documents)[which]
+        return Contexts(self.contexts[which], self.documents_of(which))
+
+    def parts(self) -> Iterator[Contexts]:
+        """All contexts, some at a time."""
+        return (self.part(which) for which in self._slices())
+
+    def rows_in_contexts(self) -> Tensor:
+        """How many positions of each context become rows, ``[n_contexts]`` int64."""
+        counts = [self.rule.row_mask(part).sum(1) for part in self.parts()]
+        return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
+
+    def _slices(self) -> Iterator[slice]:
+        size = max(1, _TOKENS_AT_ONCE // self.context_size)
+        return (slice(start, start + size) for start in range(0, self.n_contexts, size))
 
     def text_mask(self, which: Tensor | slice = slice(None)) -> Tensor:
         """``RowRule.text_mask`` of the contexts ``which``."""
@@ -164,7 +186,8 @@ def load_tokens(
         source: ``"stdlib"``; a file (.txt, .md, .rst, .py, .json, .jsonl, .ndjson, .parquet; also .gz and .zst), a
             folder of them, a glob, a URL of these that fsspec knows (``s3://bucket/*.jsonl.zst``); an iterable of
             strings, of records or of ``pathlib.Path``, or a function that returns one; a Hugging Face dataset, one
-            saved on disk, or its name; a dataset with a ``tokens`` or ``input_ids`` column; a ``Mixture``.
+            saved on disk, or its name; a dataset with a ``tokens`` or ``input_ids`` column; a ``Mixture``; a
+            folder that ``pretokenize`` wrote, which is memory-mapped and says how text was read and packed.
         tokenizer: a transformers tokenizer (``model.tokenizer``).
         context_size: tokens in a context. May be left out for pretokenised data, whose first row then decides.
         heldout_fraction: share of the documents held out, chosen by a hash of the document (of the module's name for
@@ -187,25 +210,42 @@ def load_tokens(
             is resumed to the bit. The held-out side is then of the first documents only, 262,144 tokens of it.
 
     Raises:
-        ConfigError: options that are out of range or contradict each other or the source, or a token that the tokenizer
-            lacks.
+        ConfigError: options that are out of range or contradict each other or the source (also other ones than a folder
+            of ``pretokenize``'s was written with), or a token that the tokenizer lacks.
         DataError: no text, text that cannot be read, or too little for one training context.
-        FileError: a file that is missing or damaged.
+        FileError: a file that is missing or damaged; a folder of ``pretokenize``'s that is not finished.
     """
-    text = _text_source(
+    text = text_source(
         source,
         column=column,
         max_documents=max_documents,
         split=split,
         config_name=config_name,
-        data_files=_file_names(data_files),
+        data_files=data_files,
         data_dir=data_dir,
         streaming=streaming,
     )
     packing, positions = packing or Packing(), positions or Positions()
-    fraction = resolve_heldout_fraction(source, heldout_fraction)
     rule = RowRule(special_token_ids(tokenizer, exclude_special_tokens), positions)
-    keeps_documents = not attend_across_documents or packing.resolved().mode in PADDED_MODES
+    read = {"exclude_special_tokens": _plain_exclusion(exclude_special_tokens), "positions": to_plain(positions)}
+    if isinstance(text, TextSource) and is_packed(source):
+        if not in_memory or n_processes != 1:
+            raise ConfigError(
+                f"{source} holds packed tokens, which are memory-mapped; leave out in_memory, n_processes"
+            )
+        sizes = {"context_size": context_size, "heldout_fraction": heldout_fraction}
+        stored = open_packed(
+            Path(source),
+            tokenizer,
+            {**text.chosen(), **sizes},
+            packing=packing,
+            attend_across_documents=attend_across_documents,
+        )
+        if tokenizer is None and exclude_special_tokens is True:
+            rule = RowRule(frozenset(stored.manifest.plan.special_token_ids), positions)
+        return Tokens(_stored(stored, rule, "train"), _stored(stored, rule, "heldout"), {**stored.record(), **read})
+    fraction = resolve_heldout_fraction(source, heldout_fraction)
+    keeps_documents = keep_documents(packing, attend_across_documents)
     opened = open_parts(text)
     dataset, pretokenised = next(iter(opened.values())), None
     if isinstance(text, TextSource):
@@ -214,11 +254,8 @@ def load_tokens(
         **text.record(),
         "context_size": context_size,
         "heldout_fraction": fraction,
-        "exclude_special_tokens": (
-            exclude_special_tokens if isinstance(exclude_special_tokens, bool) else sorted(exclude_special_tokens)
-        ),
+        **read,
         "packing": to_plain(packing.resolved()),
-        "positions": to_plain(positions),
         "attend_across_documents": attend_across_documents,
         "in_memory": in_memory,
     }
@@ -228,7 +265,7 @@ def load_tokens(
         if tokenizer is None:
             raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
         marks = packing_rule(packing, tokenizer, context_size)
-        record |= _marks_record(marks)
+        record |= marks.record()
         if not in_memory:
             if n_processes != 1:
                 raise ConfigError("n_processes tokenises all at once; with in_memory=False leave it out")
@@ -256,10 +293,7 @@ def load_tokens(
         sides, details = _split_rows(rows, fraction, opens)
         details = {"pretokenised_column": pretokenised, **details, **framing(tokenizer, metadata)}
     context_size = sides[0].ids.shape[1]
-    if len(sides[0].ids) == 0:
-        raise DataError(
-            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
-        )
+    refuse_too_little(len(sides[0].ids), context_size)
     record |= {"context_size": context_size, **details}
     train, side = (
         Contexts(torch.from_numpy(each.ids), torch.from_numpy(each.documents) if keeps_documents else None)
@@ -274,7 +308,34 @@ def _split(contexts: Contexts, rule: RowRule, name: str) -> TokenSplit:
     )
 
 
-def _text_source(source: Any, **options: Any) -> TextSource | Mixture:
+def _stored(stored: StoredTokens, rule: RowRule, name: str) -> TokenSplit:
+    shards, side = stored.shards(name), getattr(stored.manifest, name)
+    documents = StoredContexts(shards, DOCUMENTS) if stored.manifest.plan.keeps_documents else None
+    return TokenSplit(
+        StoredContexts(shards), rule.special_token_ids, name, side.fingerprint, documents, positions=rule.positions
+    )
+
+
+def refuse_too_little(n_contexts: int, context_size: int) -> None:
+    """Raise ``DataError`` where there is no training context."""
+    if n_contexts == 0:
+        raise DataError(
+            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
+        )
+
+
+def keep_documents(packing: Packing, attend_across_documents: bool) -> bool:
+    """Whether contexts come with their documents, for models to keep apart or for padding."""
+    return not attend_across_documents or packing.resolved().mode in PADDED_MODES
+
+
+def _plain_exclusion(exclude: bool | Collection[int]) -> bool | list[int]:
+    return exclude if isinstance(exclude, bool) else sorted(exclude)
+
+
+def text_source(source: Any, *, data_files: Any = None, **options: Any) -> TextSource | Mixture:
+    """``load_tokens``' source and ``SOURCE_OPTIONS`` as one config; ``ConfigError`` for options beside a mixture."""
+    options["data_files"] = _file_names(data_files)
     if not isinstance(source, Mixture):
         return TextSource(source=source, **options)
     chosen = TextSource(source=MIXTURE, **options).chosen()
@@ -299,15 +360,6 @@ def _tokenised(
         raise DataError("the text is empty")
     train, heldout = (joined(pack_blocks(side, rule), rule.context_size) for side in sides)
     return (train, heldout), {**corpus.record(), "n_heldout_documents": len(sides[1])}
-
-
-def _marks_record(rule: PackingRule) -> dict[str, int | None]:
-    return {
-        "begin_context": rule.begin_context,
-        "begin_document": rule.begin_document,
-        "separator": rule.separator,
-        "end_context": rule.end_context,
-    }
 
 
 def _split_rows(

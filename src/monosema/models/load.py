@@ -102,6 +102,18 @@ def load_model(
     )
 
 
+def load_tokenizer(source: str = BUILTIN, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that ``load_model(source)`` comes with, without the model.
+
+    Raises ``UserError`` where ``source`` (a hub id, a folder, ``"builtin"``) has none or cannot be loaded.
+    """
+    refuse_misspelling("model", source, BUILTIN)
+    if source == BUILTIN:
+        return _load_tokenizer(str(_builtin_folder()), {"local_files_only": True})
+    named = {} if revision is None else {"revision": revision}
+    return _load_tokenizer(source, {"trust_remote_code": trust_remote_code, **named})
+
+
 def _refuse_options_for_model_in_memory(
     model: Any,
     revision: str | None,

@@ -153,6 +153,38 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """The tokenizer alone, as it comes with a model."""
+
+    source: str = "builtin"
+    """Hub id or local folder of the model or tokenizer, or ``builtin``."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub repository may run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretokenizeConfig:
+    """``monosema pretokenize``: text, and the tokenizer of the models it is for."""
+
+    tokenizer: TokenizerOptions = TokenizerOptions()
+    """The tokenizer."""
+    tokens: TokenOptions = TokenOptions()
+    """The text; which positions become rows is said where the folder is read."""
+    shard_bytes: int = 2**26
+    """About the size of a file."""
+
+    def __post_init__(self) -> None:
+        default = TokenOptions()
+        for name in ("exclude_special_tokens", "positions", "in_memory"):
+            if getattr(self.tokens, name) != getattr(default, name):
+                raise ConfigError(
+                    f"tokens.{name} is said where packed tokens are read (monosema train); leave it out here"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CacheSource:
     """A cache of activations in place of model, text and stream; see ``ActivationCache``."""
 

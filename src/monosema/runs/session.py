@@ -12,6 +12,7 @@ from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.data import ActivationCache, ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.packed.manifest import is_packed
 from monosema.data.rebuild import (
     MODEL_OPTIONS,
     STREAM_OPTIONS,
@@ -126,7 +127,9 @@ def build_tokens(options: TokenOptions, model: Models) -> Tokens:
     named = NamedModels(model)
     models = list(named.by_name.values()) or [named.first]
     size = min(each.context_size or DEFAULT_CONTEXT_SIZE for each in models)
-    chosen = {"context_size": min(size, DEFAULT_CONTEXT_SIZE), **given(options)}
+    # packed tokens have a size of their own
+    default = {} if is_packed(options.source) else {"context_size": min(size, DEFAULT_CONTEXT_SIZE)}
+    chosen = {**default, **given(options)}
     if options.mixture:
         del chosen["source"]
     return tokens_again(chosen, named.first)

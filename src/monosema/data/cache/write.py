@@ -93,7 +93,7 @@ def cache_bytes(stream: ActivationStream, tokens: int | None, dtype: CacheDtype)
 
 def _kept(stream: ActivationStream) -> Tensor:
     """Rows that each context of the text gives."""
-    return indexed(stream.split).row_mask().sum(1)
+    return indexed(stream.split).rows_in_contexts()
 
 
 def _windows(stream: ActivationStream, kept: Tensor, tokens: int | None) -> list[Tensor]:
