@@ -249,7 +249,7 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
         hook_name=spec.hook_name,
         hook_name_out=spec.hook_name_out,
         dtype=spec.dtype,
-        seed=int(made.get("seed", 0)),
+        seed=made.get("seed") or 0,
     )
     if spec.log10_density is not None:
         metadata["log10_density"] = spec.log10_density

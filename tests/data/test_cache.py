@@ -190,7 +190,7 @@ def test_a_damaged_manifest_is_named(model, tmp_path, kind):
         (lambda m: m.update(version=2), "version 2"),
         (lambda m: m.update(format="other"), "does not describe"),
         (lambda m: m.update(dtype="pickle"), "damaged"),
-        (lambda m: m.update(reads=[["a", 10**30]]), "more than 64 bits"),
+        (lambda m: m.update(reads=[["a", 10**30]]), "integer of more than 64 bits"),
         (lambda m: m.update(reads=[["a", -1]]), "damaged"),
         (lambda m: m.update(reads=7), "damaged"),
         (lambda m: m.pop("stream"), "damaged"),

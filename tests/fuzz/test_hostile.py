@@ -176,6 +176,7 @@ PATHS = [
     "..",
     ".",
     "",
+    "a" * 5000,
     "a\0.safetensors",
     "b/../../secret",
     "\\\\h\\s",
@@ -278,6 +279,36 @@ def test_forged_json_is_refused(tmp_path, what):
         with pytest.raises(UserError) as caught:
             read()
         assert path.name in str(caught.value) or "none of the 1 checkpoints" in str(caught.value)
+
+
+SAELENS_EDITS: list[dict[str, Any]] = [
+    {"architecture": ["standard"]}, {"architecture": "a" * 5000}, {"metadata": 7}, {"metadata": {"hook_name": 7}},
+    {"metadata": {"hook_head_index": "0"}}, {"monosema": []}, {"monosema": [1]}, {"monosema": {"activation": [1]}},
+    {"monosema": {"activation": {"kind": {}}}}, {"monosema": {"metadata": {"model": 7}}}, {"dtype": "float3"},
+    {"monosema": {"metadata": {"models": {"a": 7}}}}, {"monosema": {"metadata": {"tokens": "x"}}}, {"d_in": [4]},
+    {"normalize_activations": ["none"]}, {"architecture": "topk", "k": "2"}, {"architecture": "topk", "k": 10**9},
+]  # fmt: skip
+OWN_EDITS: list[dict[str, Any]] = [
+    {"activation": 7}, {"activation": {"kind": ["ReLU"]}}, {"b_dec": [None]}, {"write_widths": [[[]]]}, {"seeds": 1},
+    {"read_widths": [-4, 8]}, {"d_sae": -8}, {"dtype": "int8"}, {"hook_name": 7},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(SAELENS_EDITS)))
+def test_a_forged_saelens_config_is_refused(tmp_path, number):
+    edit(dictionary(tmp_path) / "cfg.json", lambda value: value.update(SAELENS_EDITS[number]))
+    if SAELENS_EDITS[number] == {"monosema": []}:  # as good as none
+        ms.load(tmp_path / "dictionary")
+        return
+    with pytest.raises(FileError, match="dictionary"):
+        ms.load(tmp_path / "dictionary")
+
+
+@pytest.mark.parametrize("number", range(len(OWN_EDITS)))
+def test_a_forged_config_of_our_own_is_refused(tmp_path, number):
+    edit(own_dictionary(tmp_path) / "cfg.json", lambda value: value["dictionary"].update(OWN_EDITS[number]))
+    with pytest.raises(FileError, match="own"):
+        ms.load(tmp_path / "own")
 
 
 def test_a_json_file_larger_than_any_is_not_read(tmp_path):

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -23,9 +24,10 @@ from monosema.core.errors import ConfigError, nearest_names
 from monosema.core.files import check_plain, read_json, read_text
 
 C = TypeVar("C")
-MOST_YAML_BYTES = 2**17
-"""A config of the library has a thirtieth of it; more takes seconds to parse."""
+MOST_YAML_BYTES = 2**16
+"""A config of the library has a tenth of it; more takes seconds to parse."""
 _MOST_VALUES = 100_000
+_MOST_BRACKETS = 100
 
 
 def to_plain(value: Any) -> Any:
@@ -59,6 +61,8 @@ def parse_yaml(text: str, where: object) -> Any:
     """The plain value of YAML ``text`` from ``where``; ``ConfigError`` where it is not valid, has tags that make
     objects, is nested deeply, or stands for very many values (aliases of aliases)."""
     try:
+        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > _MOST_BRACKETS:
+            raise ValueError("it is nested too deeply")  # the parser would take very long to say so
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:

@@ -68,7 +68,7 @@ def load_store(folder: Path) -> FeatureStore:
             logit_texts={int(token): int(text) for token, text in facts["logit_texts"]},
         )
         problem = _contradiction(store)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise FileError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
     if problem:
         raise FileError(f"{folder} is damaged: {problem}")
@@ -97,7 +97,8 @@ def _contradiction(store: FeatureStore) -> str | None:
             len(each) == n_latents
             for each in (numbers.maximum, numbers.mean, numbers.bin_width, numbers.histogram, windows.context, *logits)
         ),
-        "number of tokens": numbers.n_tokens > 0,
+        "number of tokens": numbers.n_tokens > 0
+        and all(_within(each, 0, numbers.n_tokens + 1) for each in (numbers.count, numbers.histogram)),
         "windows": windows.context.shape == windows.maximum.shape == windows.position.shape,
         "entries": windows.crow.shape == (n_slots + 1,)
         and int(windows.crow[0]) == 0
@@ -109,7 +110,8 @@ def _contradiction(store: FeatureStore) -> str | None:
         and bool(torch.isin(windows.context[filled], texts.context).all())
         and bool((texts.context.diff() > 0).all()),
         "texts": _within(texts.text_ids, -1, n_words) and bool((texts.text_ids[:, :1] >= 0).all()),
-        "logits": listed <= store.logit_texts.keys()
+        "logits": [each.is_floating_point() for each in logits] == [name.endswith("values") for name in names]
+        and listed <= store.logit_texts.keys()
         and all(0 <= text < n_words for text in store.logit_texts.values())
         and all(each.shape == logits[0].shape for each in logits),
     }
@@ -117,4 +119,6 @@ def _contradiction(store: FeatureStore) -> str | None:
 
 
 def _within(values: Tensor, low: int, high: int) -> bool:
-    return values.numel() == 0 or (int(values.min()) >= low and int(values.max()) < high)
+    return not values.is_floating_point() and (
+        values.numel() == 0 or (int(values.min()) >= low and int(values.max()) < high)
+    )

@@ -29,7 +29,7 @@ def checked_metadata(values: Any, where: Path) -> Mapping[str, Any]:
 def mapping_in(values: Mapping[str, Any], name: str, where: Path) -> Mapping[str, Any]:
     """The mapping ``values[name]``, empty where it is missing; ``FileError`` for anything else."""
     value = values.get(name)
-    if value is not None and not isinstance(value, dict):
+    if value and not isinstance(value, dict):
         raise FileError(f"{where}: {name} must be a mapping, got a {type(value).__name__}")
     return value or {}
 

@@ -317,7 +317,7 @@ def _check_shapes(
     try:
         d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
         d_out = int(config.get("d_out", d_in))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileError(f"{folder / CONFIG_FILE} does not state d_in and d_sae as numbers") from error
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
     expected |= dict.fromkeys(_RULE_TENSORS[rule], (d_sae,))
