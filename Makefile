@@ -35,9 +35,9 @@ types: install
 imports: install
 	$(BIN)/lint-imports
 
-# real processes, killed
+# real processes, killed: 100 runs in place of the 5 of `make check`
 fault: install
-	$(BIN)/python -m pytest -m fault
+	MONOSEMA_FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
 
 # side by side with the peers, each in an environment of its own
 parity: install
@@ -55,6 +55,7 @@ bench: install
 	$(BIN)/python benchmarks/revive.py --write-docs
 	$(BIN)/python benchmarks/many.py --write-docs
 	$(BIN)/python benchmarks/equal_tokens.py --write-docs
+	$(BIN)/python benchmarks/cache.py --write-docs
 
 clean:
 	rm -rf .venv .venv-* build dist runs

@@ -42,7 +42,7 @@ def prepare(folder: Path, context_size: int, n_contexts: int) -> None:
     assert tokenizer is not None
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    contexts = indexed(ms.load_tokens("stdlib", tokenizer, context_size).train).contexts
+    contexts = indexed(ms.load_tokens("stdlib", tokenizer, context_size).train).contexts[:]
     repeats = -(-n_contexts // len(contexts))
     np.save(folder / "contexts.npy", contexts.repeat(repeats, 1)[:n_contexts].numpy())
 

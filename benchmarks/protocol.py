@@ -107,7 +107,7 @@ def serve(prepare: Callable[[Problem, Tensor], Prepared]) -> None:
     batches = problem.batches()
     _wake_up(batches[0])
     on_gpu = problem.device != "cpu"
-    before = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
+    before = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
     prepared = prepare(problem, batches[0])
     state = 4 * 4 * prepared.n_parameters
     answers.write(
@@ -135,7 +135,7 @@ def serve(prepare: Callable[[Problem, Tensor], Prepared]) -> None:
             else:
                 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             run(int(arguments[0]))
-            peak = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
+            peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")
             answers.write(f"{peak - before - state}\n")
         else:
             figures = prepared.finish(batches[max(0, n_done - 1) % len(batches)])
@@ -154,7 +154,7 @@ def variance_explained(x: Tensor, reconstruction: Tensor) -> float:
     return 1 - float((x - reconstruction).square().sum() / (x - x.mean(0)).square().sum())
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
     """Bytes of this process: ``VmRSS`` now, or ``VmHWM`` at the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):

@@ -19,7 +19,7 @@ FOLDERS = {
     "scripts": "what makes the embedded model, and this tree",
     "benchmarks": "side-by-side measurements with the peers",
     "docs": "reference pages and the log of what was measured",
-    "tests": "mirror src/, one folder a room; plus fault/ (killed processes) and parity/ (peers)",
+    "tests": "mirror src/, one folder a room; plus fault/ (killed processes), fuzz/ (hostile files), parity/ (peers)",
 }
 SHOWN_WHOLE = {"src/monosema/models/builtin", "src/monosema/features/page", "docs", "tests"}
 """Folders shown as one line."""

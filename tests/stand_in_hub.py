@@ -1,5 +1,6 @@
-"""A stand-in for the Hugging Face hub on loopback: repositories are folders, downloads are real."""
+"""A stand-in for the Hugging Face hub on loopback: repositories are folders, downloads and commits are real."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -21,14 +22,46 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
+    def do_POST(self) -> None:
+        path = self.path.split("?")[0].strip("/")
+        self.seen.append(f"{self.command} {path} {self.headers.get('Authorization', 'no token')}")
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        name, _, action = path.removeprefix("api/datasets/").rpartition("/")[0].rpartition("/")
+        if path == "api/repos/create":
+            given = json.loads(content)
+            private = given.get("visibility") == "private" or given.get("private")  # as newer clients say, or older
+            self.seen.append(f"private: {bool(private)}")
+            name = "/".join(filter(None, (given.get("organization"), given["name"])))
+            answer = {"name": name, "id": name, "url": f"http://{self.headers['Host']}/datasets/{name}"}
+        elif action == "preupload":
+            files = [{"path": each["path"], "uploadMode": "regular"} for each in json.loads(content)["files"]]
+            answer = {"files": [{**each, "shouldIgnore": False, "oid": None} for each in files]}
+        elif action == "commit":
+            for line in map(json.loads, content.splitlines()):
+                file = self.repositories[name] / line["value"].get("path", "")
+                if line["key"] == "deletedFile":
+                    file.unlink()
+                elif line["key"] == "file":
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            url = f"http://{self.headers['Host']}/datasets/{name}/commit/{COMMIT}"
+            answer = {"commitUrl": url, "commitOid": COMMIT, "success": True}
+        elif path == "api/validate-yaml":
+            answer = {}
+        else:
+            return self._missing("RepoNotFound")
+        self._send(json.dumps(answer).encode(), "application/json", body=True)
+
     def log_message(self, *_: object) -> None:
         pass
 
     def _answer(self, *, body: bool) -> None:
         path = self.path.split("?")[0].strip("/")
         self.seen.append(f"{self.command} {path}")
-        if path.startswith("api/models/"):
-            return self._info(path.removeprefix("api/models/"), body)
+        for kind in ("api/models/", "api/datasets/"):
+            if path.startswith(kind):
+                return self._info(path.removeprefix(kind), body)
+        path = path.removeprefix("datasets/")
         for name, folder in self.repositories.items():
             prefix = f"{name}/resolve/"
             if path.startswith(prefix):

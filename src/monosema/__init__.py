@@ -21,7 +21,16 @@ _HOMES = {
     "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),
     "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
-    "monosema.data": ("ActivationCache", "ActivationStream", "Tokens", "load_tokens"),
+    "monosema.data": (
+        "ActivationCache",
+        "ActivationStream",
+        "Mixture",
+        "TextSource",
+        "Tokens",
+        "load_tokens",
+        "pretokenize",
+    ),
+    "monosema.data.packing_config": ("Packing", "Positions"),
     "monosema.evaluation": (
         "CrosscoderReport",
         "CrosscoderThresholds",
@@ -35,7 +44,7 @@ _HOMES = {
     "monosema.features": ("FeatureStore", "collect_features"),
     "monosema.hub": ("load", "save"),
     "monosema.models": ("LanguageModel", "load_model"),
-    "monosema.runs": ("Session", "TrainingResult", "open_session", "train"),
+    "monosema.runs": ("Plan", "Session", "TrainingResult", "open_session", "plan", "train"),
     "monosema.runs.config": ("EvaluationOptions", "RunConfig"),
     "monosema.training": ("Callback", "RunInterrupted", "Trainer", "geometric_median"),
     "monosema.training.config": ("TrainingConfig",),
@@ -62,7 +71,8 @@ if TYPE_CHECKING:
     from monosema.coders import CLT, SAE, Crosscoder, CrossLayerTranscoder, Latents, SparseCoder, Transcoder
     from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
     from monosema.core.errors import UserError
-    from monosema.data import ActivationCache, ActivationStream, Tokens, load_tokens
+    from monosema.data import ActivationCache, ActivationStream, Mixture, TextSource, Tokens, load_tokens, pretokenize
+    from monosema.data.packing_config import Packing, Positions
     from monosema.evaluation import (
         CrosscoderReport,
         CrosscoderThresholds,
@@ -76,7 +86,7 @@ if TYPE_CHECKING:
     from monosema.features import FeatureStore, collect_features
     from monosema.hub import load, save
     from monosema.models import LanguageModel, load_model
-    from monosema.runs import Session, TrainingResult, open_session, train
+    from monosema.runs import Plan, Session, TrainingResult, open_session, plan, train
     from monosema.runs.config import EvaluationOptions, RunConfig
     from monosema.training import Callback, RunInterrupted, Trainer, geometric_median
     from monosema.training.config import TrainingConfig

@@ -31,8 +31,8 @@ from monosema.coders.config import ActivationConfig
 from monosema.coders.parts import Origin
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError, first_line
-from monosema.core.files import atomic_folder, looks_like_path
+from monosema.core.errors import ConfigError, FileError, UserError, first_line
+from monosema.core.files import atomic_folder, looks_like_path, read_json
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
@@ -88,11 +88,16 @@ def load(
 ) -> Dictionary:
     """The dictionary in a local folder, or under ``name`` in a Hugging Face repository ``source``.
 
-    A run folder stands for its ``coder/``. Raises ``FileError`` where nothing readable is there.
+    A run folder stands for its ``coder/``; ``name`` may then be a checkpoint: ``latest``, ``best``, ``step_500`` or,
+    by the tokens it was trained on, ``tokens_1024000``. Raises ``FileError`` where nothing readable is there.
     """
     folder = _local_folder(source, name, token=token, revision=revision, force_download=force_download)
+    spec = native.read(folder) if native.is_native(folder) else saelens.read(folder)
     coder: Dictionary
-    coder = from_native(native.read(folder)) if native.is_native(folder) else from_spec(saelens.read(folder))
+    try:
+        coder = from_native(spec) if isinstance(spec, NativeSpec) else from_spec(spec)
+    except UserError as error:
+        raise FileError(f"{folder} holds no dictionary that can be used: {error}") from error
     coder.loaded_from = Origin(str(source), name, (coder.hook_name, coder.hook_name_out))
     return coder.to(device=choose_device(device), dtype=None if dtype is None else parse_dtype(dtype))
 
@@ -132,10 +137,15 @@ def from_native(spec: NativeSpec) -> Dictionary:
     if spec.log10_density is not None:
         metadata["log10_density"] = spec.log10_density
     coder: Dictionary
+    _require_sites(spec)
     if spec.kind == "coder":
-        coder = SparseCoder(from_plain(CoderConfig, spec.config), metadata=metadata)
+        config = from_plain(CoderConfig, spec.config)
+        _require_sizes(spec.tensors, {"": config})
+        coder = SparseCoder(config, metadata=metadata)
     else:
-        coder = CrossLayerTranscoder(from_plain(StackConfig, spec.config), metadata=metadata)
+        stack = from_plain(StackConfig, spec.config)
+        _require_sizes(spec.tensors, {f"layers.{number}.": layer for number, layer in enumerate(stack.layers())})
+        coder = CrossLayerTranscoder(stack, metadata=metadata)
     expected = {name: tuple(tensor.shape) for name, tensor in coder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in spec.tensors.items()}
     if expected != found:
@@ -147,6 +157,24 @@ def from_native(spec: NativeSpec) -> Dictionary:
     coder.is_trained = True
     coder.requires_grad_(False)
     return coder
+
+
+def _require_sites(spec: NativeSpec) -> None:
+    """Refuse a config of more sites than there are values in the widest tensor, before anything is made of it."""
+    widest = max((max(tensor.shape, default=0) for tensor in spec.tensors.values()), default=0)
+    for name in ("read_widths", "write_widths"):
+        widths = spec.config.get(name)
+        if isinstance(widths, list) and len(widths) > max(widest, len(spec.tensors)):
+            raise FileError(f"the file's tensors do not fit its config: {len(widths)} {name}")
+
+
+def _require_sizes(tensors: Mapping[str, Tensor], configs: Mapping[str, CoderConfig]) -> None:
+    """Refuse widths that the tensors do not have, before memory is taken for them."""
+    for prefix, config in configs.items():
+        for name, width in (("W_enc_rows", config.d_in), ("W_dec", config.d_out)):
+            tensor = tensors.get(prefix + name)
+            if tensor is None or tuple(tensor.shape) != (config.d_sae, width):
+                raise FileError(f"the file's tensors do not fit its config: {prefix}{name}")
 
 
 def _require_threshold(coder: Dictionary) -> None:
@@ -221,7 +249,7 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
         hook_name=spec.hook_name,
         hook_name_out=spec.hook_name_out,
         dtype=spec.dtype,
-        seed=int(made.get("seed", 0)),
+        seed=made.get("seed") or 0,
     )
     if spec.log10_density is not None:
         metadata["log10_density"] = spec.log10_density
@@ -269,7 +297,9 @@ def _local_folder(
 ) -> Path:
     folder = Path(source)
     if folder.exists():
-        for candidate in (folder / name if name else folder, folder / "coder"):
+        named = folder / name if name else folder
+        of_run = [] if name is None else _checkpoints(folder, name)
+        for candidate in (named, named / "coder", *of_run):
             if (candidate / saelens.CONFIG_FILE).exists():
                 return candidate
         under = f" under {name!r}" if name else ""
@@ -277,6 +307,26 @@ def _local_folder(
     if isinstance(source, Path) or looks_like_path(str(source)):
         raise FileError(f"there is no folder {folder}; {_WHAT_TO_GIVE}")
     return _download(str(source), name, token=token, revision=revision, force_download=force_download)
+
+
+def _checkpoints(run: Path, name: str) -> list[Path]:
+    """The dictionary of the checkpoint that ``name`` means: ``latest``, ``best``, ``step_500`` or ``tokens_1024000``.
+
+    Raises ``FileError`` listing what there is, where a number of tokens or steps is none of it.
+    """
+    folder = run / "checkpoints"
+    pointer = folder / name
+    if name in ("latest", "best") and pointer.is_file():
+        return [folder / pointer.read_text(encoding="utf-8", errors="replace").strip() / "coder"]
+    kind, _, number = name.partition("_")
+    if kind not in ("step", "tokens") or not number.isdecimal() or not folder.is_dir():
+        return []
+    found = {path: read_json(path / "state.json") for path in sorted(folder.glob("step_*"))}
+    for path, state in found.items():
+        if int(number) == (state["tokens"] if kind == "tokens" else int(path.name.removeprefix("step_"))):
+            return [path / "coder"]
+    there = ", ".join(f"tokens_{state['tokens']} ({path.name})" for path, state in found.items())
+    raise FileError(f"{folder} has no checkpoint {name}; there are {there or 'none'}")
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:

@@ -18,6 +18,7 @@ MAPPINGS = {
     "model.model_kwargs": "names and types are those of from_pretrained",
     "model.forward_kwargs": "names and types are those of the model's forward",
     "other_models": "models by names that the file makes up",
+    "tokens.mixture": "sources by names that the file makes up",
 }
 """Fields that only a file or the environment can set."""
 
@@ -25,6 +26,7 @@ FITTING = {
     "coder.activation.k": 7,
     "stream.compile": "max-autotune",
     "training.compile": "max-autotune",
+    "training.keep_best": "heldout/fve",
     "training.levels.fractions": [0.25, 0.75],
     "training.levels.widths": [3, 9],
     "training.levels.budgets": [3, 9],
@@ -36,6 +38,7 @@ FITTING = {
 ALONE = (
     "coder.expansion_factor",
     "stream.chunk_bytes",
+    "training.checkpoint_tokens",
     "training.levels.widths",
     "training.revive.dead_below_density",
     "training.revive.rewarm_fraction",
@@ -142,7 +145,7 @@ def test_no_option_is_left_out() -> None:
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line[0].path if len(line) == 1 else "")
 def test_every_option_reaches_the_config(line: list[Leaf], capsys: pytest.CaptureFixture[str]) -> None:
     chosen = dict(pair for leaf in line for pair in leaf.kinds)
-    single = ("training.finetuning", "training.sparse_connection")  # an option of theirs turns them on
+    single = ("cache", "training.finetuning", "training.sparse_connection")  # an option of theirs turns them on
     arguments = [word for path, name in chosen.items() if path not in single for word in (f"--{path}", name)]
     expected: Mapping[str, Any] = {}
     for leaf in line:

@@ -42,6 +42,19 @@ def test_kinds_are_chosen_by_name_and_take_their_own_options(capsys: pytest.Capt
     assert config["training"]["sparsity"]["target_l0"] == 20
 
 
+def test_how_documents_become_contexts_is_said_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("tokens: {packing: {preset: sae_lens, separator: none}}")
+    options = ["--tokens.packing.begin-context", "none", "--tokens.packing.begin-document", "3"]
+    options += ["--tokens.positions.stop", "-5", "--tokens.no-attend-across-documents"]
+    tokens = printed_config(["--config", "run.yaml", *options], capsys)["tokens"]
+    found = {name: value for name, value in tokens["packing"].items() if value is not None}
+    assert found == {"preset": "sae_lens", "separator": "none", "begin_context": "none", "begin_document": 3}
+    assert tokens["positions"] == {"start": None, "stop": -5, "step": None}
+    assert tokens["attend_across_documents"] is False
+
+
 def test_a_kind_is_completed_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("training: {tokens: 0, finetuning: {weights: scale}}")
     config = printed_config(["--config", "run.yaml", "--training.finetuning.tokens", "640"], capsys)

@@ -98,7 +98,7 @@ def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixt
         (["inspect", "nowhere/at-all"], "nowhere/at-all"),
         (["evaluate", "."], "holds no dictionary"),
         (["evaluate", "/nowhere/at-all"], "there is no folder /nowhere/at-all; give the path of a run folder"),
-        (["train", "--config", "missing.yaml", "--out", "x"], "cannot read config missing.yaml"),
+        (["train", "--config", "missing.yaml", "--out", "x"], "cannot read missing.yaml"),
         (["train", "--model.source", "bultin", "--out", "x"], "did you mean 'builtin'?"),
         (["train", "--tokens.source", "sdtlib", "--out", "x"], "did you mean 'stdlib'?"),
         (["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"], "exceeds d_sae=8; lower k"),

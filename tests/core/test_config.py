@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from monosema.core.config import differences, from_plain, from_yaml, load_plain, merge, to_plain, to_yaml
-from monosema.core.errors import ConfigError, FileError
+from monosema.core.errors import ConfigError, FileError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,19 +172,19 @@ class TestLoadPlain:
         ("name", "content", "message"),
         [
             ("a.yaml", b"- 1", "must hold a mapping of options, got a list"),
-            ("a.json", b"{", "is not valid json"),
-            ("a.json", b"x: 1", "is not valid json"),
-            ("a.yaml", b"a: [", "is not valid yaml"),
+            ("a.json", b"{", "is not valid JSON"),
+            ("a.json", b"x: 1", "is not valid JSON"),
+            ("a.yaml", b"a: [", "is not valid YAML"),
             ("a.yaml", b"\xff\xfe\x00", "is not UTF-8 text"),
         ],
     )
     def test_refuses(self, tmp_path: Path, name: str, content: bytes, message: str) -> None:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             load_plain(tmp_path / name)
 
     def test_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(FileError, match=r"cannot read config .*none\.yaml: No such file"):
+        with pytest.raises(FileError, match=r"cannot read .*none\.yaml: No such file"):
             load_plain(tmp_path / "none.yaml")
 
 

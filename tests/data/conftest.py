@@ -21,6 +21,12 @@ def one_thread() -> None:
     transformers.logging.set_verbosity_error()
 
 
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk is most of what many small files take."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 @pytest.fixture(scope="session")
 def model() -> LanguageModel:
     from data_tiny import tiny_llama

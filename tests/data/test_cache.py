@@ -14,9 +14,9 @@ from torch import Tensor
 import monosema as ms
 from monosema.core.errors import ConfigError, DataError, FileError
 from monosema.data import ActivationCache, ActivationStream, write_cache
-from monosema.data.cache import read_manifest
-from monosema.data.cache.manifest import MANIFEST, chunk_name
-from monosema.data.cache.shards import read_shard
+from monosema.data.cache.folders import open_folder
+from monosema.data.cache.manifest import MANIFEST, chunk_name, read_manifest
+from monosema.data.cache.sources import read_whole
 
 BATCH = 10
 
@@ -31,7 +31,7 @@ def make(model, folder: Path, names=SITES[0], *, stream=None, **options) -> Acti
 
 
 def all_rows(cache: ActivationCache) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shards = [read_shard(cache.folder, cache.manifest.plan.shards, each) for each in cache.manifest.shards]
+    shards = [read_whole(cache.source, each) for each in cache.manifest.shards]
     return tuple(  # type: ignore[return-value]
         torch.cat([getattr(shard, name) for shard in shards]) for name in ("rows", "token_ids", "contexts", "positions")
     )
@@ -190,7 +190,7 @@ def test_a_damaged_manifest_is_named(model, tmp_path, kind):
         (lambda m: m.update(version=2), "version 2"),
         (lambda m: m.update(format="other"), "does not describe"),
         (lambda m: m.update(dtype="pickle"), "damaged"),
-        (lambda m: m.update(reads=[["a", 10**30]]), "shard|damaged|whatever"),
+        (lambda m: m.update(reads=[["a", 10**30]]), "integer of more than 64 bits"),
         (lambda m: m.update(reads=[["a", -1]]), "damaged"),
         (lambda m: m.update(reads=7), "damaged"),
         (lambda m: m.pop("stream"), "damaged"),
@@ -240,4 +240,4 @@ def test_as_many_chunks_as_the_tokens_need(model, tmp_path):
     some = make(model, tmp_path / "c", tokens=100)
     assert 100 <= some.manifest.n_rows < make(model, tmp_path / "whole").manifest.n_rows
     assert not (tmp_path / "c" / chunk_name(some.manifest.plan.n_chunks)).exists()
-    assert read_manifest(tmp_path / "c").fingerprint == some.manifest.fingerprint
+    assert read_manifest(open_folder(tmp_path / "c")).fingerprint == some.manifest.fingerprint

@@ -10,15 +10,32 @@ import datasets
 import pytest
 
 from monosema.core.errors import DataError, FileError, UserError
-from monosema.data.documents import PIECE_CHARACTERS, Document, documents_from, open_source, text_fingerprint
+from monosema.data.config import TextSource
+from monosema.data.documents import TextFingerprint, documents_from
+from monosema.data.documents import open_source as open_text
+from monosema.data.file_formats import PIECE_CHARACTERS, Document
 
 TEXTS = ["the first", "the second"]
 
 
+def open_source(source, **options):
+    return open_text(TextSource(source=source, **options))
+
+
+def documents_of(source, *, tokenizer=None, **options):
+    chosen = {name: options.get(name) for name in ("column", "max_documents")}
+    return list(documents_from(open_source(source, **options), tokenizer=tokenizer, **chosen))
+
+
 def texts_of(source, **options):
-    column, limit = options.get("column"), options.get("max_documents")
-    opened = open_source(source, {})
-    return [document.text for document in documents_from(opened, column=column, max_documents=limit)]
+    return [document.text for document in documents_of(source, **options)]
+
+
+def text_fingerprint(documents):
+    fingerprint = TextFingerprint()
+    for document in documents:
+        fingerprint.add(document)
+    return fingerprint.hexdigest()
 
 
 def records() -> list[dict[str, str]]:
@@ -55,7 +72,7 @@ def test_a_folder_gives_its_files_in_order(tmp_path):
     (tmp_path / "b.md").write_text("beta")
     (tmp_path / "sub" / "a.txt").write_text("alpha")
     (tmp_path / "picture.png").write_bytes(b"\xff")
-    found = documents_from(open_source(tmp_path, {}))
+    found = documents_from(open_source(tmp_path))
     assert [(d.name, d.text) for d in found] == [("b.md#0", "beta"), ("sub/a.txt#0", "alpha")]
 
 
@@ -66,7 +83,7 @@ def test_strings_and_datasets_give_their_texts_under_a_name_made_from_the_text()
     assert texts_of(dataset.to_iterable_dataset()) == TEXTS
     assert texts_of(dataset, column="url") == ["x", "x"]
     assert texts_of(dataset, max_documents=1) == TEXTS[:1]
-    assert [d.name for d in documents_from(TEXTS)] == [d.name for d in documents_from(dataset)]
+    assert [d.name for d in documents_of(TEXTS)] == [d.name for d in documents_of(dataset)]
 
 
 def test_a_streamed_dataset_is_read_no_further_than_asked():
@@ -95,7 +112,7 @@ def test_saved_datasets_are_recognised_and_splits_must_be_chosen(tmp_path):
 def test_long_plain_text_is_cut_at_line_ends_and_nothing_is_lost(tmp_path):
     text = "".join(f"line {i} of some text\n" for i in range(4000)) + "x" * (PIECE_CHARACTERS + 5)
     (tmp_path / "long.txt").write_text(text)
-    pieces = documents_from(tmp_path / "long.txt")
+    pieces = documents_of(tmp_path / "long.txt")
     assert "".join(piece.text for piece in pieces) == text
     assert len(pieces) > 3
     assert all(len(piece.text) <= PIECE_CHARACTERS for piece in pieces)
@@ -141,9 +158,9 @@ def test_a_dataset_that_cannot_be_reached_is_one_line(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(
-        UserError, match=r"'squad' is no file .*reach 'squad' on the Hub\); give the path .* 'stdlib'"
+        UserError, match=r"'squad' is no file .*reach 'squad' on the Hub\); give the path, .* 'stdlib'"
     ) as e:
-        open_source("squad", {})
+        open_source("squad")
     assert "\n" not in str(e.value)
 
 
@@ -151,11 +168,11 @@ def test_sources_that_are_no_text_say_what_is_possible(tmp_path):
     with pytest.raises(FileError, match="no file or folder"):
         texts_of(tmp_path / "missing.txt")
     for path in (str(tmp_path / "missing"), "./missing", "texts/missing.jsonl"):
-        with pytest.raises(FileError, match=f"no file or folder {path}; give the path of a text file or folder"):
-            open_source(path, {})
+        with pytest.raises(FileError, match=f"no file or folder {path}; give the path, glob or URL of text files"):
+            open_source(path)
     for misspelt in ("sdtlib", "StdLib"):
         with pytest.raises(UserError, match=f"unknown text '{misspelt}'; did you mean 'stdlib'"):
-            open_source(misspelt, {})
+            open_source(misspelt)
     with pytest.raises(DataError, match="holds no text files"):
         texts_of(tmp_path)
     with pytest.raises(DataError, match="list of texts is empty"):

@@ -84,7 +84,7 @@ class Watch:
         self.error: BaseException | None = None
         capture = Harvester.capture
 
-        def watched(harvester: Harvester, tokens: Tensor) -> dict[str, Tensor]:
+        def watched(harvester: Harvester, tokens: Tensor, documents: Tensor | None) -> dict[str, Tensor]:
             name = threading.current_thread().name
             self.threads.append(name)
             if name == PREFETCH:
@@ -92,7 +92,7 @@ class Watch:
                 assert self.gate.wait(PATIENCE)
                 if self.error is not None:
                     raise self.error
-            return capture(harvester, tokens)
+            return capture(harvester, tokens, documents)
 
         monkeypatch.setattr(Harvester, "capture", watched)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.data import ActivationStream, write_cache
+from monosema.data.contexts import Contexts, RowRule
 from monosema.data.streamed import POOL_CHUNKS, Block, StreamedOrder, StreamedSplit
 
 SIZE = 8
@@ -29,7 +30,7 @@ class Text:
         start = 0 if place is None else place["at"]
         for at in range(start, len(self.contexts), 3):
             self.n_read += len(self.contexts[at : at + 3])
-            yield Block(self.contexts[at : at + 3], {"at": at + 3})
+            yield Block(Contexts(self.contexts[at : at + 3]), {"at": at + 3})
 
 
 def numbered(n: int) -> Tensor:
@@ -39,13 +40,13 @@ def numbered(n: int) -> Tensor:
 
 def split_of(contexts: Tensor) -> tuple[StreamedSplit, Text]:
     text = Text(contexts)
-    return StreamedSplit(text, SIZE, frozenset({BOS}), "train", "abc", 7.0), text
+    return StreamedSplit(text, SIZE, RowRule(frozenset({BOS})), "train", "abc", 7.0), text
 
 
 def drawn(order: StreamedOrder, place, n: int) -> list[list[int]]:
     chunks = []
     while (following := order.after(place, n)) is not None:
-        chunks.append(following[0][:, 0].tolist())
+        chunks.append(following[0].ids[:, 0].tolist())
         place = following[1]
     return chunks
 
@@ -74,7 +75,7 @@ def test_a_chunk_is_drawn_from_a_pool_of_eight_chunks():
     chunk, place = order.after(order.start, 5)
     assert text.n_read == 42, "blocks of three until 40 are there"
     assert len(place["pool"]) == 42 - 5
-    assert max(chunk[:, 0].tolist()) < 42
+    assert max(chunk.ids[:, 0].tolist()) < 42
     chunks = drawn(StreamedOrder(split, 0, 1), order.start, 5)
     spread = torch.tensor([max(each) - min(each) for each in chunks[10:-10]]).float()
     assert spread.mean() > POOL_CHUNKS * 5 / 2, "contexts that follow one another in the text are torn apart"
@@ -101,7 +102,7 @@ def test_to_look_ahead_changes_nothing():
     first = order.after(order.start, 4)
     ahead = order.after(first[1], 4)
     again = order.after(first[1], 4)
-    assert torch.equal(ahead[0], again[0])
+    assert torch.equal(ahead[0].ids, again[0].ids)
     straight = StreamedOrder(split, 3, 1)
     text.opened.clear()
     drawn(straight, straight.start, 4)

@@ -178,7 +178,7 @@ def test_text_table_and_files(models: dict[str, LanguageModel], contexts: Tensor
     assert none_shared.latents.site_class[4] == BETWEEN
     assert math.isnan(CrosscoderReport.load(none_shared.save(path)).mean_cosine_shared)
     (tmp_path / "report.safetensors").unlink()
-    with pytest.raises(FileError, match=r"cannot read .*report.safetensors"):
+    with pytest.raises(FileError, match=r"no report.safetensors in"):
         CrosscoderReport.load(path)
     path.write_text("{}")
     with pytest.raises(FileError, match="is not a crosscoder report"):

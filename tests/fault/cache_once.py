@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 import monosema as ms
 from monosema.data import ActivationStream, write_cache
@@ -12,10 +11,10 @@ model_path, corpus, out = sys.argv[1:4]
 written = write.write_shard
 
 
-def slow(path: Path, *arguments: object) -> object:
-    print(f"writing {path.name}", flush=True)
+def slow(folder: object, file: str, *arguments: object) -> object:
+    print(f"writing {file}", flush=True)
     time.sleep(0.02)
-    return written(path, *arguments)  # type: ignore[arg-type]
+    return written(folder, file, *arguments)  # type: ignore[arg-type]
 
 
 write.write_shard = slow  # type: ignore[assignment]

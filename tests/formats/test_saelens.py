@@ -167,6 +167,28 @@ def test_a_head_is_a_site_and_an_index_in_saelens(tmp_path: Path) -> None:
     assert (whole["hook_name"], whole["hook_head_index"]) == ("blocks.2.attn.hook_z", None)
 
 
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        ({}, [None]),
+        ({"start": 0, "stop": None, "step": 1}, [None]),
+        ({"start": 5, "stop": -5, "step": None}, [5, -5]),
+        ({"start": None, "stop": 9, "step": 2}, [None, 9, 2]),
+    ],
+)
+def test_chosen_positions_are_seqpos_slice(tmp_path: Path, positions: dict[str, int | None], expected: list) -> None:
+    tokens = {"positions": positions, "separator": 7, "packing": {"mode": "one_document"}}
+    config = saved(bound("a", "a", {"tokens": tokens}), tmp_path / "c")
+    metadata = config["metadata"]
+    assert metadata["seqpos_slice"] == expected
+    assert (metadata["sequence_separator_token"], metadata["disable_concat_sequences"]) == (7, True)
+    del config["monosema"]  # as SAELens writes it
+    (tmp_path / "c/cfg.json").write_text(json.dumps(config))
+    found = ms.load(tmp_path / "c").metadata.get("tokens", {}).get("positions", {})
+    start, stop, step = (*expected, None, None, None)[:3] if len(expected) > 1 else (None, None, None)
+    assert [found.get(name) for name in ("start", "stop", "step")] == [start, stop, step]
+
+
 def test_a_transcoder_from_head_to_head_keeps_both(tmp_path: Path) -> None:
     reads, writes = "blocks.0.attn.hook_q[1]", "blocks.2.attn.hook_z[0]"
     metadata = saved(bound(reads, writes, {}), tmp_path / "heads")["metadata"]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import sae_lens
 import torch
+from peer_saelens_cache import read_cache, write_cache
 from peer_saelens_training import fit, lr_schedule, train, transcode
 from peer_serve import serve
-from sae_lens import SAE, TrainingSAE
+from sae_lens import SAE, ActivationsStore, PretokenizeRunner, PretokenizeRunnerConfig, TrainingSAE
 from sae_lens.loading import pretrained_sae_loaders
 from sae_lens.registry import get_sae_class, get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
@@ -78,6 +83,50 @@ def checkpoint(folder: str, architecture: str, seed: int, options: dict[str, Any
     return {}
 
 
+def pretokenize(texts: str, tokenizer: str, folder: str, options: dict[str, Any]) -> Mapping[str, Any]:
+    """sae-lens' ``PretokenizeRunner`` on a JSON-lines file, all documents in one batch."""
+    datasets.config.HF_DATASETS_CACHE = f"{folder}-cache"
+    config = PretokenizeRunnerConfig(
+        tokenizer_name=tokenizer,
+        dataset_path="json",
+        data_files=[texts],
+        num_proc=1,
+        shuffle=False,
+        pretokenize_batch_size=None,
+        save_path=folder,
+        **options,
+    )
+    PretokenizeRunner(config).run()
+    rows = datasets.load_from_disk(folder)["input_ids"]
+    return {
+        "rows": torch.as_tensor(rows[:]).tolist(),
+        "metadata": json.loads((Path(folder) / "sae_lens.json").read_text()),
+    }
+
+
+def read_tokens(folder: str, context_size: int, n: int) -> Mapping[str, Any]:
+    """The first ``n`` contexts that sae-lens would train on where ``dataset_path`` is ``folder``."""
+    datasets.config.HF_DATASETS_CACHE = f"{folder}-cache"
+    store = ActivationsStore(
+        model=SimpleNamespace(tokenizer=None),
+        dataset=folder,
+        streaming=False,
+        hook_name="blocks.1.hook_resid_post",
+        hook_head_index=None,
+        context_size=context_size,
+        d_in=16,
+        n_batches_in_buffer=2,
+        total_training_tokens=100,
+        store_batch_size_prompts=1,
+        train_batch_size_tokens=8,
+        prepend_bos=True,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+    )
+    return {"rows": [row.tolist() for row in itertools.islice(store.iterable_sequences, n)]}
+
+
 def _random(sae_class: Any, config_class: Any, seed: int, options: dict[str, Any]) -> Any:
     options = dict(options)
     hook_name = options.pop("hook_name", "blocks.1.hook_resid_post")
@@ -99,9 +148,5 @@ def _run(sae: Any, rows: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            f.__name__: f
-            for f in (version, read, read_sparsity, make, export, checkpoint, train, transcode, fit, lr_schedule)
-        }
-    )
+    commands = (version, read, read_sparsity, make, export, checkpoint, train, transcode, fit, lr_schedule)
+    serve({each.__name__: each for each in (*commands, read_cache, write_cache, pretokenize, read_tokens)})

@@ -100,7 +100,7 @@ def test_a_run_shows_and_keeps_its_summary(
     result = run()
     summary = result.summary
     memory = ms.Trainer(sae(), config, 100).memory()
-    assert shown == [memory_line([memory]), summary_table([summary])]
+    assert shown == [memory_line([memory], has_folders=True), summary_table([summary])]
     assert (tmp_path / "run" / "summary.txt").read_text() == shown[1] + "\n"
     assert summary.peak_memory_bytes is None or summary.peak_memory_bytes > memory.weights
     assert (summary.name, summary.tokens, summary.d_sae, summary.folder) == ("run", 2000, 48, str(tmp_path / "run"))

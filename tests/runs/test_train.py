@@ -11,7 +11,7 @@ from monosema.core.errors import ConfigError, DataError, FileError, ShapeError
 from monosema.data import ArrayRows
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
-from monosema.training import Callback, RunInterrupted, Trainer
+from monosema.training import Callback, CheckpointPlan, RunInterrupted, Trainer
 
 SITE = "blocks.1.hook_resid_post"
 CONFIG = ms.TrainingConfig(tokens=4000, checkpoint_every=10, log_every=5)
@@ -53,7 +53,11 @@ def test_the_run_folder_holds_what_the_design_says(run: ms.TrainingResult) -> No
     assert run.folder is not None
     names = {path.name for path in run.folder.iterdir()} - {".lock"}
     summary = {"summary.json", "summary.txt"}
-    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "coder", "report.json"} | summary
+    assert (
+        names
+        == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "coder", "report.json", "checksums.json"}
+        | summary
+    )
     report = json.loads((run.folder / "report.json").read_text())
     assert {"fve", "ce_loss_score", "l0", "dead_fraction"} <= set(report)
     assert run.report is not None
@@ -193,7 +197,7 @@ def test_two_processes_cannot_share_a_folder(
 
     assert run.folder is not None
     plain = yaml.safe_load((run.folder / "config.yaml").read_text())
-    with RunFolder(run.folder, plain, 2), pytest.raises(FileError, match="another process"):
+    with RunFolder(run.folder, plain, CheckpointPlan(n_steps=40)), pytest.raises(FileError, match="another process"):
         ms.train(make_coder(), make_stream(model, tokens), CONFIG, out=run.folder)
 
 

@@ -11,23 +11,27 @@ import pytest
 import torch
 
 from monosema.core.errors import FileError
-from monosema.training import Checkpoints
+from monosema.training import CheckpointPlan, Checkpoints
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "low": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor(7)}
 
 
+def plan(newest: int, **options) -> CheckpointPlan:
+    return CheckpointPlan(n_steps=100, newest=newest, **options)
+
+
 def write(folder: Path, *steps: int, keep: int = 3) -> Checkpoints:
-    checkpoints = Checkpoints(folder, keep)
+    checkpoints = Checkpoints(folder, plan(keep))
     for step in steps:
         checkpoints.write(step, TENSORS, {"step": step, "scale": 0.1 + step, "nothing": None})
     return checkpoints
 
 
 def test_multiples_are_kept_for_good(tmp_path):
-    checkpoints = Checkpoints(tmp_path, 1, keep_every=4)
+    checkpoints = Checkpoints(tmp_path, plan(1, kept_every=4, kept_steps=frozenset({2})))
     for step in (2, 4, 6, 8, 10):
         checkpoints.write(step, TENSORS, {"step": step})
-    assert names(tmp_path) == ["latest", "step_000000004", "step_000000008", "step_000000010"]
+    assert names(tmp_path) == ["latest", *(f"step_{step:09d}" for step in (2, 4, 8, 10))]
 
 
 def names(folder: Path) -> list[str]:
@@ -35,7 +39,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_was_written_comes_back_and_older_ones_go(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", plan(2))
     assert checkpoints.newest() is None
     write(checkpoints.folder, 5, 9, 10, keep=2)
     assert names(checkpoints.folder) == ["latest", "step_000000009", "step_000000010"]
@@ -103,18 +107,18 @@ def test_when_all_are_damaged_nothing_is_silently_started_anew(tmp_path, caplog)
     checkpoints = write(tmp_path, 1, 2)
     for folder in tmp_path.glob("step_*"):
         flip_a_bit(folder)
-    with pytest.raises(FileError, match=r"none of the 2 checkpoints .* can be read; start in a new folder"):
+    with pytest.raises(FileError, match=r"none of the 2 checkpoints .* can be used"):
         checkpoints.newest()
 
 
 def test_a_full_disk_leaves_the_older_ones(tmp_path, monkeypatch):
     checkpoints = write(tmp_path, 1, 2, keep=1)
 
-    def full(path: Path, data: bytes) -> int:
+    def full(path: Path, tensors: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", full)
+        patched.setattr("monosema.training.checkpoint.write_tensors", full)
         with pytest.raises(FileError, match="No space left on device; free some space"):
             checkpoints.write(3, TENSORS, {})
     assert names(tmp_path) == ["latest", "step_000000002"]

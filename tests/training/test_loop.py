@@ -81,6 +81,28 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint_and_the_run_goes_on_lat
     assert differences(snapshot(trainer), snapshot(whole)) == []
 
 
+def test_a_checkpoint_may_be_asked_for_and_the_end_is_told():
+    class Asks(Diary):
+        def is_checkpoint_due(self, trainer):
+            return trainer.step_number == 2
+
+        def on_end(self, trainer):
+            self.calls.append(("end", trainer.step_number))
+
+    asks, other = Asks(), Diary()
+    fit(make_trainer(n_steps=5, checkpoint_every=4), iter(batches(5)), [other, asks])
+    assert asks.steps("checkpoint") == other.steps("checkpoint") == [2, 4, 5]
+    assert asks.calls[-1] == ("end", 5)
+    asks = Asks({3: lambda: signal.raise_signal(signal.SIGINT)})
+    with pytest.raises(RunInterrupted):
+        fit(make_trainer(n_steps=5, checkpoint_every=0), iter(batches(5)), [asks])
+    assert asks.calls[-2:] == [("checkpoint", 3), ("end", 3)]
+    asks = Asks({3: lambda: 1 / 0})
+    with pytest.raises(ZeroDivisionError):
+        fit(make_trainer(n_steps=5), iter(batches(5)), [asks])
+    assert asks.steps("end") == []
+
+
 def test_a_limit_of_hours_stops_with_a_checkpoint_as_a_signal_does():
     trainer, diary = make_trainer(n_steps=8, checkpoint_every=100, max_hours=1e-12), Diary()
     source = iter(batches(8))

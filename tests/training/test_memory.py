@@ -19,6 +19,9 @@ def test_a_topk_step_by_hand() -> None:
     assert memory.weights == memory.gradients == 4 * n_parameters
     assert memory.moments == 8 * n_parameters
     assert memory.pre_activations == 4 * 100 * 640
+    moments_and_statistics = memory.moments + 25 * 640
+    assert memory.snapshot == 4 * n_parameters + moments_and_statistics + 3 * 4 * n_parameters
+    assert trainer(ms.TopK(k=4), background_checkpoints=False).memory().snapshot == 3 * 4 * n_parameters
     rows, outputs, mask = 2 * 100 * 16 * 4, 4 * 100 * 8 * 4, 100 * 640
     assert memory.step == rows + outputs + mask + 400 * ENTRY_BYTES
     assert (memory.kept, memory.passing) == (

@@ -1,33 +1,105 @@
-"""``monosema cache``: write a model's activations to disk; the same command goes on with an unfinished cache."""
+"""``monosema cache``: write a model's activations to disk; the same command goes on with an unfinished cache.
+
+``monosema cache shuffle FOLDER --out NEW`` writes the rows of a cache in another order, ``monosema cache export FOLDER
+--out NEW`` in sae-lens' layout, and ``monosema cache push FOLDER owner/name`` uploads it to the hub.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from monosema.cli.options import parse
+from monosema.cli.options import add_logging, configure_logging, parse
 from monosema.runs.config import CacheConfig
+
+if TYPE_CHECKING:
+    from monosema.data.cache import Manifest
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, write, print."""
-    parser = argparse.ArgumentParser(prog="monosema cache", description=__doc__, add_help=False)
-    parser.add_argument("--out", type=Path, help="folder of the cache (required)")
+    if arguments and arguments[0] in _ACTIONS:
+        return _ACTIONS[arguments[0]](arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="monosema cache", description=__doc__, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", help="folder of the cache, or URL; by default activations/{text}/{model}/{hook}")
     parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
     parsed = parse(CacheConfig, arguments, parser, {})
-    if parsed.extra.out is None:
-        parser.error("--out is required: the folder for the cache")
-    from monosema.runs.cache import make_cache
+    from monosema.runs.cache import default_folder, make_cache
 
-    progress = False if parsed.extra.quiet else parsed.extra.progress_every
-    manifest = make_cache(parsed.config, parsed.extra.out, progress=progress)
-    if manifest is None:
-        print(f"{parsed.extra.out}: this writer is done, others are not")
-        return 0
-    print(
-        f"{manifest.n_rows:,} rows of {', '.join(name for name, _ in manifest.plan.shards.sites)} in "
-        f"{len(manifest.shards)} shards of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: "
-        f"{parsed.extra.out}"
-    )
+    out = parsed.extra.out or default_folder(parsed.config)
+    manifest = make_cache(parsed.config, out, progress=_progress(parsed.extra))
+    print(f"{out}: this writer is done, others are not" if manifest is None else _summary(manifest, out))
     return 0
+
+
+def _shuffle(arguments: Sequence[str]) -> int:
+    parser = _parser("shuffle", "Write all rows of a cache in another order; the same command goes on with it.")
+    parser.add_argument("--seed", type=int, default=0, help="decides the order (default 0)")
+    parser.add_argument("--memory-bytes", type=int, default=2**32, help="for rows in hand (default 4 GiB)")
+    parser.add_argument("--shard-bytes", type=int, default=2**27, help="about the size of a file (default 128 MiB)")
+    extra = _parsed(parser, arguments)
+    from monosema.runs.cache import shuffle
+
+    options = {"seed": extra.seed, "memory_bytes": extra.memory_bytes, "shard_bytes": extra.shard_bytes}
+    print(_summary(shuffle(extra.folder, extra.out, **options, progress=_progress(extra)), extra.out))
+    return 0
+
+
+def _export(arguments: Sequence[str]) -> int:
+    parser = _parser("export", "Write a cache in sae-lens' layout: a datasets folder with a column for each hook.")
+    parser.add_argument("--context-size", type=int, help="rows in a context; the text's by default")
+    extra = _parsed(parser, arguments)
+    from monosema.runs.cache import export
+
+    n_left = export(extra.folder, extra.out, context_size=extra.context_size)
+    print(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
+    return 0
+
+
+def _push(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="monosema cache push", description="Upload a cache to the hub, in one commit."
+    )
+    parser.add_argument("folder", help="the cache's folder")
+    parser.add_argument("repository", help="dataset repository, owner/name; made where there is none")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="branch; main by default")
+    add_logging(parser)
+    extra = _parsed(parser, arguments)
+    from monosema.data.cache import push_cache
+
+    print(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
+    return 0
+
+
+_ACTIONS = {"shuffle": _shuffle, "export": _export, "push": _push}
+
+
+def _parser(action: str, text: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"monosema cache {action}", description=text)
+    parser.add_argument("folder", help="the cache: a folder, a URL, or owner/name on the hub")
+    parser.add_argument("--out", required=True, help="the new folder" + ("" if action == "export" else " or URL"))
+    parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
+    add_logging(parser)
+    return parser
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    extra = parser.parse_args(list(arguments))
+    configure_logging(extra)
+    return extra
+
+
+def _progress(extra: argparse.Namespace) -> bool | float:
+    return False if extra.quiet else float(extra.progress_every)
+
+
+def _summary(manifest: Manifest, out: str | Path) -> str:
+    return (
+        f"{manifest.n_rows:,} rows of {', '.join(name for name, _ in manifest.plan.shards.sites)} in "
+        f"{len(manifest.shards)} shards of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: {out}"
+    )

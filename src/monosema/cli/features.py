@@ -22,7 +22,6 @@ def run(arguments: Sequence[str]) -> int:
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
-    from monosema.core.files import read_json
     from monosema.evaluation import Report
     from monosema.features import collect_features
     from monosema.runs import open_session
@@ -38,6 +37,6 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
     report = Path(extra.folder) / "report.json"
-    store.dashboard(page, figures=headline(Report.from_dict(read_json(report))) if report.exists() else {})
+    store.dashboard(page, figures=headline(Report.load(report)) if report.exists() else {})
     print(f"features: {page}")
     return 0

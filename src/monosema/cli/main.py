@@ -10,6 +10,8 @@ from collections.abc import Sequence
 VERBS = {
     "demo": "train a dictionary on the embedded model, evaluate it and write its features page",
     "train": "train a dictionary on a language model",
+    "pretokenize": "write a text's packed tokens to disk, to train on without tokenising again",
+    "plan": "say what a run needs and how long it takes, before it starts",
     "cache": "write a language model's activations to disk, to train on without the model",
     "evaluate": "measure a dictionary on held-out text",
     "features": "collect a dictionary's features and write the page that shows them",

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
-from monosema.core.config import from_plain, load_plain, merge, to_plain, to_yaml
-from monosema.core.errors import ConfigError, FileError, unknown_name
+from monosema.core.config import MOST_YAML_BYTES, from_plain, load_plain, merge, parse_yaml, to_plain, to_yaml
+from monosema.core.errors import ConfigError, unknown_name
+from monosema.core.files import read_text
 
 C = TypeVar("C")
 PREFIX = "MONOSEMA_"
@@ -109,13 +108,12 @@ def _environment(cls: type) -> dict[str, Any]:
         path = name.removeprefix(PREFIX).lower().split("__")
         if path[0] not in sections:
             raise unknown_name("section in the environment", path[0], sections)
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{name}: cannot read {text!r}: {error}") from error
-        node = plain
+        value = parse_yaml(text, name)
+        node: Any = plain
         for part in path[:-1]:
-            node = node.setdefault(part, {})
+            node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise ConfigError(f"{name} and a shorter name are both set; leave one of them out")
         node[path[-1]] = value
     return plain
 
@@ -124,11 +122,7 @@ def _dotenv(file: Path) -> dict[str, str]:
     if not file.exists():
         return {}
     values = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FileError(f"cannot read {file}: {error.strerror or error}") from error
-    for line in lines:
+    for line in read_text(file, MOST_YAML_BYTES).splitlines():
         name, equals, value = line.strip().removeprefix("export ").partition("=")
         if equals and not name.startswith("#"):
             values[name.strip()] = value.strip().strip("'\"")

@@ -10,10 +10,11 @@ from typing import get_args
 from monosema.cli.kinds import Choices
 from monosema.cli.options import parse
 from monosema.coders.config import ActivationConfig
-from monosema.runs.config import RunConfig
+from monosema.runs.config import CacheSource, RunConfig
 from monosema.training.terms import FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
 CHOICES: Choices = {
+    "cache": {"CacheSource": CacheSource, "none": None},
     "coder.activation": {kind.__name__: kind for kind in get_args(ActivationConfig)},
     "training.sparsity": {kind.__name__: kind for kind in get_args(Sparsity)} | {"none": None},
     "training.levels": {kind.__name__: kind for kind in get_args(LevelsConfig)} | {"none": None},

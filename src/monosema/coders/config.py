@@ -227,6 +227,7 @@ class CoderConfig:
             if not getattr(self, name):
                 object.__setattr__(self, name, (width,))
             total = sum(getattr(self, name))
+            _require(min(getattr(self, name)) >= 1, f"{name} must be at least 1 each, got {getattr(self, name)}")
             _require(total == width, f"{name} add up to {total}, not to {width}")
         _require(
             not self.causal or (self.read_widths == self.write_widths and self.d_sae >= len(self.read_widths)),

@@ -8,20 +8,26 @@ configs (an activation, an objective), the plain form carries the class's name u
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from monosema.core.errors import ConfigError, FileError, nearest_names
+from monosema.core.errors import ConfigError, nearest_names
+from monosema.core.files import check_plain, read_json, read_text
 
 C = TypeVar("C")
+MOST_YAML_BYTES = 2**16
+"""A config of the library has a tenth of it; more takes seconds to parse."""
+_MOST_VALUES = 100_000
+_MOST_BRACKETS = 100
 
 
 def to_plain(value: Any) -> Any:
@@ -47,11 +53,40 @@ def from_plain(cls: type[C], plain: Any) -> C:
 
 def from_yaml(cls: type[C], text: str) -> C:
     """Like ``from_plain`` for YAML text (JSON is YAML)."""
-    try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}") from error
+    plain = parse_yaml(text, "the text")
     return from_plain(cls, {} if plain is None else plain)
+
+
+def parse_yaml(text: str, where: object) -> Any:
+    """The plain value of YAML ``text`` from ``where``; ``ConfigError`` where it is not valid, has tags that make
+    objects, is nested deeply, or stands for very many values (aliases of aliases)."""
+    try:
+        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > _MOST_BRACKETS:
+            raise ValueError("it is nested too deeply")  # the parser would take very long to say so
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _n_values(node, {}) > _MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MOST_VALUES:,} values")
+        plain = loader.construct_document(node)
+        check_plain(plain)
+    except (ValueError, OverflowError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is not valid YAML: it is nested too deeply") from error
+    return plain
+
+
+def _n_values(node: Any, known: dict[int, float]) -> float:
+    """Values that ``node`` stands for, with every alias written out; infinite where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.SequenceNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum([_n_values(part, known) for part in parts])
+    return known[id(node)]
 
 
 def to_yaml(config: Any) -> str:
@@ -61,16 +96,8 @@ def to_yaml(config: Any) -> str:
 
 def load_plain(path: str | Path) -> dict[str, Any]:
     """The mapping in a ``.yaml`` or ``.json`` file; an empty file is an empty mapping."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"cannot read config {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    try:
-        plain = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not valid {Path(path).suffix.lstrip('.') or 'YAML'}: {error}") from error
+    is_json = Path(path).suffix == ".json"
+    plain = read_json(path) if is_json else parse_yaml(read_text(path, MOST_YAML_BYTES), path)
     if plain is None:
         return {}
     if not isinstance(plain, dict):
@@ -98,7 +125,7 @@ def _same_kind(old: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The options in which two plain configs differ, as lines ``training.lr: 0.001 -> 0.003``."""
     lines = []
-    for key in sorted({*old, *new}):
+    for key in sorted({*old, *new}, key=str):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, f"{prefix}{key}.")
@@ -212,10 +239,10 @@ def _read_union(options: tuple[Any, ...], plain: Any, path: str) -> Any:
         if len(configs) == 1 and "kind" not in plain:
             return _read(next(iter(configs.values())), plain, path)
         kind = plain.get("kind")
-        if kind not in configs:
+        if not isinstance(kind, str) or kind not in configs:
             near = nearest_names(str(kind), configs)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(configs)}"
-            raise ConfigError(f"{path or 'config'}: expected a mapping with 'kind', got kind {kind!r}{hint}")
+            raise ConfigError(f"{path or 'config'}: expected a mapping with 'kind', got kind {kind!r:.80}{hint}")
         return _read(configs[kind], plain, path)
     errors = []
     for option in options:
@@ -258,7 +285,12 @@ def _unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigError:
 
 
 def _wrong(path: str, expected: str, plain: Any) -> ConfigError:
-    return ConfigError(f"{path or 'config'}: expected {expected}, got {plain!r}")
+    return ConfigError(f"{path or 'config'}: expected {expected}, got {_brief(plain)}")
+
+
+def _brief(plain: Any) -> str:
+    text = repr(plain)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _join(path: str, key: str) -> str:

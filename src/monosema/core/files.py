@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import FileError
 
 _TEMPORARY = ".writing-"
+MOST_JSON_BYTES = 2**26
+"""No JSON file the library writes comes near it; reading one takes some forty times its size in memory."""
+_MOST_DEPTH = 50
+_MOST_RATIO = 200
+_LEAST_BOMB = 2**26
+_MOST_INTEGER = 2**64
 
 
 def looks_like_path(name: str) -> bool:
     """Whether ``name`` can be nothing but a path: the hub's names are ``name`` or ``owner/name``."""
     return name.startswith((".", "/", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1
+
+
+def free_disk(path: str | os.PathLike[str]) -> int:
+    """Bytes free where ``path`` is or would be made."""
+    target = Path(path).absolute()
+    return shutil.disk_usage(next(each for each in (target, *target.parents) if each.exists())).free
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -49,13 +63,73 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON value in ``path``; ``FileError`` where it is missing or damaged."""
+    """The JSON value in ``path``; ``FileError`` where it is missing, damaged, or nothing the library can have written:
+    of more than ``MOST_JSON_BYTES``, nested deeply, with integers beyond 64 bits or text that is not Unicode."""
+    text = read_text(path, MOST_JSON_BYTES)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+        value = json.loads(text)
+        check_plain(value)
     except ValueError as error:
         raise FileError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise FileError(f"{path} is not valid JSON: it is nested too deeply") from error
+    return value
+
+
+def check_plain(value: Any) -> None:
+    """``ValueError`` where lists and mappings are nested more than 50 deep, an integer has more than 64 bits, or a text
+    cannot be encoded: what would break something further on."""
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner.extend(each)
+                inner.extend(each.values())
+            elif isinstance(each, list):
+                inner.extend(each)
+            elif isinstance(each, str):
+                each.encode()
+            elif isinstance(each, int) and abs(each) >= _MOST_INTEGER:
+                raise ValueError("it holds an integer of more than 64 bits")
+        if not inner:
+            return
+        level = inner
+    raise ValueError("it is nested too deeply")
+
+
+def read_text(path: str | os.PathLike[str], most_bytes: int | None = None) -> str:
+    """The UTF-8 text in ``path``; ``FileError`` where it is missing, longer than ``most_bytes``, or something else."""
+    try:
+        size = require_regular(path)
+        if most_bytes is not None and size > most_bytes:
+            raise FileError(f"{path} has {size:,} bytes, at most {most_bytes:,} are read; is it the right file?")
+        return Path(path).read_bytes().decode()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def read_decompressed(read: Callable[[int], bytes], path: Path) -> bytes:
+    """All that ``read(n)``, which decompresses ``path``, gives; ``FileError`` where it grows as no text does."""
+    most = max(_LEAST_BOMB, _MOST_RATIO * require_regular(path))
+    parts, size = [], 0
+    while part := read(2**20):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise FileError(f"{path} decompresses to more than {_MOST_RATIO} times its size; decompress it first")
+    return b"".join(parts)
+
+
+def require_regular(path: str | os.PathLike[str]) -> int:
+    """Bytes in ``path``; ``FileError`` for a folder, a pipe (which would be waited on) or a device, ``OSError`` where
+    nothing is there."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(f"{path} is a {'folder' if stat.S_ISDIR(status.st_mode) else 'pipe or device'}, not a file")
+    return status.st_size
 
 
 @contextlib.contextmanager
@@ -83,6 +157,33 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder so that nobody ever sees a part of it under its name; what cannot be deleted is left."""
+    target = Path(path)
+    aside = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
+    with contextlib.suppress(OSError):
+        os.rename(target, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The checksum of a file's content, in hexadecimal; ``FileError`` where it cannot be read."""
+    try:
+        require_regular(path)
+        with open(path, "rb", buffering=0) as file:
+            digest, block = hashlib.sha256(), memoryview(bytearray(2**20))
+            while n_read := file.readinto(block):
+                digest.update(block[:n_read])
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is what ``remove_leftovers`` deletes."""
+    return name.startswith(_TEMPORARY)
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -20,6 +22,39 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had: of a GPU as its driver says, else of RAM without swapping.
+
+    In a container with a memory limit (cgroup version 2), no more than that leaves. None where the system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    found = [each for each in (_available(Path("/proc/meminfo")), _below_limit(Path("/sys/fs/cgroup"))) if each]
+    if found:
+        return min(found)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows, macOS
+        return None
+
+
+def _available(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _below_limit(cgroup: Path) -> int | None:
+    try:
+        return max(1, int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
 
 
 def readable_bytes(n_bytes: int) -> str:

@@ -14,14 +14,21 @@ logger = logging.getLogger("monosema.progress")
 
 
 class Progress:
-    """Counts units of work towards ``total`` and shows rate, time left and a few figures.
+    """Counts units of work towards ``total``, where that is known, and shows rate, time left and a few figures.
 
     ``interval`` is in seconds. Nothing is shown when ``enabled`` is False or the ``monosema`` logger is quieter than
     WARNING. Lines go to the logger where INFO is wanted, else, in a script that set up no logging, to standard error.
     """
 
     def __init__(
-        self, label: str, total: int, *, unit: str = "tok", done: int = 0, interval: float = 30.0, enabled: bool = True
+        self,
+        label: str,
+        total: int | None,
+        *,
+        unit: str = "tok",
+        done: int = 0,
+        interval: float = 30.0,
+        enabled: bool = True,
     ):
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self.interval = interval
@@ -57,14 +64,17 @@ class Progress:
 
     def line(self) -> str:
         """``train 1.2M/3.0M tok (40%), 31k tok/s, 58 s left, loss=…``."""
-        rate = self.rate()
-        left = max(0, self.total - self.done) / rate if rate > 0 else float("inf")
-        parts = [
-            f"{self.label} {short_number(self.done)}/{short_number(self.total)} {self.unit}"
-            f" ({100 * self.done / max(self.total, 1):.0f}%)",
-            f"{short_number(rate)} {self.unit}/s",
-            f"{left:.0f} s left",
-        ]
+        rate, speed = self.rate(), f"{short_number(self.rate())} {self.unit}/s"
+        if self.total is None:
+            parts = [f"{self.label} {short_number(self.done)} {self.unit}", speed]
+        else:
+            left = max(0, self.total - self.done) / rate if rate > 0 else float("inf")
+            parts = [
+                f"{self.label} {short_number(self.done)}/{short_number(self.total)} {self.unit}"
+                f" ({100 * self.done / max(self.total, 1):.0f}%)",
+                speed,
+                f"{left:.0f} s left",
+            ]
         parts += [f"{name}={value:.4g}" for name, value in self._figures.items()]
         return ", ".join(parts)
 

@@ -1,30 +1,40 @@
 """From text to shuffled activations.
 
-Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts with a held-out split), then ``stream``
-(contexts to shuffled rows); ``cache`` keeps these on disk, ``rows`` serves activations that are already there, and
-``synthetic`` makes some from a known dictionary.
+Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts with a held-out split), which
+``packed`` keeps on disk, then ``stream`` (contexts to shuffled rows); ``cache`` keeps these on disk, ``rows`` serves
+activations that are already there, and ``synthetic`` makes some from a known dictionary.
 """
 
-from monosema.data.cache import ActivationCache, write_cache
-from monosema.data.packing import PackingRule, pack
-from monosema.data.rows import ArrayRows, IterableRows, as_row_source
-from monosema.data.sites import RowLayout
-from monosema.data.stream import ActivationStream
-from monosema.data.synthetic import SyntheticFeatures
-from monosema.data.tokens import Tokens, TokenSplit, load_tokens
+from __future__ import annotations
 
-__all__ = [
-    "ActivationCache",
-    "ActivationStream",
-    "ArrayRows",
-    "IterableRows",
-    "PackingRule",
-    "RowLayout",
-    "SyntheticFeatures",
-    "TokenSplit",
-    "Tokens",
-    "as_row_source",
-    "load_tokens",
-    "pack",
-    "write_cache",
-]
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
+
+_HOMES = {
+    "monosema.data.cache": ("ActivationCache", "push_cache", "shuffle_cache", "write_cache"),
+    "monosema.data.config": ("Mixture", "TextSource"),
+    "monosema.data.packed.push": ("push_pretokenized",),
+    "monosema.data.packed.write": ("pretokenize",),
+    "monosema.data.packing": ("PackedBlock", "PackingRule", "pack", "pack_blocks", "packing_rule"),
+    "monosema.data.packing_config": ("Packing", "Positions"),
+    "monosema.data.rows": ("ArrayRows", "IterableRows", "as_row_source"),
+    "monosema.data.sites": ("RowLayout",),
+    "monosema.data.stream": ("ActivationStream",),
+    "monosema.data.synthetic": ("SyntheticFeatures",),
+    "monosema.data.tokens": ("TokenSplit", "Tokens", "load_tokens"),
+}
+__getattr__, __all__ = lazy_exports(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from monosema.data.cache import ActivationCache, push_cache, shuffle_cache, write_cache
+    from monosema.data.config import Mixture, TextSource
+    from monosema.data.packed.push import push_pretokenized
+    from monosema.data.packed.write import pretokenize
+    from monosema.data.packing import PackedBlock, PackingRule, pack, pack_blocks, packing_rule
+    from monosema.data.packing_config import Packing, Positions
+    from monosema.data.rows import ArrayRows, IterableRows, as_row_source
+    from monosema.data.sites import RowLayout
+    from monosema.data.stream import ActivationStream
+    from monosema.data.synthetic import SyntheticFeatures
+    from monosema.data.tokens import Tokens, TokenSplit, load_tokens

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
+from monosema.data.contexts import Contexts, RowRule
 from monosema.data.harvest import Harvester
 from monosema.data.sites import RowLayout
-from monosema.data.streamed import Place, StreamedSplit
-from monosema.data.tokens import TokenSplit
+from monosema.data.streamed import Place
 
 logger = logging.getLogger("monosema.data.stream")
 
@@ -43,6 +43,26 @@ def default_chunk_contexts(
     return contexts
 
 
+def chunk_bytes(n_rows: int, row_bytes: int) -> int:
+    """Memory of a chunk: its rows and the order they are served in."""
+    return n_rows * (row_bytes + torch.int64.itemsize)
+
+
+def spread_order(counts: Tensor, generator: torch.Generator) -> Tensor:
+    """A random permutation of rows that lie context by context, ``counts[c]`` of context ``c``, spread evenly.
+
+    One row of a context, whichever, stands at a random place in each of its ``counts[c]`` equal parts of the whole: a
+    stretch of rows draws on every context that has enough of them, where a plain permutation leaves out the unlucky.
+    """
+    n = int(counts.sum())
+    context = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    rows = torch.randperm(n, generator=generator)
+    rows = rows[context[rows].argsort(stable=True)]  # context by context, each in an order of its own
+    part = torch.arange(n) - (counts.cumsum(0) - counts)[context]
+    place = (part + torch.rand(n, dtype=torch.float64, generator=generator)) / counts[context]
+    return rows[place.argsort(stable=True)]
+
+
 @dataclass(frozen=True)
 class ChunkContexts:
     """The contexts of a chunk, and where they stand in the stream."""
@@ -51,8 +71,8 @@ class ChunkContexts:
     """How many chunks come before it, over all epochs."""
     end: Place
     """The place in the order of reading behind its last context."""
-    ids: Tensor
-    """Token ids ``[n_contexts, context_size]``."""
+    text: Contexts
+    """The contexts."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +82,13 @@ class Chunk:
     contexts: ChunkContexts
     """What it was made of."""
     rows: Tensor
-    """Activations ``[n, d]``, special positions left out, in the order of the contexts."""
+    """Activations ``[n, d]`` at the positions that become rows, in the order of the contexts."""
     order: Tensor
-    """A permutation ``[n]`` of the rows."""
+    """A permutation ``[n]`` of the rows, see ``spread_order``."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.rows, self.order
 
     def served(self, start: int, stop: int) -> Tensor:
         """A copy of the rows ``start`` to ``stop`` in the order of serving."""
@@ -79,8 +103,8 @@ class ChunkMaker:
     """Captures the sites."""
     layout: RowLayout
     """How they lie side by side in a row."""
-    split: TokenSplit | StreamedSplit
-    """Knows the special tokens."""
+    rule: RowRule
+    """Which of their positions become rows."""
     seed: int
     """Decides, with the chunk's number, the order of its rows."""
     model_batch_size: int
@@ -93,18 +117,20 @@ class ChunkMaker:
     def make(self, contexts: ChunkContexts, before_each: Callable[[], None] = lambda: None) -> Chunk:
         """The chunk of ``contexts``; ``before_each`` is called before every forward pass and may raise to end it all.
 
-        Raises ``DataError`` where activations are not finite.
+        Raises ``DataError`` where activations are not finite, or as ``Harvester.check``.
         """
-        ids = contexts.ids
-        kept = ~self.split.special_mask(ids)
+        self.harvester.check(contexts.text)
+        kept = self.rule.row_mask(contexts.text)
         n_kept = int(kept.sum())
         pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
         rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         filled = 0
-        for start in range(0, len(ids), self.model_batch_size):
+        for start in range(0, len(kept), self.model_batch_size):
             before_each()
             mask = kept[start : start + self.model_batch_size]
-            captured = self.harvester.capture(ids[start : start + self.model_batch_size])
+            part = contexts.text[start : start + self.model_batch_size]
+            captured = self.harvester.capture(part.ids, part.documents)
             n = int(mask.sum())
             column = 0
             for name in self.layout.hook_names:
@@ -112,11 +138,12 @@ class ChunkMaker:
                 values = values[mask.to(values.device)]
                 rows[filled : filled + n, column : column + values.shape[1]] = values
                 column += values.shape[1]
+            finite &= torch.isfinite(rows[filled : filled + n]).all()  # of all at once, masks as large as the chunk
             filled += n
-        if not bool(torch.isfinite(rows).all()):
+        if not bool(finite):
             raise DataError(
                 f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "
                 "load the model in another dtype (float32 or bfloat16), or look for broken text"
             )
-        order = torch.randperm(n_kept, generator=random_stream(self.seed, "rows", contexts.number))
+        order = spread_order(kept.sum(1), random_stream(self.seed, "rows", contexts.number))
         return Chunk(contexts, rows, order.to(self.device))

@@ -12,9 +12,11 @@ from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.core.compiling import CompileMode
 from monosema.core.devices import dtype_name, parse_dtype
-from monosema.core.errors import ConfigError
+from monosema.core.errors import ConfigError, DataError
+from monosema.data.contexts import Contexts
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.models.compiled import CompiledBlocks
+from monosema.models.documents import has_several
 
 Autocast = Literal["bfloat16", "float16"]
 
@@ -59,12 +61,24 @@ class Harvester:
         modes = [torch.is_inference_mode_enabled(), *map(torch.is_autocast_enabled, self._devices)]
         return any(modes) or any(model.hooked_modules(()) for model in self.models)
 
-    def capture(self, tokens_BT: Tensor) -> dict[str, Tensor]:
-        """The values of the sites on token ids [B, T], as {name: [B, T, width]}."""
+    def check(self, contexts: Contexts) -> None:
+        """``DataError`` for tokens that a model does not know, ``ConfigError`` for documents it cannot keep apart."""
+        highest = int(contexts.ids.max()) if contexts.ids.numel() else 0
+        for model in self.models:
+            if highest >= model.vocab_size:
+                raise DataError(
+                    f"the text holds token id {highest}, those of {model.name!r} are 0 to {model.vocab_size - 1}; "
+                    "tokenise it with the model's own tokenizer"
+                )
+            if contexts.documents is not None and has_several(contexts.documents):
+                model.check_separates_documents()
+
+    def capture(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> dict[str, Tensor]:
+        """The values of the sites on token ids [B, T], as {name: [B, T, width]}; ``LanguageModel.capture`` of each."""
         with contextlib.ExitStack() as stack:
             for blocks, names in self._compiled:
                 stack.enter_context(blocks.active(names))
             if self._autocast is not None:
                 for device in self._devices:
                     stack.enter_context(torch.autocast(device, dtype=self._autocast))
-            return self._models.capture(tokens_BT, self._names)
+            return self._models.capture(tokens_BT, self._names, documents_BT)

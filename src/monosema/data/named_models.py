@@ -66,14 +66,17 @@ class NamedModels:
         refuse_repeated_sites(listed)
         return tuple((name, self._width(name)) for name in listed)
 
-    def capture(self, tokens_BT: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """The values of sites on token ids [B, T], as {name: [B, T, width]}; each model runs once, if it has one."""
+    def capture(self, tokens_BT: Tensor, names: Sequence[str], documents_BT: Tensor | None = None) -> dict[str, Tensor]:
+        """The values of sites on token ids [B, T], as {name: [B, T, width]}; each model runs once, if it has one.
+
+        ``documents_BT`` as in ``LanguageModel.capture``.
+        """
         captured: dict[str, Tensor] = {}
         for key, model in self._models.items():
             places = [(name, self._split(name)) for name in names]
             own = {hook: name for name, (owner, hook) in places if owner == key}
             if own:
-                values = model.capture(tokens_BT.to(model.device).long(), own)
+                values = model.capture(tokens_BT.to(model.device).long(), own, documents_BT=documents_BT)
                 captured |= {name: values[hook] for hook, name in own.items()}
         return captured
 

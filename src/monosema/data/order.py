@@ -11,10 +11,9 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
+from monosema.data.contexts import Contexts
 from monosema.data.streamed import Place, StreamedSplit
 from monosema.data.tokens import TokenSplit
-
-_COUNTED_AT_ONCE = 2**24
 
 
 @runtime_checkable
@@ -41,8 +40,8 @@ class ContextOrder(Protocol):
         """On average, at least 1."""
         ...
 
-    def after(self, place: Place, n: int) -> tuple[Tensor, Place] | None:
-        """At most ``n`` contexts of one epoch ``[n, context_size]`` from ``place`` on, and the place behind them; None
+    def after(self, place: Place, n: int) -> tuple[Contexts, Place] | None:
+        """At most ``n`` contexts of one epoch from ``place`` on, and the place behind them; None
         at the end of the last epoch."""
         ...
 
@@ -61,10 +60,7 @@ class IndexedOrder:
     @functools.cached_property
     def _rows(self) -> Tensor:
         """Training rows of each context."""
-        size = max(1, _COUNTED_AT_ONCE // self._split.context_size)
-        blocks = self._split.contexts.split(size) if self._split.n_contexts else ()
-        counts = [(~self._split.special_mask(block)).sum(1) for block in blocks]
-        return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
+        return self._split.rows_in_contexts()
 
     @functools.cached_property
     def _rows_in_epoch(self) -> int:
@@ -90,14 +86,20 @@ class IndexedOrder:
         """The order in which the text's contexts are read in an epoch."""
         return torch.randperm(self._split.n_contexts, generator=random_stream(self._seed, "contexts", epoch))
 
-    def after(self, place: Place, n: int) -> tuple[Tensor, Place] | None:
+    def after(self, place: Place, n: int) -> tuple[Contexts, Place] | None:
         epoch, start = place["epoch"], place["position"]
         if start >= self._split.n_contexts:
             epoch, start = epoch + 1, 0
         if epoch >= self._epochs:
             return None
         chosen = self.of_epoch(epoch)[start : start + n]
-        return self._split.contexts[chosen], {"epoch": epoch, "position": start + len(chosen)}
+        return self._split.part(chosen), {"epoch": epoch, "position": start + len(chosen)}
+
+    def ends_at(self, place: Place, contexts: Contexts) -> bool:
+        """Whether ``contexts`` are those before ``place``."""
+        end = place["position"]
+        before = self._split.part(self.of_epoch(place["epoch"])[max(0, end - len(contexts)) : end])
+        return torch.equal(before.ids, contexts.ids)
 
     def chunk_rows(self, size: int) -> Iterator[int]:
         for epoch in range(self._epochs):

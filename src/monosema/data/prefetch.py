@@ -7,19 +7,30 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from typing import final
+from typing import Generic, Protocol, TypeVar, final, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
-from monosema.data.chunks import Chunk
 from monosema.models import LanguageModel
 
 logger = logging.getLogger("monosema.data.stream")
 
-Make = Callable[[Callable[[], None]], Chunk]
-"""Makes a chunk, and calls what it is given before every forward pass."""
+
+@runtime_checkable
+class HoldsRows(Protocol):
+    """A chunk of rows that is ready to be served."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it is made of."""
+
+
+C = TypeVar("C", bound=HoldsRows)
+Make = Callable[[Callable[[], None]], C]
+"""Makes a chunk, and calls what it is given every now and then (before every forward pass)."""
 
 
 def check_prefetch(prefetch: bool | None, compile: CompileMode | None) -> None:
@@ -30,8 +41,13 @@ def check_prefetch(prefetch: bool | None, compile: CompileMode | None) -> None:
         )
 
 
+def prefetches(prefetch: bool | None, compile: CompileMode | None, devices: Sequence[torch.device]) -> bool:
+    """Whether the next chunk is made while one is served: as asked for, or where all models are on GPUs and eager."""
+    return prefetch if prefetch is not None else compile is None and all(each.type == "cuda" for each in devices)
+
+
 @final
-class Prefetch:
+class Prefetch(Generic[C]):
     """At most one chunk in the making, in a thread; rows on GPUs are made on CUDA streams of its own.
 
     Meanwhile whoever else is about to run or hook one of ``models`` waits.
@@ -43,7 +59,7 @@ class Prefetch:
 
     def __init__(self, models: Sequence[LanguageModel], devices: Iterable[torch.device]) -> None:
         self._unwanted = threading.Event()
-        self._coming: Future[Chunk | None] | None = None
+        self._coming: Future[C | None] | None = None
         self._has_room = True
         self._models = tuple(models)
         self._streams = [torch.cuda.Stream(each) for each in dict.fromkeys(devices) if each.type == "cuda"]
@@ -56,18 +72,18 @@ class Prefetch:
         """Whether a chunk may be started."""
         return self._coming is None and self._has_room
 
-    def start(self, make: Make) -> None:
+    def start(self, make: Make[C]) -> None:
         """Begin to make a chunk, on GPUs after everything that the caller has queued so far."""
         for stream in self._streams:
             stream.wait_stream(torch.cuda.current_stream(stream.device))
         self._unwanted, begun = threading.Event(), threading.Event()
-        coming: Future[Chunk | None] = Future()
+        coming: Future[C | None] = Future()
         arguments = (make, self._models, self._streams, self._unwanted, begun, coming)
         threading.Thread(target=_work, args=arguments, name="monosema-prefetch").start()
         self._coming = coming
         begun.wait()
 
-    def take(self) -> Chunk | None:
+    def take(self) -> C | None:
         """The chunk, once it is done; None where there is none or memory did not suffice for it.
 
         Raises whatever making it raised.
@@ -82,13 +98,13 @@ class Prefetch:
         if chunk is None:
             self._has_room = False
             return None
-        for tensor in (chunk.rows, chunk.order):
+        for tensor in chunk.tensors:
             if tensor.is_cuda:  # its memory is the other stream's: not to be used again while the caller's needs it
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return chunk
 
     def drop(self) -> None:
-        """Give up the chunk in the making; waits for one forward pass at most."""
+        """Give up the chunk in the making; waits until it next looks whether it is wanted."""
         self._unwanted.set()
         if self._coming is not None:
             wait([self._coming])
@@ -96,12 +112,12 @@ class Prefetch:
 
 
 def _work(
-    make: Make,
+    make: Make[C],
     models: Sequence[LanguageModel],
     streams: Sequence[torch.cuda.Stream],
     unwanted: threading.Event,
     begun: threading.Event,
-    coming: Future[Chunk | None],
+    coming: Future[C | None],
 ) -> None:
     def go_on() -> None:
         if unwanted.is_set() or not threading.main_thread().is_alive():  # Python waits for this thread when it exits

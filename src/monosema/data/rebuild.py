@@ -6,8 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, FileError
-from monosema.data.tokens import IN_MEMORY, Tokens, load_tokens
+from monosema.data.config import IN_MEMORY, SOURCE_OPTIONS, Mixture, TextSource
+from monosema.data.packing_config import Packing, Positions
+from monosema.data.tokens import Tokens, load_tokens
 from monosema.models import LanguageModel, load_model
 
 logger = logging.getLogger("monosema.data.rebuild")
@@ -28,10 +31,14 @@ TOKEN_OPTIONS = (
     "context_size",
     "heldout_fraction",
     "exclude_special_tokens",
-    "column",
-    "max_documents",
-    "split",
-    "config_name",
+    *SOURCE_OPTIONS,
+    "mixture",
+    "when_dry",
+    "n_processes",
+    "packing",
+    "positions",
+    "attend_across_documents",
+    "in_memory",
 )
 STREAM_OPTIONS = (
     "hook_names",
@@ -57,7 +64,9 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not (model or models) or not tokens or "source" not in tokens:
         raise FileError("the dictionary does not record the model and text it was trained with; load them yourself")
     dataset = tokens.get("options") or {}
-    tokens = {**tokens, "split": dataset.get("split"), "config_name": dataset.get("name")}
+    tokens = {**tokens, "split": None, "config_name": dataset.get("name"), **dataset}
+    if tokens.get("mixture"):
+        del tokens["source"]
     return {
         **({"models": {key: _model_options(each) for key, each in models.items()}} if models else {}),
         **({"model": _model_options(model)} if model and not models else {}),
@@ -102,8 +111,17 @@ def models_again(recorded: Mapping[str, Any]) -> LanguageModel | dict[str, Langu
 
 
 def tokens_again(options: Mapping[str, Any], model: LanguageModel) -> Tokens:
-    """``load_tokens`` with recorded options and the model's tokenizer."""
-    if options.get("source") == IN_MEMORY:
+    """``load_tokens`` with recorded options and the model's tokenizer; a ``source`` replaces a ``mixture``."""
+    rest = {name: value for name, value in options.items() if name not in ("source", "mixture", "when_dry")}
+    source: str | Mixture
+    if "source" in options:
+        source, sources = options["source"], [options["source"]]
+    else:
+        parts = {name: from_plain(TextSource, part) for name, part in options["mixture"].items()}
+        source, sources = Mixture(parts=parts, when_dry=options["when_dry"]), [each.source for each in parts.values()]
+    if IN_MEMORY in sources:
         raise ConfigError("it was trained on text in memory; hand the tokens in, or name a text")
-    rest = {name: value for name, value in options.items() if name != "source"}
-    return load_tokens(options["source"], model.tokenizer, **rest)
+    for name, config in (("packing", Packing), ("positions", Positions)):
+        if name in rest:
+            rest[name] = from_plain(config, rest[name])
+    return load_tokens(source, model.tokenizer, **rest)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, final
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError, DataError, FileError
+from monosema.core.files import require_regular
 from monosema.data.sites import RowLayout, layout_of
 
 DIGEST_BYTES = 2**28
@@ -103,11 +105,14 @@ def _by_site(arrays: Mapping[Any, Any]) -> dict[str, Array]:
 
 def _as_array(array: Any, name: str = "") -> Array:
     of_site = f" of {name!r}" if name else ""
-    if isinstance(array, (str, Path)):
-        path = array
+    path = array if isinstance(array, (str, Path)) else None
+    if path is not None:
         try:
+            require_regular(path)
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except FileError:
+            raise
+        except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError, TokenError) as error:
             raise FileError(f"cannot read activations{of_site} from {path}: {error}") from error
         if not isinstance(array, np.ndarray):
             array.close()
@@ -117,8 +122,13 @@ def _as_array(array: Any, name: str = "") -> Array:
             f"activations{of_site} must be a tensor, an array or the path of a .npy file, got {type(array).__name__}"
         )
     is_float = array.dtype.is_floating_point if isinstance(array, Tensor) else array.dtype.kind == "f"
-    if array.ndim < 2 or not is_float:
-        raise DataError(f"activations{of_site} must be floating-point [n, d], got {array.dtype} {list(array.shape)}")
+    if isinstance(array, np.ndarray):
+        is_float = is_float and array.itemsize <= 8 and array.dtype.isnative
+    if array.ndim < 2 or not is_float or 0 in array.shape:
+        where = f" in {path}" if path is not None else ""
+        raise DataError(
+            f"activations{of_site}{where} must be floating-point [n, d], got {array.dtype} {list(array.shape)}"
+        )
     return (array.detach() if isinstance(array, Tensor) else array).reshape(-1, array.shape[-1])
 
 

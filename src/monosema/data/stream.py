@@ -16,18 +16,20 @@ import torch
 from torch import Tensor
 
 from monosema.core.compiling import CompileMode
-from monosema.core.config import differences
+from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
+from monosema.data.config import IN_MEMORY
+from monosema.data.contexts import Contexts
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
-from monosema.data.prefetch import Prefetch, check_prefetch
+from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
 from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.streamed import Place, StreamedOrder, StreamedSplit
-from monosema.data.tokens import IN_MEMORY, Tokens, TokenSplit
+from monosema.data.tokens import Tokens, TokenSplit
 from monosema.models import LanguageModel
 
 
@@ -118,6 +120,9 @@ class ActivationStream:
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
+        if isinstance(self.split, TokenSplit):
+            for part in self.split.parts():
+                self._harvester.check(part)
         self._order = _order_of(self.split, seed, epochs)
         if self._order.n_rows is not None and self._order.n_rows < batch_size * epochs:
             raise DataError(  # more epochs do not help: no batch crosses from one into the next
@@ -131,16 +136,16 @@ class ActivationStream:
         self._maker = ChunkMaker(
             harvester=self._harvester,
             layout=self.layout,
-            split=self.split,
+            rule=self.split.rule,
             seed=seed,
             model_batch_size=model_batch_size,
             dtype=self.dtype,
             device=self.buffer_device,
         )
         devices = [each.device for each in self._harvester.models]
-        if prefetch is None:
-            prefetch = compile is None and all(device.type == "cuda" for device in devices)
-        self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices]) if prefetch else None
+        self._prefetch: Prefetch[Chunk] | None = None
+        if prefetches(prefetch, compile, devices):
+            self._prefetch = Prefetch(self._harvester.models, [self.buffer_device, *devices])
         self._place: Place = self._order.start
         self._chunk_number = self._offset = self._n_begun = 0
         self._chunk: Chunk | None = None
@@ -219,6 +224,25 @@ class ActivationStream:
                 f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
 
+    @property
+    def n_contexts_wanted(self) -> int:
+        """Contexts that the run of ``plan`` takes through the model; without one, all of every epoch."""
+        n, size, wanted = self._order.n_contexts, self.chunk_size, self._n_rows_wanted
+        if n is None:
+            return -(-(wanted or 0) // self.rows_in_chunk) * size
+        n_contexts = n_rows = 0
+        for rows in self._order.chunk_rows(size):
+            if wanted is not None and n_rows >= wanted:
+                break
+            n_rows += self._in_batches(rows)
+            n_contexts += min(size, n - n_contexts % n)
+        return n_contexts
+
+    @property
+    def rows_in_chunk(self) -> int:
+        """About how many rows a chunk holds."""
+        return round(self.chunk_size * self._order.rows_per_context)
+
     def n_rows_served(self) -> int:
         """Rows served in full batches over all epochs; of text whose length is known."""
         return sum(self._in_batches(rows) for rows in self._order.chunk_rows(self.chunk_size))
@@ -272,6 +296,7 @@ class ActivationStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Position, plan and the current chunk's token ids; enough to continue bit for bit."""
+        text = Contexts(torch.zeros(0, dtype=torch.int32)) if self._chunk is None else self._chunk.contexts.text
         return {
             **self._place,
             "chunk_number": self._chunk_number,
@@ -280,7 +305,8 @@ class ActivationStream:
             "offset": self._offset,
             "n_dropped": self.n_dropped,
             "in_chunk": self._chunk is not None,
-            "chunk_ids": torch.zeros(0, dtype=torch.int32) if self._chunk is None else self._chunk.contexts.ids,
+            "chunk_ids": text.ids,
+            "chunk_documents": torch.zeros(0, dtype=torch.int16) if text.documents is None else text.documents,
             "identity": self._identity(),
         }
 
@@ -295,7 +321,14 @@ class ActivationStream:
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         self._n_begun = int(state["n_begun"])
         if state["in_chunk"]:
-            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, state["chunk_ids"]))
+            documents = state["chunk_documents"]
+            text = Contexts(state["chunk_ids"], documents if documents.shape == state["chunk_ids"].shape else None)
+            if isinstance(self._order, IndexedOrder) and not self._order.ends_at(self._place, text):
+                raise DataError(
+                    "the stream's state is damaged: its token ids are not those of the text at its position; go back "
+                    "to an older checkpoint"
+                )
+            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -303,7 +336,8 @@ class ActivationStream:
         return {
             "fingerprint": self.split.fingerprint,
             **({"models": names} if names else {}),
-            "special_token_ids": sorted(self.split.special_token_ids),
+            "special_token_ids": sorted(self.split.rule.special_token_ids),
+            **({} if self.split.rule.positions.is_everything else {"positions": to_plain(self.split.rule.positions)}),
             "sites": list(self.layout.hook_names),
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -314,6 +348,13 @@ class ActivationStream:
         }
 
     # -- chunks
+
+    def first_contexts(self) -> Contexts:
+        """Those of the first chunk; nothing of the stream is consumed. ``DataError`` where there are none."""
+        drawn = self._order.after(self._order.start, self.chunk_size)
+        if drawn is None:
+            raise DataError("the stream is exhausted")
+        return drawn[0]
 
     def make_chunk(self, contexts: ChunkContexts) -> Chunk:
         """The rows of any contexts as a chunk of this stream; nothing of the stream is consumed."""

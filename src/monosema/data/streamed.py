@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
-from monosema.data.special_tokens import special_mask
+from monosema.data.contexts import Contexts, RowRule
 
 Place = Mapping[str, Any]
 """Where reading goes on: plain values and tensors that a run's state keeps."""
@@ -29,8 +28,8 @@ POOL_CHUNKS = 8
 class Block:
     """Contexts of the documents read in one go."""
 
-    contexts: Tensor
-    """[n, context_size] int32; n may be 0."""
+    contexts: Contexts
+    """There may be none."""
     place: dict[str, Any]
     """JSON-able: where the reader goes on."""
 
@@ -47,18 +46,14 @@ class StreamedSplit:
     """Opens the text."""
     context_size: int
     """Tokens in a context."""
-    special_token_ids: frozenset[int]
-    """Tokens that frame text; their positions are not training rows."""
+    rule: RowRule
+    """Which of their positions become rows."""
     name: str
     """``train``."""
     fingerprint: str
     """sha256 of what is known of the text beforehand: its source, options and first documents."""
     rows_per_context: float
     """Training rows of a context, on average over the first ones."""
-
-    def special_mask(self, contexts: Tensor) -> Tensor:
-        """True where ``contexts`` holds a special token; same shape."""
-        return special_mask(contexts, self.special_token_ids)
 
     def __repr__(self) -> str:
         return f"StreamedSplit({self.name}, contexts of {self.context_size} tokens, read as they are needed)"
@@ -79,7 +74,7 @@ class StreamedOrder:
 
     @property
     def start(self) -> Place:
-        return {"epoch": 0, "position": 0, "reader": None, "pool": self._empty()}
+        return self._place(0, 0, None, Contexts(torch.zeros(0, self._split.context_size, dtype=torch.int32)))
 
     @property
     def rows_per_context(self) -> float:
@@ -88,8 +83,10 @@ class StreamedOrder:
     def chunk_rows(self, size: int) -> Iterator[int]:
         return iter(())
 
-    def after(self, place: Place, n: int) -> tuple[Tensor, Place] | None:
-        epoch, position, reader, pool = (place[key] for key in ("epoch", "position", "reader", "pool"))
+    def after(self, place: Place, n: int) -> tuple[Contexts, Place] | None:
+        epoch, position, reader = (place[key] for key in ("epoch", "position", "reader"))
+        documents = place["pool_documents"]
+        pool = Contexts(place["pool"], documents if documents.shape == place["pool"].shape else None)
         blocks = self._blocks if place is self._at and self._blocks is not None else None
         while epoch < self._epochs:
             if blocks is None:
@@ -98,11 +95,11 @@ class StreamedOrder:
             while sum(map(len, read)) < POOL_CHUNKS * n and (block := next(blocks, None)) is not None:
                 read.append(block.contexts)
                 reader = block.place
-            pool = torch.cat(read)
+            pool = Contexts.joined([each for each in read if len(each)] or read[:1])
             if len(pool) > 0:
                 drawn = torch.randperm(len(pool), generator=random_stream(self._seed, "pool", epoch, position))
                 end = position + min(n, len(pool))
-                place = {"epoch": epoch, "position": end, "reader": reader, "pool": pool[drawn[n:].sort().values]}
+                place = self._place(epoch, end, reader, pool[drawn[n:].sort().values])
                 self._blocks, self._at = blocks, place
                 return pool[drawn[:n]], place
             if position == 0:
@@ -110,5 +107,7 @@ class StreamedOrder:
             epoch, position, reader, blocks = epoch + 1, 0, None, None
         return None
 
-    def _empty(self) -> Tensor:
-        return torch.zeros(0, self._split.context_size, dtype=torch.int32)
+    @staticmethod
+    def _place(epoch: int, position: int, reader: Any, pool: Contexts) -> Place:
+        documents = torch.zeros(0, dtype=torch.int16) if pool.documents is None else pool.documents
+        return {"epoch": epoch, "position": position, "reader": reader, "pool": pool.ids, "pool_documents": documents}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,38 +13,68 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosema.core.errors import ConfigError, DataError
-from monosema.data.documents import Document, documents_from, is_dataset_dict, open_source, text_fingerprint
-from monosema.data.packing import PackingRule, pack
-from monosema.data.special_tokens import special_mask, special_token_ids
+from monosema.core.config import to_plain
+from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.data.config import MIXTURE, Mixture, TextSource
+from monosema.data.contexts import Contexts, RowRule, special_token_ids
+from monosema.data.corpus import Corpus, open_parts, token_column
+from monosema.data.packed.contexts import DOCUMENTS, StoredContexts
+from monosema.data.packed.manifest import is_packed
+from monosema.data.packed.read import StoredTokens, open_packed
+from monosema.data.packing import (
+    PADDED_MODES,
+    PackedBlock,
+    PackingRule,
+    document_numbers,
+    joined,
+    pack_blocks,
+    packing_rule,
+)
+from monosema.data.packing_config import Packing, Positions
+from monosema.data.pretokenised import find_metadata, framing, opening_token, read_rows
+from monosema.data.reading import BlockReader, gather_heldout, open_readers, streamed_split
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
 from monosema.data.stdlib import STDLIB, is_heldout_name
 from monosema.data.streamed import StreamedSplit
+from monosema.data.tokenise import encode
+from monosema.data.workers import Workers
 
 DEFAULT_HELDOUT_FRACTION = 0.02
-IN_MEMORY = "text in memory"
-"""Recorded as the source of text that has no name to load it by again."""
-
-_TOKEN_COLUMNS = ("tokens", "input_ids")
+_TOKENS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
 class TokenSplit:
     """Packed contexts of one side of the split."""
 
-    contexts: Tensor
-    """[n_contexts, context_size] int32."""
+    contexts: Tensor | StoredContexts
+    """[n_contexts, context_size] int32; on disk where ``pretokenize`` wrote them."""
     special_token_ids: frozenset[int]
     """Tokens that frame text (BOS, EOS, [CLS], …); their positions are not training rows."""
     name: str
     """``train`` or ``heldout``."""
     fingerprint: str = field(default="")
-    """sha256 of the contexts."""
+    """sha256 of the contexts, and of ``documents`` where there are some."""
+    documents: Tensor | StoredContexts | None = None
+    """[n_contexts, context_size]: the number, within its context, of the document that a position belongs to, -1 for
+    padding behind it. None where nothing is padded and documents of a context attend to each other."""
+    positions: Positions = Positions()
+    """The positions of each context that become rows."""
 
     def __post_init__(self) -> None:
+        if self.documents is not None and self.documents.shape != self.contexts.shape:
+            raise ShapeError(
+                f"documents must have the shape of the contexts, {list(self.contexts.shape)}, got "
+                f"{list(self.documents.shape)}"
+            )
+        self.positions.of(self.context_size)
         if not self.fingerprint:
-            digest = hashlib.sha256(str(tuple(self.contexts.shape)).encode())
-            digest.update(self.contexts.numpy().tobytes())
+            ids, documents = self.contexts, self.documents
+            assert isinstance(ids, Tensor) and not isinstance(documents, StoredContexts), "what is stored has one"
+            digest = hashlib.sha256(str(tuple(ids.shape)).encode())
+            digest.update(ids.numpy().tobytes())
+            if documents is not None:
+                digest.update(documents.to(torch.int32).numpy().tobytes())
             object.__setattr__(self, "fingerprint", digest.hexdigest())
 
     @property
@@ -57,12 +87,48 @@ class TokenSplit:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in all contexts, special ones included."""
-        return self.contexts.numel()
+        """Tokens in all contexts, special ones included, padding left out."""
+        if self.documents is None:
+            return self.contexts.numel()
+        return sum(int((self.documents[part] >= 0).sum()) for part in self._slices())
+
+    @property
+    def rule(self) -> RowRule:
+        """Which positions become rows."""
+        return RowRule(self.special_token_ids, self.positions)
+
+    def part(self, which: Tensor | slice = slice(None)) -> Contexts:
+        """The contexts ``which``."""
+        return Contexts(self.contexts[which], self.documents_of(which))
+
+    def parts(self) -> Iterator[Contexts]:
+        """All contexts, some at a time."""
+        return (self.part(which) for which in self._slices())
+
+    def rows_in_contexts(self) -> Tensor:
+        """How many positions of each context become rows, ``[n_contexts]`` int64."""
+        counts = [self.rule.row_mask(part).sum(1) for part in self.parts()]
+        return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
+
+    def _slices(self) -> Iterator[slice]:
+        size = max(1, _TOKENS_AT_ONCE // self.context_size)
+        return (slice(start, start + size) for start in range(0, self.n_contexts, size))
+
+    def text_mask(self, which: Tensor | slice = slice(None)) -> Tensor:
+        """``RowRule.text_mask`` of the contexts ``which``."""
+        return self.rule.text_mask(self.part(which))
+
+    def row_mask(self, which: Tensor | slice = slice(None)) -> Tensor:
+        """``RowRule.row_mask`` of the contexts ``which``."""
+        return self.rule.row_mask(self.part(which))
 
     def special_mask(self, contexts: Tensor) -> Tensor:
-        """True where ``contexts`` holds a special token; same shape."""
-        return special_mask(contexts, self.special_token_ids)
+        """``RowRule.special_mask``."""
+        return self.rule.special_mask(contexts)
+
+    def documents_of(self, which: Tensor | slice) -> Tensor | None:
+        """``documents`` of the contexts ``which``: what models are given beside their token ids."""
+        return None if self.documents is None else self.documents[which]
 
     def __len__(self) -> int:
         return self.n_contexts
@@ -107,134 +173,203 @@ def load_tokens(
     config_name: str | None = None,
     data_files: Any = None,
     data_dir: str | None = None,
+    streaming: bool = False,
+    n_processes: int = 1,
+    packing: Packing | None = None,
+    positions: Positions | None = None,
+    attend_across_documents: bool = True,
+    in_memory: bool = True,
 ) -> Tokens:
-    """Tokenise ``source``, pack it to contexts of exactly ``context_size``, and hold part of its documents out.
+    """Tokenise ``source``, make contexts of exactly ``context_size`` of it, and hold part of its documents out.
 
     Args:
-        source: ``"stdlib"``; a text, JSON-lines, JSON or Parquet file; a folder of them; a list of strings or of
-            ``pathlib.Path``; a Hugging Face dataset or its name; a dataset with a ``tokens`` or ``input_ids`` column.
+        source: ``"stdlib"``; a file (.txt, .md, .rst, .py, .json, .jsonl, .ndjson, .parquet; also .gz and .zst), a
+            folder of them, a glob, a URL of these that fsspec knows (``s3://bucket/*.jsonl.zst``); an iterable of
+            strings, of records or of ``pathlib.Path``, or a function that returns one; a Hugging Face dataset, one
+            saved on disk, or its name; a dataset with a ``tokens`` or ``input_ids`` column; a ``Mixture``; a
+            folder that ``pretokenize`` wrote, which is memory-mapped and says how text was read and packed.
         tokenizer: a transformers tokenizer (``model.tokenizer``).
         context_size: tokens in a context. May be left out for pretokenised data, whose first row then decides.
         heldout_fraction: share of the documents held out, chosen by a hash of the document (of the module's name for
             ``"stdlib"``). Default 0.02, and 0.05 for ``"stdlib"``.
         exclude_special_tokens: positions holding these tokens never become training rows: True for the tokenizer's
             special tokens, False for none, or a list of ids.
-        column: name of the text (or token) column.
+        column: name of the column of text, of conversations (lists of {role, content} or {from, value}, written by the
+            tokenizer's chat template), or of tokens.
         max_documents: read only the first so many documents.
-        split, config_name, data_files, data_dir: passed on when a dataset is loaded by name.
+        split: split of a dataset that has several.
+        config_name, data_files (a name or several), data_dir, streaming: passed on when a dataset is loaded by name.
+        n_processes: worker processes that tokenise, for tokenizers that are pure Python; the result is the same.
+        packing: how documents become contexts; one after another, without padding, by default.
+        positions: the positions of each context that become rows; all by default.
+        attend_across_documents: False cuts attention between the documents of a context: each is computed as if it
+            stood alone at the start of one. What precedes a document (BOS, separator) is its first token; in
+            pretokenised rows every BOS (EOS where there is none) begins one.
+        in_memory: False reads text as a run needs it, in flat memory whatever its length: contexts are drawn from a
+            pool of at least eight chunks, a streamed dataset's shards are taken in an order of the seed's, and a run
+            is resumed to the bit. The held-out side is then of the first documents only, 262,144 tokens of it.
 
     Raises:
-        DataError: no text, or too little for one training context.
+        ConfigError: options that are out of range or contradict each other or the source (also other ones than a folder
+            of ``pretokenize``'s was written with), or a token that the tokenizer lacks.
+        DataError: no text, text that cannot be read, or too little for one training context.
+        FileError: a file that is missing or damaged; a folder of ``pretokenize``'s that is not finished.
     """
-    options = {"split": split, "name": config_name, "data_files": data_files, "data_dir": data_dir}
-    options = {key: value for key, value in options.items() if value is not None}
-    fraction = resolve_heldout_fraction(source, heldout_fraction)
-    special = special_token_ids(tokenizer, exclude_special_tokens)
-    opened = open_source(source, options)
-    token_column = _token_column(opened, column)
-    if token_column is not None:
-        packed = _pretokenised(opened, token_column, context_size, fraction, max_documents)
-    else:
-        documents = documents_from(opened, column=column, max_documents=max_documents)
-        packed = _tokenised(documents, tokenizer, context_size, fraction)
-    train, heldout, context_size, details = packed
-    if len(train) == 0:
-        raise DataError(
-            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
+    text = text_source(
+        source,
+        column=column,
+        max_documents=max_documents,
+        split=split,
+        config_name=config_name,
+        data_files=data_files,
+        data_dir=data_dir,
+        streaming=streaming,
+    )
+    packing, positions = packing or Packing(), positions or Positions()
+    rule = RowRule(special_token_ids(tokenizer, exclude_special_tokens), positions)
+    read = {"exclude_special_tokens": _plain_exclusion(exclude_special_tokens), "positions": to_plain(positions)}
+    if isinstance(text, TextSource) and is_packed(source):
+        if not in_memory or n_processes != 1:
+            raise ConfigError(
+                f"{source} holds packed tokens, which are memory-mapped; leave out in_memory, n_processes"
+            )
+        sizes = {"context_size": context_size, "heldout_fraction": heldout_fraction}
+        stored = open_packed(
+            Path(source),
+            tokenizer,
+            {**text.chosen(), **sizes},
+            packing=packing,
+            attend_across_documents=attend_across_documents,
         )
+        if tokenizer is None and exclude_special_tokens is True:
+            rule = RowRule(frozenset(stored.manifest.plan.special_token_ids), positions)
+        return Tokens(_stored(stored, rule, "train"), _stored(stored, rule, "heldout"), {**stored.record(), **read})
+    fraction = resolve_heldout_fraction(source, heldout_fraction)
+    keeps_documents = keep_documents(packing, attend_across_documents)
+    opened = open_parts(text)
+    dataset, pretokenised = next(iter(opened.values())), None
+    if isinstance(text, TextSource):
+        pretokenised = token_column(dataset, column)
     record = {
-        "source": str(source) if isinstance(source, (str, Path)) else IN_MEMORY,
-        **({"options": {key: str(value) for key, value in options.items()}} if options else {}),
-        "column": column,
-        "max_documents": max_documents,
+        **text.record(),
         "context_size": context_size,
         "heldout_fraction": fraction,
-        "exclude_special_tokens": (
-            exclude_special_tokens if isinstance(exclude_special_tokens, bool) else sorted(exclude_special_tokens)
-        ),
-        **details,
+        **read,
+        "packing": to_plain(packing.resolved()),
+        "attend_across_documents": attend_across_documents,
+        "in_memory": in_memory,
     }
-    return Tokens(
-        TokenSplit(torch.from_numpy(train), special, "train"),
-        TokenSplit(torch.from_numpy(heldout), special, "heldout"),
-        record,
+    if pretokenised is None:
+        if context_size is None:
+            raise ConfigError("give context_size (number of tokens in a context)")
+        if tokenizer is None:
+            raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
+        marks = packing_rule(packing, tokenizer, context_size)
+        record |= marks.record()
+        if not in_memory:
+            if n_processes != 1:
+                raise ConfigError("n_processes tokenises all at once; with in_memory=False leave it out")
+            reader = BlockReader(
+                readers=open_readers(text, opened, tokenizer),
+                when_dry=text.when_dry if isinstance(text, Mixture) else "stop",
+                tokenizer=tokenizer,
+                packing=marks,
+                keeps_documents=keeps_documents,
+                heldout_fraction=fraction,
+            )
+            heldout, seen = gather_heldout(reader)
+            record |= seen
+            return Tokens(streamed_split(reader, rule, record), _split(heldout, rule, "heldout"), record)
+        with Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers:
+            sides, details = _tokenised(Corpus(text, opened, tokenizer, workers), marks, fraction)
+    else:
+        if not in_memory:
+            raise ConfigError("pretokenised rows are read at once; leave out in_memory=False")
+        if packing.resolved() != Packing().resolved():
+            raise ConfigError("packing is for text; pretokenised rows are taken as they are: leave it out")
+        metadata = find_metadata(source)
+        rows = read_rows(dataset, pretokenised, context_size, max_documents, tokenizer, metadata)
+        opens = None if attend_across_documents else opening_token(tokenizer, metadata)
+        sides, details = _split_rows(rows, fraction, opens)
+        details = {"pretokenised_column": pretokenised, **details, **framing(tokenizer, metadata)}
+    context_size = sides[0].ids.shape[1]
+    refuse_too_little(len(sides[0].ids), context_size)
+    record |= {"context_size": context_size, **details}
+    train, side = (
+        Contexts(torch.from_numpy(each.ids), torch.from_numpy(each.documents) if keeps_documents else None)
+        for each in sides
+    )
+    return Tokens(_split(train, rule, "train"), _split(side, rule, "heldout"), record)
+
+
+def _split(contexts: Contexts, rule: RowRule, name: str) -> TokenSplit:
+    return TokenSplit(
+        contexts.ids, rule.special_token_ids, name, documents=contexts.documents, positions=rule.positions
     )
 
 
-def _tokenised(
-    documents: list[Document], tokenizer: Any, context_size: int | None, fraction: float
-) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-    if tokenizer is None:
-        raise ConfigError("text needs a tokenizer: pass model.tokenizer, or pretokenised data")
-    if context_size is None:
-        raise ConfigError("give context_size (number of tokens in a context)")
-    documents = [document for document in documents if document.text.strip()]
-    if not documents:
-        raise DataError("the text is empty")
-    rule = _packing_rule(tokenizer, context_size)
-    sides: tuple[list[Document], list[Document]] = ([], [])
-    for document in documents:
-        sides[is_heldout_name(document.name, fraction)].append(document)
-    train, heldout = (pack(_tokenise(side, tokenizer), rule) for side in sides)
-    details = {
-        "text_sha256": text_fingerprint(documents),
-        "n_documents": len(documents),
-        "n_heldout_documents": len(sides[1]),
-        "begin_context": rule.begin_context,
-        "separator": rule.separator,
-        "end_context": rule.end_context,
-    }
-    return train, heldout, context_size, details
+def _stored(stored: StoredTokens, rule: RowRule, name: str) -> TokenSplit:
+    shards, side = stored.shards(name), getattr(stored.manifest, name)
+    documents = StoredContexts(shards, DOCUMENTS) if stored.manifest.plan.keeps_documents else None
+    return TokenSplit(
+        StoredContexts(shards), rule.special_token_ids, name, side.fingerprint, documents, positions=rule.positions
+    )
 
 
-def _tokenise(documents: list[Document], tokenizer: Any, batch: int = 256) -> list[np.ndarray]:
-    rows: list[np.ndarray] = []
-    for start in range(0, len(documents), batch):
-        texts = [document.text for document in documents[start : start + batch]]
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        rows += [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
-    return rows
-
-
-def _packing_rule(tokenizer: Any, context_size: int) -> PackingRule:
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    if cls is not None and sep is not None:
-        return PackingRule(context_size=context_size, begin_context=cls, separator=sep, end_context=sep)
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return PackingRule(context_size=context_size, begin_context=begin, separator=begin)
-
-
-def _pretokenised(
-    dataset: Any, column: str, context_size: int | None, fraction: float, max_rows: int | None
-) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
-    if hasattr(dataset, "__len__"):
-        rows = dataset.select_columns([column]).with_format("numpy")[:max_rows][column]
-    else:  # streamed
-        rows = [np.asarray(row[column]) for row in itertools.islice(dataset, max_rows)]
-    lengths = {len(row) for row in rows}
-    if not lengths:
-        raise DataError("the pretokenised dataset is empty")
-    size = context_size if context_size is not None else len(rows[0])
-    if min(lengths) < size:
+def refuse_too_little(n_contexts: int, context_size: int) -> None:
+    """Raise ``DataError`` where there is no training context."""
+    if n_contexts == 0:
         raise DataError(
-            f"a pretokenised row has {min(lengths)} tokens, context_size is {size}; use context_size={min(lengths)}"
+            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
         )
-    if max(lengths) > size:
-        import logging
-
-        logging.getLogger("monosema.data").warning("pretokenised rows of up to %d are cut to %d", max(lengths), size)
-    contexts = np.stack([np.asarray(row[:size]) for row in rows]).astype(np.int32)
-    held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in contexts])
-    return contexts[~held], contexts[held], size, {"pretokenised_column": column, "n_documents": len(contexts)}
 
 
-def _token_column(dataset: Any, column: str | None) -> str | None:
-    if is_dataset_dict(dataset):
-        return None
-    names = getattr(dataset, "column_names", None) or []
-    if column is not None:
-        return column if column in names and column in _TOKEN_COLUMNS else None
-    return next((name for name in _TOKEN_COLUMNS if name in names), None)
+def keep_documents(packing: Packing, attend_across_documents: bool) -> bool:
+    """Whether contexts come with their documents, for models to keep apart or for padding."""
+    return not attend_across_documents or packing.resolved().mode in PADDED_MODES
+
+
+def _plain_exclusion(exclude: bool | Collection[int]) -> bool | list[int]:
+    return exclude if isinstance(exclude, bool) else sorted(exclude)
+
+
+def text_source(source: Any, *, data_files: Any = None, **options: Any) -> TextSource | Mixture:
+    """``load_tokens``' source and ``SOURCE_OPTIONS`` as one config; ``ConfigError`` for options beside a mixture."""
+    options["data_files"] = _file_names(data_files)
+    if not isinstance(source, Mixture):
+        return TextSource(source=source, **options)
+    chosen = TextSource(source=MIXTURE, **options).chosen()
+    if chosen:
+        raise ConfigError(f"a mixture's parts have their own {', '.join(chosen)}; set them in TextSource(...)")
+    return source
+
+
+def _file_names(data_files: Any) -> tuple[str, ...] | None:
+    if isinstance(data_files, Mapping):
+        raise ConfigError("data_files must be a name or a list of names; of several splits, give the files of one")
+    return (data_files,) if isinstance(data_files, str) else None if data_files is None else tuple(data_files)
+
+
+def _tokenised(
+    corpus: Corpus, rule: PackingRule, fraction: float
+) -> tuple[tuple[PackedBlock, PackedBlock], dict[str, Any]]:
+    sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for each in corpus:
+        sides[is_heldout_name(each.document.name, fraction)].append(each.tokens)
+    if not any(sides):
+        raise DataError("the text is empty")
+    train, heldout = (joined(pack_blocks(side, rule), rule.context_size) for side in sides)
+    return (train, heldout), {**corpus.record(), "n_heldout_documents": len(sides[1])}
+
+
+def _split_rows(
+    rows: np.ndarray, fraction: float, opens: int | None
+) -> tuple[tuple[PackedBlock, PackedBlock], dict[str, Any]]:
+    """The two sides of pretokenised rows, where ``opens`` is the token that begins a document (None: they are one)."""
+    held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in rows])
+    documents = document_numbers(rows, opens)
+    train, heldout = (PackedBlock(rows[side], documents[side]) for side in (~held, held))
+    return (train, heldout), {"n_documents": len(rows)}
 
 
 def resolve_heldout_fraction(source: Any, fraction: float | None) -> float:

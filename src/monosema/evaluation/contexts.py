@@ -1,7 +1,8 @@
-"""Which contexts are evaluated, and which of their positions are special."""
+"""Which contexts are evaluated, and which of their positions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -22,11 +23,21 @@ class EvaluationContexts:
     contexts: Tensor
     """``[n, T]`` int64 token ids."""
     special: Tensor
-    """``[n, T]`` bool: True where a position is special, and therefore neither measured nor edited nor predicted."""
+    """``[n, T]`` bool: True where a position is special, padding or not among those chosen, and therefore neither
+    measured nor edited."""
+    no_target: Tensor
+    """``[n, T]`` bool: True where no prediction of the token before counts: it is special, padding, or the first of a
+    document that the one before cannot attend to."""
+    documents: Tensor | None
+    """``[n, T]`` the number of each position's document, where models need it (``TokenSplit.documents``)."""
     n_loss_contexts: int
     """The first so many are run spliced and ablated as well."""
     split: TokenSplit
     """The split they come from."""
+
+    def documents_of(self, part: slice) -> Tensor | None:
+        """``documents`` of some contexts."""
+        return None if self.documents is None else self.documents[part]
 
 
 def choose_contexts(
@@ -55,11 +66,13 @@ def choose_contexts(
                 f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
                 f"{model.name}; tokenise with a smaller context_size"
             )
-    chosen = _spread(split.n_contexts, n_tokens, split.context_size)
-    for_losses = _spread(len(chosen), n_loss_tokens, split.context_size)
+    tokens_per_context = split.n_tokens / split.n_contexts
+    chosen = _spread(split.n_contexts, n_tokens, tokens_per_context)
+    for_losses = _spread(len(chosen), n_loss_tokens, tokens_per_context)
     others = torch.ones(len(chosen), dtype=torch.bool)
     others[for_losses] = False
-    used = split.contexts[torch.cat([chosen[for_losses], chosen[others]])]
+    which = torch.cat([chosen[for_losses], chosen[others]])
+    used, documents = split.contexts[which], split.documents_of(which)
     low, high = int(used.min()), int(used.max())
     for model in models:
         if low < 0 or high >= model.vocab_size:
@@ -67,7 +80,11 @@ def choose_contexts(
                 f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} (0 to "
                 f"{model.vocab_size - 1}); tokenise with the model's own tokenizer"
             )
-    return EvaluationContexts(used.to(torch.int64), split.special_mask(used), len(for_losses), split)
+    no_target = ~split.text_mask(which)
+    if documents is not None:
+        no_target[:, 1:] |= documents[:, 1:] != documents[:, :-1]
+    special = ~split.row_mask(which)
+    return EvaluationContexts(used.to(torch.int64), special, no_target, documents, len(for_losses), split)
 
 
 def overlap_with_training(coder: Dictionary, tokens: object, evaluated: TokenSplit) -> Overlap:
@@ -86,9 +103,9 @@ def training_fingerprint(coder: Dictionary) -> str | None:
     return record.get("fingerprint") if isinstance(record, Mapping) else None
 
 
-def _spread(n_contexts: int, n_tokens: int | None, context_size: int) -> Tensor:
+def _spread(n_contexts: int, n_tokens: int | None, tokens_per_context: float) -> Tensor:
     """Evenly spaced indices of as many of ``n_contexts`` contexts as hold ``n_tokens`` tokens."""
-    n = n_contexts if n_tokens is None else min(n_contexts, -(-n_tokens // context_size))
+    n = n_contexts if n_tokens is None else min(n_contexts, math.ceil(n_tokens / tokens_per_context))
     return torch.arange(n) * n_contexts // max(1, n)
 
 

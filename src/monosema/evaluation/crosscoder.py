@@ -156,7 +156,8 @@ def _on_text(
 
     def pass_over(bar: Progress) -> Iterator[_Batch]:
         for index, part in enumerate(batches(chosen, size)):
-            values, counted = capture_sites(models, sites, chosen.contexts[part]), ~chosen.special[part]
+            values = capture_sites(models, sites, chosen.contexts[part], chosen.documents_of(part))
+            counted = ~chosen.special[part]
             x = side_by_side(values, sites.read, counted)
             target = x if sites.written == sites.read else side_by_side(values, sites.written, counted)
             yield _Batch(x, target, f"{coder.hook_name!r}, batch {index}")

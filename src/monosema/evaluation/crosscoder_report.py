@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from monosema.core.config import check_types
 from monosema.core.errors import ConfigError, FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.evaluation.report import Overlap, labelled, plain_value, shown
+from monosema.formats.tensors import read_tensors
 from monosema.metrics import BETWEEN, NOWHERE, SHARED
 
 _FORMAT = "monosema crosscoder report 1"
@@ -160,16 +160,18 @@ class CrosscoderReport:
             raise FileError(f"{target} is not a crosscoder report of this version ({_FORMAT!r})")
         file = target.with_suffix(".safetensors")
         try:
-            latents = LatentSites(**load_file(file))
+            latents = LatentSites(**read_tensors(file))
             values = {name: value for name, value in plain.items() if name != "format"}
             values["mean_cosine_shared"] = _number(values["mean_cosine_shared"])
             values["thresholds"] = CrosscoderThresholds(**values["thresholds"])
             values["notes"] = tuple(values["notes"])
             sites = tuple(SiteFigures(**{k: _number(v) for k, v in site.items()}) for site in values.pop("sites"))
             report = cls(**values, sites=sites, latents=latents)
-        except (OSError, SafetensorError) as error:
-            raise FileError(f"cannot read {file}: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
+            for each in (report, report.thresholds, *sites):
+                check_types(each)
+        except FileError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FileError(f"{target} is damaged: {type(error).__name__}: {error}") from error
         if latents.decoder_share.shape != (report.d_sae, len(sites)):
             raise FileError(f"{file} does not belong to {target}: another number of latents or sites")

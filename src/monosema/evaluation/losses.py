@@ -69,18 +69,24 @@ class Task:
     """``[n]`` positions, in the flattened ``[B * T]``, whose prediction counts."""
     targets: Tensor
     """``[n]`` token ids to predict there."""
+    documents: Tensor | None = None
+    """``[B, T]`` the number of each position's document, where the model needs it."""
 
 
-def next_token_task(contexts: Tensor, special: Tensor) -> Task:
-    """Position t predicts token t + 1; counted where neither position t nor token t + 1 is special.
+def next_token_task(
+    contexts: Tensor, special: Tensor, no_target: Tensor | None = None, documents: Tensor | None = None
+) -> Task:
+    """Position t predicts token t + 1; counted where position t is not ``special`` and token t + 1 a target.
 
     A special position keeps the site's own value, so its prediction would be partly clean; a special target (a
-    document's end, a new document's start) is not what the model is judged by.
+    document's end, a new document's start) is not what the model is judged by. ``no_target`` is ``special`` where
+    not given.
     """
+    no_target = special if no_target is None else no_target
     counted = torch.zeros_like(special)
-    counted[:, :-1] = ~special[:, :-1] & ~special[:, 1:]
+    counted[:, :-1] = ~special[:, :-1] & ~no_target[:, 1:]
     positions = counted.flatten().nonzero().squeeze(1)
-    return Task(contexts, positions, contexts.flatten()[(positions + 1).clamp(max=contexts.numel() - 1)])
+    return Task(contexts, positions, contexts.flatten()[(positions + 1).clamp(max=contexts.numel() - 1)], documents)
 
 
 def choose_masked(special: Tensor, seed: int) -> Tensor:
@@ -92,10 +98,10 @@ def choose_masked(special: Tensor, seed: int) -> Tensor:
     return drawn.to(special.device) & ~special
 
 
-def masked_token_task(contexts: Tensor, masked: Tensor, mask_token_id: int) -> Task:
+def masked_token_task(contexts: Tensor, masked: Tensor, mask_token_id: int, documents: Tensor | None = None) -> Task:
     """Masked positions predict the token that was there."""
     positions = masked.flatten().nonzero().squeeze(1)
-    return Task(contexts.masked_fill(masked, mask_token_id), positions, contexts.flatten()[positions])
+    return Task(contexts.masked_fill(masked, mask_token_id), positions, contexts.flatten()[positions], documents)
 
 
 def compare_runs(
@@ -124,7 +130,7 @@ def compare_runs(
 
     def against_clean(edits: Edits, run: str) -> tuple[TokenMean, TokenMean]:
         with model.edits(edits):
-            logits = model(task.tokens).flatten(0, 1)
+            logits = model(task.tokens, documents_BT=task.documents).flatten(0, 1)
         loss, divergence = TokenMean(), TokenMean()
         for log_p, at, target in zip(clean, positions.split(step), targets.split(step), strict=True):
             log_q = log_probs(logits[at])

@@ -73,12 +73,12 @@ def evaluate_replacement(
         size = batch_size or fitting_batch_size(models, chosen.split.context_size)
         for index, part in enumerate(batches(chosen, size)):
             where = f"batch {index}"
-            contexts, special = chosen.contexts[part], chosen.special[part]
+            contexts, special, documents = chosen.contexts[part], chosen.special[part], chosen.documents_of(part)
             if masked is None or mask is None:
-                task = next_token_task(contexts, special)
+                task = next_token_task(contexts, special, chosen.no_target[part], documents)
             else:
-                task = masked_token_task(contexts, masked[part], mask)
-            logits, clean = clean_run(model, task.tokens, [layer.written for layer in replacement.layers])
+                task = masked_token_task(contexts, masked[part], mask, documents)
+            logits, clean = clean_run(model, task, [layer.written for layer in replacement.layers])
             run = ReplacedRun(replacement, ~special, clean, where)
             losses = losses + compare_runs(model, task, logits, run.edits(), replacement.zeros(~special), where)
             layers = [a + b for a, b in zip(layers, run.sums(), strict=True)] if layers else list(run.sums())

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import html
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from torch import Tensor
+
+from monosema.core.config import check_types
+from monosema.core.errors import FileError, first_line
+from monosema.core.files import read_json
 
 Ablation = Literal["zero", "mean"]
 """What the site becomes in the ablated run: zero, or its mean over the tokens run ablated."""
@@ -154,6 +159,18 @@ class Report:
                 for key, losses in values["models"].items()
             }
         return cls(**values | {"notes": tuple(plain.get("notes", ()))})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Report:
+        """The report whose ``to_dict`` was written as JSON to ``path``; ``FileError`` where it is damaged."""
+        plain = read_json(path)
+        try:
+            report = cls.from_dict(plain)
+            for each in (report, *(report.models or {}).values()):
+                check_types(each)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
+        return report
 
     def __str__(self) -> str:
         lines = [self._title()]

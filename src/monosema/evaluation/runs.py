@@ -60,18 +60,19 @@ class ModelRuns:
         for index, part in enumerate(batches(self.chosen, self.batch_size)):
             where = f"{'+'.join(self.sites.read)!r}, batch {index}"
             contexts, special = self.chosen.contexts[part], self.chosen.special[part]
+            documents = self.chosen.documents_of(part)
             if part.start >= self.chosen.n_loss_contexts:
-                rows = rows + self._reconstruct(self._capture(contexts), special, where)[0]
+                rows = rows + self._reconstruct(self._capture(contexts, documents), special, where)[0]
             elif masked is None or self.mask_token_id is None:
-                logits, values = self._clean_runs(contexts)
+                task = next_token_task(contexts, special, self.chosen.no_target[part], documents)
+                logits, values = self._clean_runs(task)
                 sums, x_hat = self._reconstruct(values, special, where)
                 rows = rows + sums
-                task = next_token_task(contexts, special)
                 losses = self._compare(losses, task, logits, values, special, x_hat, level, where)
             else:
-                rows = rows + self._reconstruct(self._capture(contexts), special, where)[0]
-                task = masked_token_task(contexts, masked[part], self.mask_token_id)
-                logits, values = self._clean_runs(task.tokens)
+                rows = rows + self._reconstruct(self._capture(contexts, documents), special, where)[0]
+                task = masked_token_task(contexts, masked[part], self.mask_token_id, documents)
+                logits, values = self._clean_runs(task)
                 x_hat = self._reconstruct(values, special, where)[1]
                 losses = self._compare(losses, task, logits, values, special, x_hat, level, where)
             progress.advance(contexts.numel())
@@ -116,20 +117,22 @@ class ModelRuns:
             total[key] = sums + compare_runs(self.models[key], task, clean_logits.pop(key), *edits, where)
         return total
 
-    def _clean_runs(self, tokens: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _clean_runs(self, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Logits by model and the sites' values by the coder's names."""
         logits, values = {}, {}
         for key, model in self.models.items():
             own = self.sites.of_model(key)
             if key in self.sites.models_written:
-                logits[key], found = clean_run(model, tokens, own.values())
+                logits[key], found = clean_run(model, task, own.values())
             else:
-                found = model.capture(tokens, own.values())
+                found = model.capture(task.tokens, own.values(), documents_BT=task.documents)
             values.update({name: found[hook] for name, hook in own.items()})
         return logits, values
 
-    def _capture(self, tokens: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        return capture_sites(self.models, self.sites, tokens, names)
+    def _capture(
+        self, tokens: Tensor, documents: Tensor | None, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        return capture_sites(self.models, self.sites, tokens, documents, names)
 
     def _ablated_level(self) -> Tensor:
         """``[d_out]``: what the sites written become in the ablated run. The mean takes a pass of its own."""
@@ -137,7 +140,8 @@ class ModelRuns:
         if self.ablation == "zero":
             return total
         for part in batches(self.chosen, self.batch_size, self.chosen.n_loss_contexts):
-            values = self._capture(self.chosen.contexts[part], self.sites.written)
+            documents = self.chosen.documents_of(part)
+            values = self._capture(self.chosen.contexts[part], documents, self.sites.written)
             rows = side_by_side(values, self.sites.written, ~self.chosen.special[part])
             total, n_rows = total + rows.cpu().to(torch.float64).sum(0), n_rows + len(rows)
         return total / max(1, n_rows)
@@ -148,7 +152,11 @@ def _replacing(values: Mapping[str, Tensor]) -> Edits:
 
 
 def capture_sites(
-    models: Mapping[str, LanguageModel], sites: Sites, tokens: Tensor, names: Iterable[str] | None = None
+    models: Mapping[str, LanguageModel],
+    sites: Sites,
+    tokens: Tensor,
+    documents: Tensor | None,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
     """The sites' values ``[B, T, width]`` by the coder's names (all of them, or ``names``); each model runs once."""
     wanted = set(sites.places if names is None else names)
@@ -156,7 +164,7 @@ def capture_sites(
     for key, model in models.items():
         own = {name: hook for name, hook in sites.of_model(key).items() if name in wanted}
         if own:
-            found = model.capture(tokens, own.values())
+            found = model.capture(tokens, own.values(), documents_BT=documents)
             values.update({name: found[hook] for name, hook in own.items()})
     return values
 
@@ -175,7 +183,7 @@ def batches(chosen: EvaluationContexts, batch_size: int, stop: int | None = None
         start = end
 
 
-def clean_run(model: LanguageModel, tokens: Tensor, hook_names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+def clean_run(model: LanguageModel, task: Task, hook_names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and sites' values from one forward pass, recorded by an edit that changes nothing."""
     values: dict[str, Tensor] = {}
 
@@ -188,9 +196,11 @@ def clean_run(model: LanguageModel, tokens: Tensor, hook_names: Iterable[str]) -
 
     names = list(dict.fromkeys(hook_names))
     with model.edits({name: recorder(name) for name in names if model.site(name).writable}):
-        logits = model(tokens)
+        logits = model(task.tokens, documents_BT=task.documents)
     read_only = [name for name in names if name not in values]
-    return logits, values | (model.capture(tokens, read_only) if read_only else {})
+    if read_only:
+        values |= model.capture(task.tokens, read_only, documents_BT=task.documents)
+    return logits, values
 
 
 def fitting_batch_size(models: Mapping[str, LanguageModel], context_size: int) -> int:

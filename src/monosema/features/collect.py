@@ -5,6 +5,7 @@ Shape letters: B contexts of a batch, T tokens of a context, F latents, E active
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -42,10 +43,11 @@ def collect_features(
 ) -> FeatureStore:
     """Read the text once and keep, for every latent, its numbers, its best contexts and its extreme logits.
 
-    Special positions count nowhere: not as tokens, not as activations, not in contexts. A latent fires on a token
-    where its activation under the inference rule is not zero. Each context gives a latent at most one example, by its
-    maximum there; larger maxima first, then earlier contexts. Results do not depend on ``batch_size`` but for the
-    rounding of the model's own matrix products. ``statistics``, ``windows`` and ``logits`` define every number.
+    Special positions, padding and positions that were not chosen count nowhere: not as tokens, not as activations, not
+    in contexts. A latent fires on a token where its activation under the inference rule is not zero. Each context gives
+    a latent at most one example, by its maximum there; larger maxima first, then earlier contexts. Results do not
+    depend on ``batch_size`` but for the rounding of the model's own matrix products. ``statistics``, ``windows`` and
+    ``logits`` define every number.
 
     Args:
         coder: any coder of one group of latents; read as it is.
@@ -71,14 +73,16 @@ def collect_features(
     models = NamedModels(model)
     names = _sites_read(coder, models)
     split = tokens.heldout if isinstance(tokens, Tokens) else tokens
-    contexts_NT = _chosen_contexts(split, list(models.by_name.values()) or [models.first], n_tokens)
-    special_NT = split.special_mask(contexts_NT)
+    chosen = slice(_n_contexts(split, list(models.by_name.values()) or [models.first], n_tokens))
+    contexts_NT, special_NT = split.contexts[chosen], ~split.row_mask(chosen)
     statistics = LatentStatistics(coder.d_sae, n_histogram_bins)
     best = BestContexts(coder.d_sae, contexts_per_latent)
     with Progress("features", contexts_NT.numel(), enabled=progress) as bar:
         for first in range(0, len(contexts_NT), batch_size):
-            usable_BT = ~special_NT[first : first + batch_size]
-            entries = _active_entries(coder, models, names, contexts_NT[first : first + batch_size], usable_BT, first)
+            part = slice(first, min(first + batch_size, len(contexts_NT)))
+            usable_BT = ~special_NT[part]
+            captured = models.capture(contexts_NT[part], names, split.documents_of(part))
+            entries = _active_entries(coder, captured, usable_BT, first)
             peaks_BF = _peaks(entries, first, len(usable_BT), coder.d_sae)
             statistics.update(entries.latent, entries.value, peaks_BF.amax(0), int(usable_BT.sum()))
             best.update(entries, peaks_BF, first)
@@ -110,14 +114,12 @@ def collect_features(
 
 
 @torch.no_grad()
-def _active_entries(
-    coder: Dictionary, models: NamedModels, names: list[str], contexts_BT: Tensor, usable_BT: Tensor, first: int
-) -> Entries:
+def _active_entries(coder: Dictionary, captured: dict[str, Tensor], usable_BT: Tensor, first: int) -> Entries:
     """The entries of a batch of contexts that is numbered from ``first`` on, on the CPU."""
-    captured = models.capture(contexts_BT, names)
+    names = list(captured)
     usable = usable_BT.to(captured[names[0]].device)
     rows = torch.cat([captured[name][usable.to(captured[name].device)].to(usable.device) for name in names], dim=1)
-    where = f"activations read at {'+'.join(names)!r}, contexts {first} to {first + len(contexts_BT) - 1},"
+    where = f"activations read at {'+'.join(names)!r}, contexts {first} to {first + len(usable_BT) - 1},"
     require_finite(where, rows)
     places = usable_BT.flatten().nonzero().squeeze(1)
     parts = []
@@ -166,9 +168,12 @@ def _context_texts(
         return vocabulary.setdefault(text, len(vocabulary))
 
     token_ids = contexts_NT[kept].to(torch.int32)
-    text_ids = [
-        [-1 if text is None else number_of(text) for text in texts.context(context)] for context in token_ids.tolist()
-    ]
+    documents = split.documents_of(kept)
+    lengths = [token_ids.shape[1]] * len(kept) if documents is None else (documents >= 0).sum(1).tolist()
+    text_ids = []  # of padding there is nothing to show
+    for context, length in zip(token_ids.tolist(), lengths, strict=True):
+        shown = [-1 if text is None else number_of(text) for text in texts.context(context[:length])]
+        text_ids.append(shown + [-1] * (len(context) - length))
     listed = [] if logits is None else torch.cat([logits.top_tokens, logits.bottom_tokens]).unique().tolist()
     logit_texts = {token: number_of(texts.label(token)) for token in listed}
     ids = torch.tensor(text_ids, dtype=torch.int32).view(len(kept), contexts_NT.shape[1])
@@ -206,8 +211,8 @@ def _sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
     return [name for name, _ in sites]
 
 
-def _chosen_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_tokens: int | None) -> Tensor:
-    """The first contexts that hold ``n_tokens`` tokens."""
+def _n_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_tokens: int | None) -> int:
+    """How many of the first contexts hold ``n_tokens`` tokens."""
     if len(split) == 0:
         raise DataError(f"the {split.name} split holds no context; give more text or a larger heldout_fraction")
     for model in models:
@@ -216,7 +221,9 @@ def _chosen_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_token
                 f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
                 f"{model.name}; tokenise with a smaller context_size"
             )
-    return split.contexts[: None if n_tokens is None else -(-n_tokens // split.context_size)]
+    if n_tokens is None:
+        return len(split)
+    return min(len(split), math.ceil(n_tokens * len(split) / split.n_tokens))
 
 
 def _check_options(n_tokens: int | None, contexts: int, batch_size: int, n_bins: int, n_logits: int) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from monosema.core.errors import FileError
@@ -17,6 +16,7 @@ from monosema.features.logits import ExtremeLogits
 from monosema.features.statistics import LatentNumbers
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
 from monosema.features.windows import Windows
+from monosema.formats.tensors import read_tensors
 
 _ARRAYS, _FACTS = "features.safetensors", "features.json"
 _FORMAT = "monosema features 1"
@@ -56,10 +56,7 @@ def load_store(folder: Path) -> FeatureStore:
     facts = read_json(folder / _FACTS)
     if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         raise FileError(f"{folder / _FACTS} is not a feature store of this version ({_FORMAT!r})")
-    try:
-        tensors = load_file(str(folder / _ARRAYS))
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot read {folder / _ARRAYS}: {error}") from error
+    tensors = read_tensors(folder / _ARRAYS)
     try:
         store = FeatureStore(
             provenance=Provenance(**facts["provenance"]),
@@ -71,7 +68,7 @@ def load_store(folder: Path) -> FeatureStore:
             logit_texts={int(token): int(text) for token, text in facts["logit_texts"]},
         )
         problem = _contradiction(store)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise FileError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
     if problem:
         raise FileError(f"{folder} is damaged: {problem}")
@@ -100,7 +97,8 @@ def _contradiction(store: FeatureStore) -> str | None:
             len(each) == n_latents
             for each in (numbers.maximum, numbers.mean, numbers.bin_width, numbers.histogram, windows.context, *logits)
         ),
-        "number of tokens": numbers.n_tokens > 0,
+        "number of tokens": numbers.n_tokens > 0
+        and all(_within(each, 0, numbers.n_tokens + 1) for each in (numbers.count, numbers.histogram)),
         "windows": windows.context.shape == windows.maximum.shape == windows.position.shape,
         "entries": windows.crow.shape == (n_slots + 1,)
         and int(windows.crow[0]) == 0
@@ -112,7 +110,8 @@ def _contradiction(store: FeatureStore) -> str | None:
         and bool(torch.isin(windows.context[filled], texts.context).all())
         and bool((texts.context.diff() > 0).all()),
         "texts": _within(texts.text_ids, -1, n_words) and bool((texts.text_ids[:, :1] >= 0).all()),
-        "logits": listed <= store.logit_texts.keys()
+        "logits": [each.is_floating_point() for each in logits] == [name.endswith("values") for name in names]
+        and listed <= store.logit_texts.keys()
         and all(0 <= text < n_words for text in store.logit_texts.values())
         and all(each.shape == logits[0].shape for each in logits),
     }
@@ -120,4 +119,6 @@ def _contradiction(store: FeatureStore) -> str | None:
 
 
 def _within(values: Tensor, low: int, high: int) -> bool:
-    return values.numel() == 0 or (int(values.min()) >= low and int(values.max()) < high)
+    return not values.is_floating_point() and (
+        values.numel() == 0 or (int(values.min()) >= low and int(values.max()) < high)
+    )

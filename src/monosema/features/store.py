@@ -62,7 +62,8 @@ class ContextTexts:
     token_ids: Tensor
     """[C, T] int32."""
     text_ids: Tensor
-    """[C, T] int32: index in ``vocabulary``; -1 for a token that belongs to the group of the one before."""
+    """[C, T] int32: index in ``vocabulary``; -1 for a token that belongs to the group of the one before, and for
+    padding."""
     vocabulary: tuple[str, ...]
     """Every printable text that occurs in contexts and logits, once."""
 

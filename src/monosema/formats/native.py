@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.formats.checks import checked_density, checked_metadata
 from monosema.formats.tensors import read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "monosema.safetensors", "sparsity.safetensors"
@@ -66,11 +67,11 @@ def read(folder: Path) -> NativeSpec:
     kind, plain = config.get("kind"), config.get("dictionary")
     if kind not in ("coder", "stack") or not isinstance(plain, dict):
         raise FileError(f"{folder / CONFIG_FILE} does not describe a dictionary")
-    sparsity = folder / SPARSITY_FILE
+    metadata = checked_metadata(config.get("metadata"), folder / CONFIG_FILE)
     return NativeSpec(
         kind=kind,
         config=plain,
         tensors=read_tensors(folder / WEIGHTS_FILE),
-        metadata=config.get("metadata") or {},
-        log10_density=read_tensors(sparsity).get("sparsity") if sparsity.exists() else None,
+        metadata=metadata,
+        log10_density=checked_density(folder / SPARSITY_FILE),
     )

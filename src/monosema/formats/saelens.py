@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.formats.checks import checked_density, checked_metadata, mapping_in, number_in, text_in
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 from monosema.formats.tensors import read_tensors
 
@@ -86,15 +87,16 @@ def read(folder: Path) -> CoderSpec:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict):
         raise FileError(f"{folder / CONFIG_FILE} must hold a JSON object")
-    config = _upgraded(config)
+    config = _upgraded(config, folder / CONFIG_FILE)
     _refuse_unreadable(folder, config)
-    architecture = config.get("architecture", "standard")
+    architecture = str(config.get("architecture", "standard"))
     if architecture in _SAE_NAMES:
         rule, is_transcoder, skip = _SAE_NAMES[architecture], False, False
     elif architecture in _TRANSCODER_NAMES:
         (rule, skip), is_transcoder = _TRANSCODER_NAMES[architecture], True
     else:
-        raise unknown_name("architecture", str(architecture), [*_SAE_NAMES, *_TRANSCODER_NAMES])
+        names = [*_SAE_NAMES, *_TRANSCODER_NAMES]
+        raise FileError(f"{folder / CONFIG_FILE}: {unknown_name('architecture', architecture[:80], names)}")
     token_scaling = _token_scaling(folder, config, skip)
     tensors = read_tensors(folder / WEIGHTS_FILE)
     scales = {name: tensors.pop(name) for name in _SCALE_NAMES if name in tensors}
@@ -106,13 +108,14 @@ def read(folder: Path) -> CoderSpec:
         tensors = _fold_decoder_norms(tensors)
     if scale is not None:
         tensors["W_dec"] = tensors["W_dec"] * scale.to(tensors["W_dec"]).unsqueeze(1)
-    metadata = config.get("metadata") or {}
-    own = config.get("monosema") or {}
-    hook_name = _with_head(metadata.get("hook_name"), metadata.get("hook_head_index"))
-    hook_name_out = _with_head(metadata.get("hook_name_out"), metadata.get("hook_head_index_out"))
+    where = folder / CONFIG_FILE
+    metadata, own = mapping_in(config, "metadata", where), mapping_in(config, "monosema", where)
+    hook_name, hook_name_out = (
+        _with_head(text_in(metadata, f"hook_name{end}", where), number_in(metadata, f"hook_head_index{end}", where))
+        for end in ("", "_out")
+    )
     if token_scaling != "none" and is_transcoder:
         hook_name_out = hook_name_out or "target"  # that it is another site than the one read decides what is computed
-    sparsity_file = folder / SPARSITY_FILE
     return CoderSpec(
         rule=rule,
         tensors=tensors,
@@ -120,32 +123,40 @@ def read(folder: Path) -> CoderSpec:
         subtracts_b_dec=bool(config.get("apply_b_dec_to_input", True)) and not is_transcoder,
         dtype=str(config.get("dtype", "float32")).removeprefix("torch."),
         token_scaling=token_scaling,
-        k=config.get("k"),
+        k=number_in(config, "k", where),
         hook_name=hook_name,
         hook_name_out=hook_name_out or hook_name,
-        training_activation=own.get("activation"),
-        metadata=own.get("metadata") or {"saelens": metadata},
-        log10_density=read_tensors(sparsity_file).get("sparsity") if sparsity_file.exists() else None,
+        training_activation=mapping_in(own, "activation", where) or None,
+        metadata=checked_metadata(own.get("metadata"), where) or {"saelens": metadata, **_recorded_positions(metadata)},
+        log10_density=checked_density(folder / SPARSITY_FILE),
     )
 
 
-def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+def _upgraded(config: dict[str, Any], where: Path) -> dict[str, Any]:
     """A ``cfg.json`` of before SAELens 6, whose keys were flat, in today's form; others as they are."""
-    metadata = config.get("metadata") or {}
+    metadata = mapping_in(config, "metadata", where)
     version = str(config.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
     if version.split(".")[0] not in {"0", "1", "2", "3", "4", "5"}:
         return config
     new = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
-    heads_side_by_side = "hook_z" in (new.get("hook_name") or "") and new.get("hook_head_index") is None
+    heads_side_by_side = "hook_z" in (text_in(new, "hook_name", where) or "") and new.get("hook_head_index") is None
     new.setdefault("reshape_activations", "hook_z" if heads_side_by_side else "none")
     function = new.get("activation_fn") or "relu"
     if function == "topk":
-        new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
+        new |= {"architecture": "topk", "k": mapping_in(new, "activation_fn_kwargs", where).get("k")}
     elif function != "relu":
-        raise FileError(f"cannot read an SAE with the activation function {function!r}; relu and topk are known")
+        raise FileError(f"{where}: the activation function {function!r:.80} is not known; relu and topk are")
     if isinstance(new.get("normalize_activations"), bool):
         new["normalize_activations"] = "expected_average_only_in" if new["normalize_activations"] else "none"
-    kept = ("hook_name", "hook_head_index", "model_name", "dataset_path", "context_size", "prepend_bos")
+    kept = (
+        "hook_name",
+        "hook_head_index",
+        "model_name",
+        "dataset_path",
+        "context_size",
+        "prepend_bos",
+        "seqpos_slice",
+    )
     new["metadata"] = {**{key: new[key] for key in kept if key in new}, **metadata}
     return new
 
@@ -153,7 +164,7 @@ def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
 def _token_scaling(folder: Path, config: Mapping[str, Any], skip: bool) -> TokenScaling:
     """The scaling by each token's size; ``FileError`` for what is not one, and beside a skip connection."""
     normalize = config.get("normalize_activations") or "none"
-    if normalize not in _TOKEN_SCALINGS:
+    if not isinstance(normalize, str) or normalize not in _TOKEN_SCALINGS:
         raise FileError(
             f"{folder / CONFIG_FILE}: normalize_activations={normalize!r} is not supported; a finished SAELens run "
             "folds 'expected_average_only_in' and 'covariance_whitening' into the weights: load its final folder, not "
@@ -206,6 +217,23 @@ def _fine_tuned_scale(
     return scale
 
 
+def _position_slice(positions: Mapping[str, Any]) -> list[int | None]:
+    """The positions trained on, as the arguments of ``slice``; SAELens takes a third one only where it is above 1."""
+    start, stop, step = (positions.get(name) for name in ("start", "stop", "step"))
+    if step not in (None, 1):
+        return [start, stop, step]
+    return [None] if start in (None, 0) and stop is None else [start, stop]
+
+
+def _recorded_positions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, back, as our metadata say it; nothing where all positions were trained on."""
+    given = list(metadata.get("seqpos_slice") or [None])[:3]
+    chosen = slice(*given)
+    if given == [None]:
+        return {}
+    return {"tokens": {"positions": {"start": chosen.start, "stop": chosen.stop, "step": chosen.step}}}
+
+
 def _with_head(hook_name: str | None, index: int | None) -> str | None:
     return hook_name if hook_name is None or index is None else f"{hook_name}[{index}]"
 
@@ -254,7 +282,9 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "exclude_special_tokens": tokens.get("exclude_special_tokens", True),
         "hook_head_index": head,
         **({"hook_head_index_out": head_out} if spec.is_transcoder else {}),
-        "seqpos_slice": [None],
+        "seqpos_slice": _position_slice(tokens.get("positions") or {}),
+        "sequence_separator_token": tokens.get("separator"),
+        "disable_concat_sequences": (tokens.get("packing") or {}).get("mode") == "one_document",
     }
     config["monosema"] = {
         "activation": spec.training_activation,
@@ -287,7 +317,7 @@ def _check_shapes(
     try:
         d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
         d_out = int(config.get("d_out", d_in))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileError(f"{folder / CONFIG_FILE} does not state d_in and d_sae as numbers") from error
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
     expected |= dict.fromkeys(_RULE_TENSORS[rule], (d_sae,))

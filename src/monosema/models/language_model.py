@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from monosema.core.errors import DataError, ShapeError, UserError, unknown_name
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
+from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
-from monosema.models.mapping import map_model
+from monosema.models.mapping import believe_map, map_model
 from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
 from monosema.models.taps import LAST_RANK, FlatTap, Tap
 from monosema.models.trace import trace
@@ -56,6 +57,7 @@ class LanguageModel:
         forward_kwargs: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         architecture: Architecture | None = None,
+        is_outline: bool = False,
     ) -> None:
         """Map and check a model that is in memory.
 
@@ -66,6 +68,7 @@ class LanguageModel:
             forward_kwargs: arguments added to every forward pass.
             provenance: JSON-able facts about where it came from, kept in ``record()``.
             architecture: a map to use in place of the table's or the structural search's; checked like those.
+            is_outline: whether the weights are on the meta device, where the table's map cannot be checked.
 
         Raises:
             UserError: the model is an encoder-decoder, or its map does not pass the numerical check.
@@ -81,7 +84,8 @@ class LanguageModel:
         self._provenance = dict(provenance or {})
         self._parameters = inspect.signature(hf.forward).parameters
         # No key-value cache: nothing is generated here, and it would keep every layer's keys and values alive.
-        defaults = {"use_cache": False} if "use_cache" in self._parameters else {}
+        # Without one, transformers looks at the values of positions, which an outline has not.
+        defaults = {"use_cache": is_outline} if "use_cache" in self._parameters else {}
         self.forward_kwargs: dict[str, Any] = defaults | dict(forward_kwargs or {})
         config = hf.config.get_text_config()
         self.d_model: int = int(config.hidden_size)
@@ -91,10 +95,14 @@ class LanguageModel:
         self._interceptor = Interceptor()
         probe_BT = probe_tokens(self.vocab_size, self.special_token_ids, self.device, self.context_size)
         self._probe_BT = probe_BT
-        self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
+        if is_outline:
+            self._map = believe_map(hf, d_model=self.d_model)
+        else:
+            self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
         self.n_layers: int = len(self._map.parts.blocks)
         self.is_encoder: bool = self._map.measured.is_bidirectional
         self._module_sites: dict[str, _Place] = {}
+        self._cut: Cut | None = None
 
     @property
     def device(self) -> torch.device:
@@ -137,15 +145,24 @@ class LanguageModel:
         return frozenset(tap.module for each in taps for tap in (each, *each.needs)) | self._interceptor.modules
 
     def __call__(
-        self, tokens_BT: Tensor, *, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, T, V] of token ids [B, T]; gradients are recorded as the caller's context says.
 
+        ``documents_BT``, in place of a mask, numbers the document of each position (0, 1, … along a context, -1 for
+        padding behind them): each document is computed as if it stood alone at the start of a context.
+
         Raises:
-            DataError: tokens longer than the context, out of the vocabulary, or not a [B, T] integer tensor.
-            UserError: the model has no language-model head.
+            DataError: tokens longer than the context, out of the vocabulary, or not a [B, T] integer tensor;
+                documents that are not numbered so.
+            UserError: the model has no language-model head, or cannot keep the documents of a context apart.
         """
-        output = self._run(self._checked(tokens_BT), attention_mask, token_type_ids)
+        output = self._run(self._checked(tokens_BT), attention_mask, token_type_ids, documents_BT)
         logits = getattr(output, "logits", None)
         if logits is None or self.hf.get_output_embeddings() is None:
             raise UserError(
@@ -161,11 +178,13 @@ class LanguageModel:
         *,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        documents_BT: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The values of sites on token ids [B, T], without gradients, as {site name: [B, T, width]}.
 
         The forward pass ends as soon as the last of them is known. Inside ``edits``, values are those after the edits.
-        A module that runs several times in one pass gives its first call.
+        A module that runs several times in one pass gives its first call. ``documents_BT`` as in ``__call__``; values
+        at padding mean nothing.
 
         Raises:
             DataError: see ``__call__``.
@@ -191,7 +210,7 @@ class LanguageModel:
         tokens = self._checked(tokens_BT)
         if wanted:
             with torch.no_grad(), self._interceptor.active(actions), suppress(ForwardStopped):
-                self._run(tokens, attention_mask, token_type_ids)
+                self._run(tokens, attention_mask, token_type_ids, documents_BT)
         missing = [name for name in wanted if name not in values]
         if missing:
             raise UserError(f"the forward pass did not run the modules of {', '.join(map(repr, missing))}")
@@ -284,10 +303,50 @@ class LanguageModel:
             f"d_model {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
+    def check_separates_documents(self) -> None:
+        """Raise ``UserError`` unless the model keeps the documents of a context apart; found out once, on a few tokens.
+
+        Possible for causal decoders that attend: their position ids start again with each document, and the mask that
+        transformers makes of these (or one made here) is block-diagonal. The attention implementation stays.
+        """
+        kind = type(self.hf).__name__
+        if self.is_encoder:
+            raise refuse_several(kind, "it is an encoder, which takes one document a context")
+        if self._cut is None:
+            config = self.hf.config.get_text_config()
+
+            def run(inputs: Mapping[str, Tensor]) -> Tensor:
+                output: Tensor = self.hf(**self.forward_kwargs, **inputs)[0]
+                return output
+
+            window = isinstance(getattr(config, "sliding_window", None), int)
+            with torch.no_grad(), self._interceptor.paused():
+                self._cut = find_cut(run, self._probe_BT, self.dtype, sliding_window=window)
+        if self._cut is None:
+            raise refuse_several(kind, "with restarted positions and a mask its logits are not those of each alone")
+
+    def _document_inputs(self, documents_BT: Tensor, tokens_BT: Tensor) -> dict[str, Tensor]:
+        check_documents(documents_BT, tokens_BT)
+        if self.is_encoder and not has_several(documents_BT):
+            return {"attention_mask": (documents_BT >= 0).to(self.device, torch.int64)}
+        if not has_several(documents_BT):
+            return {}  # padding lies behind the text, where a decoder does not look
+        self.check_separates_documents()
+        assert self._cut is not None
+        return self._cut(documents_BT.to(self.device, torch.int64), self.dtype)
+
     def _run(
-        self, tokens_BT: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Any:
         extra: dict[str, Any] = {}
+        if documents_BT is not None:
+            if attention_mask is not None:
+                raise UserError("give documents_BT or attention_mask, not both; documents_BT masks its padding itself")
+            extra |= self._document_inputs(documents_BT, tokens_BT)
         for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
             if value is None:
                 continue
@@ -307,6 +366,8 @@ class LanguageModel:
                 f"{tokens_BT.shape[1]} tokens are more than {self.name!r} has positions for; "
                 f"use contexts of at most {self.context_size} tokens"
             )
+        if tokens_BT.is_meta:
+            return tokens_BT.long()
         low, high = int(tokens_BT.min()), int(tokens_BT.max())
         if low < 0 or high >= self.vocab_size:
             raise DataError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -84,11 +85,7 @@ def load_model(
     if builtin:
         dtype = dtype or torch.float32
         device = device or (None if device_map is not None else "cpu")
-    hub_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if builtin:
-        hub_options["local_files_only"] = True
-    named = {"revision": revision, "token": token}
-    hub_options |= {option: value for option, value in named.items() if value is not None}
+    hub_options = _hub_options(builtin, revision, token, trust_remote_code)
     hf = _load_hf(path, hub_options, dtype, device_map, options["model_kwargs"])
     if device_map is None and not getattr(hf, "is_quantized", False):
         hf = hf.to(choose_device(device))
@@ -103,6 +100,18 @@ def load_model(
         forward_kwargs=options["forward_kwargs"],
         provenance=provenance | {"commit": getattr(hf.config, "_commit_hash", None) or _cached_commit(path, revision)},
     )
+
+
+def load_tokenizer(source: str = BUILTIN, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that ``load_model(source)`` comes with, without the model.
+
+    Raises ``UserError`` where ``source`` (a hub id, a folder, ``"builtin"``) has none or cannot be loaded.
+    """
+    refuse_misspelling("model", source, BUILTIN)
+    if source == BUILTIN:
+        return _load_tokenizer(str(_builtin_folder()), {"local_files_only": True})
+    named = {} if revision is None else {"revision": revision}
+    return _load_tokenizer(source, {"trust_remote_code": trust_remote_code, **named})
 
 
 def _refuse_options_for_model_in_memory(
@@ -159,24 +168,95 @@ def _load_hf(
     device_map: Any,
     model_kwargs: dict[str, Any],
 ) -> Any:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
-
     arguments = {**hub_options, **model_kwargs}
     arguments.setdefault(_dtype_argument(), "auto" if dtype is None else parse_dtype(dtype))
     if device_map is not None:
         arguments["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
+    with _said_plainly(path):
+        return _model_class(_configuration(path, hub_options)).from_pretrained(path, **arguments)
+
+
+def load_outline(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    trust_remote_code: bool = False,
+    tokenizer: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+) -> LanguageModel:
+    """The model of ``load_model`` with these options, from its configuration alone: all its weights are on meta.
+
+    It has sites, widths and a tokenizer, and a forward pass of shapes. The architecture table's map is believed, as
+    there are no numbers to check it on. Without ``dtype``, weights are of the type the configuration names, float32
+    where it names none.
+
+    Raises:
+        ConfigError: the model is quantised or placed by ``device_map``: what that comes to is known once it is loaded.
+        UserError: the configuration cannot be read, or its architecture is not in the table.
+    """
+    path, kwargs = str(_builtin_folder() if source == BUILTIN else source), dict(model_kwargs or {})
+    hub_options = _hub_options(source == BUILTIN, revision, None, trust_remote_code)
+    with _said_plainly(path):
+        config = _configuration(path, hub_options)
+    quantised = getattr(config, "quantization_config", None) or kwargs.get("quantization_config")
+    if device_map is not None or quantised:
+        what = "quantised" if quantised else "placed by device_map"
+        raise ConfigError(f"{source!r} is {what}: what it takes on which device is known only once it is loaded")
+    if dtype is None:
+        dtype = torch.float32 if source == BUILTIN else getattr(config, _dtype_argument(), None) or torch.float32
+    arguments = {key: kwargs[key] for key in ("attn_implementation",) if key in kwargs}
+    arguments[_dtype_argument()] = parse_dtype(dtype)
+    if trust_remote_code:
+        arguments["trust_remote_code"] = True
+    with _said_plainly(path), torch.device("meta"):
+        hf = _model_class(config).from_config(config, **arguments)
+    words = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else {})
+    return LanguageModel(hf, words, name=str(source), forward_kwargs=forward_kwargs, is_outline=True)
+
+
+def model_device(source: str, device: str | None) -> torch.device:
+    """Where ``load_model`` puts a model."""
+    return choose_device(device or ("cpu" if source == BUILTIN else None))
+
+
+def _hub_options(builtin: bool, revision: str | None, token: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if builtin:
+        options["local_files_only"] = True
+    named = {"revision": revision, "token": token}
+    return options | {option: value for option, value in named.items() if value is not None}
+
+
+def _configuration(path: str, hub_options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, **hub_options)
+
+
+def _model_class(config: Any) -> Any:
+    """The one of transformers' auto classes that makes a model of ``config``."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    architectures = " ".join(getattr(config, "architectures", None) or [])
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    remote = getattr(config, "auto_map", None) or {}
+    causal = type(config) in AutoModelForCausalLM._model_mapping or "AutoModelForCausalLM" in remote
+    # Encoders such as BERT are in both lists; their causal variant is one that says is_decoder or …LMHead.
+    if masked and not getattr(config, "is_decoder", False) and "LMHead" not in architectures:
+        return AutoModelForMaskedLM
+    return AutoModelForCausalLM if causal else AutoModel
+
+
+@contextlib.contextmanager
+def _said_plainly(path: str) -> Iterator[None]:
+    """What transformers raises for ``path``, as an error that names the fix."""
     try:
-        config = AutoConfig.from_pretrained(path, **hub_options)
-        architectures = " ".join(getattr(config, "architectures", None) or [])
-        masked = type(config) in AutoModelForMaskedLM._model_mapping
-        remote = getattr(config, "auto_map", None) or {}
-        causal = type(config) in AutoModelForCausalLM._model_mapping or "AutoModelForCausalLM" in remote
-        # Encoders such as BERT are in both lists; their causal variant is one that says is_decoder or …LMHead.
-        if masked and not getattr(config, "is_decoder", False) and "LMHead" not in architectures:
-            loader: Any = AutoModelForMaskedLM
-        else:
-            loader = AutoModelForCausalLM if causal else AutoModel
-        return loader.from_pretrained(path, **arguments)
+        yield
+    except UserError:
+        raise
     except ImportError as error:
         raise MissingExtraError(f"loading {path!r} needs a package that is not installed: {error}") from error
     except (OSError, ValueError) as error:

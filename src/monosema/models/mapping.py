@@ -9,10 +9,11 @@ from typing import Any
 from monosema.core.errors import UserError
 from monosema.models.architectures import Architecture, lookup
 from monosema.models.heads import check_heads
+from monosema.models.norms import believe_norm
 from monosema.models.parts import ModelParts, take_apart
 from monosema.models.sitemap import SiteMap, build_site_map
 from monosema.models.structure import search_architectures
-from monosema.models.verify import Measurements, measure
+from monosema.models.verify import NORM_PARTS, Measurements, measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,36 @@ def map_model(
     )
 
 
+def believe_map(hf: Any, *, d_model: int) -> VerifiedMap:
+    """The table's map of a model without numbers, each norm's equation by its class: for widths and shapes.
+
+    Raises:
+        UserError: the table does not have the architecture; finding its parts takes a forward pass.
+    """
+    known = lookup(hf.config.get_text_config())
+    if known is None:
+        raise UserError(
+            f"model_type {hf.config.model_type!r} is not in the architecture table, so its sites are known only once "
+            "its weights are loaded; nothing can be said of them before"
+        )
+    parts = take_apart(hf, known)
+    modules = [*(block.get(part) for block in parts.blocks for part in NORM_PARTS), parts.ln_final]
+    norms = {module: rule for module in modules if module is not None and (rule := believe_norm(module)) is not None}
+    measured = Measurements(
+        problems=(), norms=norms, embed_factor=1.0, is_bidirectional=False, unembed_reads_final_norm=False
+    )
+    return VerifiedMap(parts=parts, measured=measured, sites=_sites(hf, parts, measured, d_model))
+
+
+def _sites(hf: Any, parts: ModelParts, measured: Measurements, d_model: int) -> SiteMap:
+    n_heads = int(getattr(hf.config.get_text_config(), "num_attention_heads", 1) or 1)
+    return build_site_map(parts, measured, n_heads=n_heads, d_model=d_model)
+
+
 def _try(hf: Any, run: Callable[[], Any], d_model: int, architecture: Architecture) -> tuple[VerifiedMap, list[str]]:
     parts = take_apart(hf, architecture)
     measured = measure(parts, run, hf.config.get_text_config())
-    n_heads = int(getattr(hf.config.get_text_config(), "num_attention_heads", 1) or 1)
-    sites = build_site_map(parts, measured, n_heads=n_heads, d_model=d_model)
+    sites = _sites(hf, parts, measured, d_model)
     problems = list(measured.problems)
     if not problems and architecture.block.kind not in ("mixer", "opaque"):
         problems += check_heads(sites, run)

@@ -66,7 +66,7 @@ def measure_norm(module: nn.Module, x: Tensor, y: Tensor) -> NormRule | None:
     A module's class decides where it can (``nn.LayerNorm`` centres, ``…RMSNorm`` does not); otherwise the candidate
     with the smallest error, so that nearly centred inputs in low precision do not mislead.
     """
-    eps = next((float(getattr(module, name)) for name in EPS_NAMES if getattr(module, name, None) is not None), None)
+    eps = _eps(module)
     if eps is None:
         return None
     if isinstance(module, nn.LayerNorm):
@@ -87,3 +87,15 @@ def measure_norm(module: nn.Module, x: Tensor, y: Tensor) -> NormRule | None:
     # float32 arithmetic inside a float64 model.
     eps_dtype = max(torch.finfo(y.dtype).eps, torch.finfo(torch.float32).eps)
     return rules[best] if errors[best] <= 16 * eps_dtype * float(y.abs().max()) else None
+
+
+def believe_norm(module: nn.Module) -> NormRule | None:
+    """The rule of a module by its class alone, for shapes; ``None`` where it has no ε."""
+    eps = _eps(module)
+    if eps is None:
+        return None
+    return NormRule(module=module, centred=isinstance(module, nn.LayerNorm), gain_offset=0.0, eps=eps)
+
+
+def _eps(module: nn.Module) -> float | None:
+    return next((float(getattr(module, name)) for name in EPS_NAMES if getattr(module, name, None) is not None), None)

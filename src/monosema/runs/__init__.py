@@ -11,6 +11,7 @@ from monosema.core.lazy import lazy_exports
 
 _HOMES = {
     "monosema.runs.config": ("RunConfig",),
+    "monosema.runs.planning": ("Plan", "plan"),
     "monosema.runs.session": ("Session", "open_session"),
     "monosema.runs.training": ("TrainingResult", "train"),
 }
@@ -18,5 +19,6 @@ __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from monosema.runs.config import RunConfig
+    from monosema.runs.planning import Plan, plan
     from monosema.runs.session import Session, open_session
     from monosema.runs.training import TrainingResult, train

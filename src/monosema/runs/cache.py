@@ -1,25 +1,55 @@
-"""A cache from its config alone: what the command line calls."""
+"""Caches from their options alone: what the command line calls."""
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 from monosema.core.progress import Progress
-from monosema.data.cache import Manifest, write_cache
+from monosema.data.cache import Manifest, export_arrow, open_source, shuffle_cache, write_cache
 from monosema.runs.check import check_rows
 from monosema.runs.config import CacheConfig
 from monosema.runs.session import build_model, build_stream, build_tokens
 
+Where = str | os.PathLike[str]
 
-def make_cache(config: CacheConfig, out: Path, *, progress: bool | float = True) -> Manifest | None:
+
+def make_cache(config: CacheConfig, out: Where, *, progress: bool | float = True) -> Manifest | None:
     """Load model and text, and write what their stream serves; None where other writers are not done."""
     check_rows(config.model, config.tokens, config.stream)
     model = build_model(config.model)
     tokens = build_tokens(config.tokens, model)
     stream = build_stream(config.stream, model, tokens)
     wanted = config.cache.tokens
-    interval = 30.0 if isinstance(progress, bool) else progress
     total = (stream.n_rows or 0) if wanted is None else wanted
-    with Progress("cache", total, interval=interval, enabled=progress is not False) as bar:
+    with _bar("cache", total, progress) as bar:
         return write_cache(stream, out, **asdict(config.cache), progress=bar.advance)
+
+
+def default_folder(config: CacheConfig) -> Path:
+    """``activations/{text}/{model}/{hook}``, with a slash in a name as ``_``, and ``_{head}`` behind a head's site."""
+    hooks = "+".join((*config.stream.hook_names, *(config.stream.targets or ())))
+    names = (config.tokens.source, config.model.source, re.sub(r"\[(\d+)\]", r"_\1", hooks))
+    return Path("activations", *(name.replace(os.sep, "_").replace("/", "_") for name in names))
+
+
+def shuffle(
+    folder: Where, out: Where, *, seed: int, memory_bytes: int, shard_bytes: int, progress: bool | float = True
+) -> Manifest:
+    """``shuffle_cache`` with a bar."""
+    with _bar("shuffle", 2 * open_source(folder).manifest.n_rows, progress) as bar:
+        return shuffle_cache(
+            folder, out, seed=seed, memory_bytes=memory_bytes, shard_bytes=shard_bytes, progress=bar.advance
+        )
+
+
+def export(folder: Where, out: Where, *, context_size: int | None) -> int:
+    """Write a cache as sae-lens reads it; how many rows fill no context."""
+    return export_arrow(open_source(folder), out, context_size=context_size)
+
+
+def _bar(name: str, total: int, progress: bool | float) -> Progress:
+    interval = 30.0 if isinstance(progress, bool) else progress
+    return Progress(name, total, interval=interval, enabled=progress is not False)

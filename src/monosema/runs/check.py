@@ -8,6 +8,7 @@ from dataclasses import replace
 from monosema import hub
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, refuse_misspelling
+from monosema.data.cache.rows import check_cache_options
 from monosema.data.named_models import refuse_repeated_sites
 from monosema.data.prefetch import check_prefetch
 from monosema.data.sites import RowLayout
@@ -17,7 +18,7 @@ from monosema.data.tokens import resolve_heldout_fraction
 from monosema.evaluation.evaluate import check_options as check_evaluation
 from monosema.models.compiled import refuse_cuda_graphs
 from monosema.models.load import BUILTIN
-from monosema.runs.config import CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.config import CacheSource, CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
 from monosema.runs.make import make_coder
 from monosema.training.resolve import check_training
 from monosema.training.terms import Matryoshka
@@ -32,6 +33,19 @@ def check_run(config: RunConfig) -> None:
     Raises ``ConfigError`` for options that are out of range or contradict each other, ``UnknownNameError`` for a
     misspelt built-in model or text, ``FileError`` where ``training.sparse_connection.path`` holds no dictionary.
     """
+    if config.cache is None:
+        _check_source(config)
+    else:
+        _check_cache(config, config.cache)
+    evaluation = config.evaluation
+    check_evaluation(evaluation.n_tokens, evaluation.n_loss_tokens, None, evaluation.ablation)
+    if config.training.sparse_connection is not None:
+        hub.load(config.training.sparse_connection.path, device="cpu")
+    if config.coder.start_from is None and config.cache is None:  # a cache's widths are known when it is opened
+        _check_coder(config)
+
+
+def _check_source(config: RunConfig) -> None:
     for model in config.other_models.values():
         _check_model(model)
     check_rows(config.model, config.tokens, config.stream)
@@ -40,18 +54,25 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError(
             "training.eval_every needs held-out text; raise tokens.heldout_fraction, or leave eval_every at 0"
         )
-    evaluation = config.evaluation
-    check_evaluation(evaluation.n_tokens, evaluation.n_loss_tokens, None, evaluation.ablation)
-    if config.training.sparse_connection is not None:
-        hub.load(config.training.sparse_connection.path, device="cpu")
-    if config.coder.start_from is None:
-        _check_coder(config)
+
+
+def _check_cache(config: RunConfig, cache: CacheSource) -> None:
+    default = RunConfig()
+    for name in ("model", "other_models", "tokens", "stream"):
+        if getattr(config, name) != getattr(default, name):
+            raise ConfigError(f"cache.folder takes the place of {name}: leave out {name}.*, or cache.*")
+    check_cache_options(cache.batch_size, cache.epochs, cache.mix_bytes, cache.validation_fraction)
+    if cache.validation_fraction == 0 and config.training.eval_every > 0:
+        raise ConfigError("training.eval_every needs rows set aside; raise cache.validation_fraction, or leave it at 0")
 
 
 def check_rows(model: ModelOptions, tokens: TokenOptions, stream: StreamOptions) -> None:
     """The same of what activations are made from."""
     _check_model(model)
-    refuse_misspelling("text", tokens.source, STDLIB)
+    for source in (tokens.source, *(part.source for part in tokens.mixture.values())):
+        refuse_misspelling("text", str(source), STDLIB)
+    if tokens.context_size is not None:
+        tokens.positions.of(tokens.context_size)
     _check_stream(stream)
 
 

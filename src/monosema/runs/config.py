@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
+from monosema.data.config import SOURCE_OPTIONS, TextSource, WhenDry
+from monosema.data.packing_config import Packing, Positions
 from monosema.training.config import TrainingConfig
 
 MAIN_MODEL = "base"
@@ -43,7 +45,7 @@ class TokenOptions:
     """The text; see ``load_tokens``."""
 
     source: str = "stdlib"
-    """``stdlib``, a file, a folder, or the name of a Hugging Face dataset."""
+    """``stdlib``, a file, a folder, a glob, a URL of these, or the name of a Hugging Face dataset."""
     context_size: int | None = None
     """Tokens in a context; the model's own, at most 256, by default."""
     heldout_fraction: float | None = None
@@ -51,13 +53,42 @@ class TokenOptions:
     exclude_special_tokens: bool | tuple[int, ...] = True
     """Whether positions of special tokens are left out, or which ids."""
     column: str | None = None
-    """Name of the text column."""
+    """Name of the column of text or conversations."""
     max_documents: int | None = None
     """Read only the first so many documents."""
     split: str | None = None
-    """Split of a dataset loaded by name."""
+    """Split of a dataset that has several."""
     config_name: str | None = None
     """Configuration of a dataset loaded by name."""
+    data_files: tuple[str, ...] | None = None
+    """Which files of a dataset loaded by name are read."""
+    data_dir: str | None = None
+    """Which of its folders."""
+    streaming: bool = False
+    """Whether a dataset loaded by name is read over the network as needed, without a copy on disk."""
+    mixture: dict[str, TextSource] = field(default_factory=dict)
+    """Several sources by name, mixed by ``weight``, in place of ``source``. Named in the config file or the
+    environment; the command line can change those named there."""
+    when_dry: WhenDry = "stop"
+    """Whether a mixture ends with the first part that has no more documents, or goes on with the others."""
+    n_processes: int = 1
+    """Worker processes that tokenise, for tokenizers that are pure Python; the result is the same."""
+    packing: Packing = Packing()
+    """How documents become contexts."""
+    positions: Positions = Positions()
+    """The positions of each context that become rows; all by default."""
+    attend_across_documents: bool = True
+    """Whether documents of one context attend to each other, as in plain packing; else each is computed as if it stood
+    alone at the start of a context."""
+    in_memory: bool = True
+    """Whether all of the text is tokenised at once and kept; else it is read as the run needs it, in flat memory."""
+
+    def __post_init__(self) -> None:
+        if self.mixture:
+            default = {each.name: each.default for each in fields(self)}
+            own = [name for name in ("source", *SOURCE_OPTIONS) if getattr(self, name) != default[name]]
+            if own:
+                raise ConfigError(f"tokens.mixture has its parts' own {', '.join(own)}; leave out tokens.{own[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +150,72 @@ class CacheConfig:
     """The sites; a chunk (``chunk_contexts``, ``chunk_bytes``) is the window that rows are permuted in."""
     cache: CacheOptions = CacheOptions()
     """What is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """The tokenizer alone, as it comes with a model."""
+
+    source: str = "builtin"
+    """Hub id or local folder of the model or tokenizer, or ``builtin``."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub repository may run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretokenizeConfig:
+    """``monosema pretokenize``: text, and the tokenizer of the models it is for."""
+
+    tokenizer: TokenizerOptions = TokenizerOptions()
+    """The tokenizer."""
+    tokens: TokenOptions = TokenOptions()
+    """The text; which positions become rows is said where the folder is read."""
+    shard_bytes: int = 2**26
+    """About the size of a file."""
+
+    def __post_init__(self) -> None:
+        default = TokenOptions()
+        for name in ("exclude_special_tokens", "positions", "in_memory"):
+            if getattr(self.tokens, name) != getattr(default, name):
+                raise ConfigError(
+                    f"tokens.{name} is said where packed tokens are read (monosema train); leave it out here"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSource:
+    """A cache of activations in place of model, text and stream; see ``ActivationCache``."""
+
+    folder: str
+    """What ``monosema cache`` wrote: a path, a URL, or the hub's name of a dataset repository."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    batch_size: int = 2048
+    """Rows in a training step."""
+    hook_names: tuple[str, ...] | None = None
+    """Sites read, of those in the cache; those it was made for by default."""
+    targets: tuple[str, ...] | None = None
+    """Sites written, where they are others (a transcoder)."""
+    seed: int = 0
+    """Seed of the order of shards and rows."""
+    epochs: int = 1
+    """How often the cache may be read."""
+    mix_bytes: int = 2**30
+    """Memory for the shards that are mixed."""
+    validation_fraction: float = 0.0
+    """Share of the shards set aside for evaluation."""
+    prefetch: bool = True
+    """Whether the next shards are read while some are trained on, which takes as much memory again."""
+    model: str | None = None
+    """Model that the cache must be of."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Type it must be stored in."""
+    fingerprint: str | None = None
+    """Content it must have; runs record it."""
+    device: str | None = None
+    """Where the dictionary is trained; a GPU where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +294,8 @@ class RunConfig:
     """The text."""
     stream: StreamOptions = StreamOptions()
     """The activations."""
+    cache: CacheSource | None = None
+    """A cache of activations in place of all of the above: no model is loaded."""
     coder: CoderOptions = CoderOptions()
     """The dictionary."""
     training: TrainingConfig = TrainingConfig()
@@ -209,8 +308,20 @@ class RunConfig:
             raise ConfigError(f"other_models cannot have {MAIN_MODEL!r}: it is what model is called; use another name")
 
 
-HARMLESS = tuple(
-    f"training.{name}"
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "max_hours", "eval_every")
-)
+_HARMLESS = {
+    "training": (
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "checkpoint_tokens",
+        "n_checkpoints",
+        "keep_best",
+        "background_checkpoints",
+        "max_hours",
+        "eval_every",
+    ),
+    "cache": ("folder", "revision", "prefetch", "model", "dtype", "device"),  # its content is compared
+}
+HARMLESS = tuple(f"{section}.{name}" for section, names in _HARMLESS.items() for name in names)
 """Options that may change when a run is resumed: they do not change what is computed."""

@@ -11,6 +11,8 @@ from typing import Any
 from monosema import hub
 from monosema.core.files import read_json
 from monosema.data.rebuild import several_models
+from monosema.evaluation import Report
+from monosema.runs.checksums import Checksums
 from monosema.training.resolve import variant_of
 
 _KINDS = {
@@ -34,24 +36,41 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         "model": _model(coder.metadata),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",
-        "text": f"{tokens['source']}, contexts of {tokens['context_size']}" if "source" in tokens else "not recorded",
+        "text": f"{tokens['source']}, contexts of {tokens.get('context_size')}"
+        if "source" in tokens
+        else "not recorded",
     }
     density = coder.metadata.get("log10_density")
     if density is not None:
         lines["density"] = f"median {10 ** float(density.median()):.2e}, {int((density < -9).sum())} silent in training"
     report = Path(folder) / "report.json"
     if report.exists():
-        figures = read_json(report)
-        for key, losses in (figures.get("models") or {}).items():
-            figures[f"ce_loss_score of {key}"] = losses["ce_loss_score"]
+        found = Report.load(report)
+        figures = found.to_dict()
+        for key, losses in (found.models or {}).items():
+            figures[f"ce_loss_score of {key}"] = losses.ce_loss_score
         scores = [key for key in figures if key.startswith("ce_loss_score") and figures[key] is not None]
         shown = ("fve", *scores, "l0", "dead_fraction", "n_tokens")
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
-    checkpoints = sorted((Path(folder) / "checkpoints").glob("step_*"))
-    if checkpoints:
-        lines["checkpoints"] = ", ".join(path.name for path in checkpoints)
+    lines |= _of_run(Path(folder))
     width = max(map(len, lines))
     return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+
+def _of_run(folder: Path) -> dict[str, str]:
+    """The checkpoints of a run, each with the tokens it was trained on, and files that are not what was written."""
+    lines = {}
+    home = folder / "checkpoints"
+    steps = {path.name: read_json(path / "state.json") for path in sorted(home.glob("step_*"))}
+    if steps:
+        pointers = {each: home / each for each in ("latest", "best") if (home / each).is_file()}
+        named = {each: path.read_text(encoding="utf-8", errors="replace").strip() for each, path in pointers.items()}
+        notes = {name: "".join(f", {each}" for each, target in named.items() if target == name) for name in steps}
+        lines["checkpoints"] = "; ".join(
+            f"{name} ({state['tokens']:,} tokens{notes[name]})" for name, state in steps.items()
+        )
+    damaged = Checksums(folder).damaged()
+    return {**lines, "damaged": "; ".join(damaged)} if damaged else lines
 
 
 def _brief(config: Any) -> str:

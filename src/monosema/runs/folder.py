@@ -1,17 +1,19 @@
 """A run's folder: config, metrics, checkpoints, the finished dictionary and its report.
 
 ``config.yaml`` (what is computed; re-runnable), ``run.json`` (what it ran on), ``metrics.jsonl``, ``checkpoints/``,
-``coder/`` (the deliverable), ``report.json``, ``summary.json`` and ``summary.txt``. One process at a time: ``.lock`` is
-held while it writes.
+``coder/`` (the deliverable), ``report.json``, ``summary.json`` and ``summary.txt``; ``checksums.json`` (what the files
+that are written once should hold). One process at a time: ``.lock`` is held while it writes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,22 +24,34 @@ from filelock import FileLock, Timeout
 
 from monosema.core.config import differences, load_plain
 from monosema.core.errors import ConfigError, FileError
-from monosema.core.files import cannot_write, read_json, remove_leftovers, write_atomically, write_json
+from monosema.core.files import (
+    cannot_write,
+    is_leftover,
+    read_json,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
+from monosema.runs.checksums import Checksums
 from monosema.runs.config import HARMLESS
-from monosema.training import Checkpoints
+from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 
 logger = logging.getLogger("monosema.runs.folder")
+
+CONFIG, ENVIRONMENT, LOST_METRICS = "config.yaml", "run.json", "metrics.lost.jsonl"
 
 
 class RunFolder:
     """The folder of one run, locked while this object is open (a context manager)."""
 
-    def __init__(
-        self, path: str | os.PathLike[str], config: Mapping[str, Any], keep_checkpoints: int, keep_every: int = 0
-    ):
+    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any], plan: CheckpointPlan):
         self.path = Path(path)
         self.config = config
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints, keep_every)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", plan)
+        self.checksums = Checksums(self.path)
+        self._config_text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        self._environment_text = json.dumps(environment(), indent=2, ensure_ascii=False) + "\n"
+        self._n_logged, self._logged = 0, hashlib.sha256()
         self._lock = FileLock(self.path / ".lock", blocking=False)
 
     @property
@@ -73,7 +87,8 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         try:
-            self._check_or_write_config()
+            self.refuse_others()  # again, now that no other process can write
+            self._begin()
             remove_leftovers(self.path)
         except BaseException:
             self._lock.release()
@@ -85,37 +100,73 @@ class RunFolder:
 
     def refuse_others(self) -> None:
         """Raise ``ConfigError`` where the folder holds another run, or none but other things; only reads."""
-        file = self.path / "config.yaml"
-        if file.exists():
-            lines = [line for line in differences(load_plain(file), self.config) if line.split(":")[0] not in HARMLESS]
-            if lines:
-                raise ConfigError(
-                    f"{self.path} belongs to another run (old -> new):\n  "
-                    + "\n  ".join(lines)
-                    + "\nnothing was changed; choose another out=, or use the old values to resume"
-                )
+        if self._is_ours():
             return
-        strangers = [path.name for path in self.path.iterdir() if path.name != ".lock"] if self.path.is_dir() else []
-        if strangers:
+        if not self._config_file.exists() or self.checksums.damaged(CONFIG):
+            raise FileError(
+                f"{self._config_file} is damaged or lost, and the options of this call are not just those that it "
+                "held; put back a whole copy, or call with the very same options, those of logging and checkpoints too"
+            )
+        try:
+            held = load_plain(self._config_file)
+        except ConfigError as error:
+            raise FileError(f"{self._config_file} is damaged ({error}); put back a whole copy") from error
+        lines = [line for line in differences(held, self.config) if line.split(":")[0] not in HARMLESS]
+        if lines:
             raise ConfigError(
-                f"{self.path} is not empty and holds no run (found {', '.join(sorted(strangers)[:5])}); "
-                "choose another out="
+                f"{self.path} belongs to another run (old -> new):\n  "
+                + "\n  ".join(lines)
+                + "\nnothing was changed; choose another out=, or use the old values to resume"
             )
 
-    def _check_or_write_config(self) -> None:
-        file = self.path / "config.yaml"
-        self.refuse_others()  # again, now that no other process can write
-        if file.exists():
-            self._compare_environment()
+    def _is_ours(self) -> bool:
+        """Whether nothing is here yet, or what was begun with just these options; ``ConfigError`` for other things."""
+        if self.checksums.is_readable and self.checksums.matches(CONFIG, self._config_text):
+            return True
+        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        there = {name for name in names if name != ".lock" and not is_leftover(name)}
+        if not there or (there <= {"checksums.json", ENVIRONMENT} and self.checksums.is_readable):
+            return True  # a process was killed before config.yaml, which makes it a run
+        if CONFIG not in there and not self.checksums.is_recorded(CONFIG):
+            raise ConfigError(
+                f"{self.path} is not empty and holds no run (found {', '.join(sorted(there)[:5])}); choose another out="
+            )
+        return False
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / CONFIG
+
+    def _begin(self) -> None:
+        """Make a fresh folder a run's; of one that is, mend what can be told from this call, and say so."""
+        own = {CONFIG: self._config_text, ENVIRONMENT: self._environment_text}
+        is_fresh = not self._config_file.exists() and not (self.path / "checkpoints").exists()
+        if is_fresh:
+            self.checksums.record(own)
+            write_atomically(self.path / ENVIRONMENT, self._environment_text)
+            write_atomically(self._config_file, self._config_text)
             return
-        write_json(self.path / "run.json", environment())
-        write_atomically(file, yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True))
+        if not self.checksums.is_readable:
+            logger.warning("%s/checksums.json is damaged or lost; what it vouched for is written again", self.path)
+            self.checksums.record_written(*(name for name in own if (self.path / name).exists()))
+        for name, text in own.items():
+            damage = self.checksums.damaged(name)
+            if damage and self.checksums.matches(name, text):
+                logger.warning("%s; this call has the same, it is written again", damage[0])
+                write_atomically(self.path / name, text)
+        self._compare_environment()
 
     def _compare_environment(self) -> None:
-        file = self.path / "run.json"
-        if not file.exists():
-            return
-        changed = differences(read_json(file), environment())
+        file = self.path / ENVIRONMENT
+        try:
+            if self.checksums.damaged(ENVIRONMENT):
+                raise FileError(f"{file} is damaged or lost")
+            recorded = read_json(file)
+            if not isinstance(recorded, dict):
+                raise FileError(f"{file} is damaged: it holds no mapping")
+            changed = differences(recorded, environment())
+        except FileError as error:
+            changed = [str(error)]
         if changed:
             logger.warning(
                 "the run goes on, but not bit for bit, because what it runs on has changed: %s", "; ".join(changed)
@@ -129,36 +180,103 @@ class RunFolder:
         logger.warning(
             "%s stopped in an earlier call and is left as it is; delete %s to try again", self.path, file.name
         )
-        return str(read_json(file)["error"])
+        failure = read_json(file)
+        return str(failure.get("error") if isinstance(failure, dict) else failure)
 
     def record_failure(self, error: str) -> None:
         """Write down why this run was given up."""
         write_json(self.path / "failure.json", {"error": error})
 
+    # -- what is written at the end
+
+    def has_whole(self, name: str) -> bool:
+        """Whether the file or folder was written to its end and is as it was; says so where it is not."""
+        damage = self.checksums.damaged(name)
+        for line in damage:
+            logger.warning("%s; it is written again", line)
+        return self.checksums.is_recorded(name) and not damage
+
+    @contextlib.contextmanager
+    def writing(self, *names: str) -> Iterator[None]:
+        """Around the writing of files and folders; killed inside, they do not count as there."""
+        self.checksums.forget(*names)
+        yield
+        self.checksums.record_written(*(name for name in names if (self.path / name).exists()))
+
+    # -- metrics
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint whose lines of metrics are whole, too."""
+        return self.checkpoints.newest(self._check_metrics)
+
     def metrics(self) -> list[dict[str, Any]]:
         """The logged lines; a last line cut short by a killed process is passed over."""
-        if not self.metrics_path.exists():
-            return []
         lines = []
-        for text in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for text in self._metrics_bytes().decode("utf-8", errors="replace").split("\n"):
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                lines.append(line)
         return lines
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop lines after ``step``: the resumed run writes them again."""
-        kept = [json.dumps(line) for line in self.metrics() if line["step"] <= step]
-        write_atomically(self.metrics_path, "".join(line + "\n" for line in kept))
+    def metrics_record(self) -> dict[str, Any]:
+        """How many bytes are logged, and their checksum."""
+        return {"n_bytes": self._n_logged, "sha256": self._logged.hexdigest()}
+
+    def cut_metrics(self, checkpoint: Checkpoint | None) -> None:
+        """Drop what was logged after ``checkpoint``: the resumed run writes it again."""
+        whole = self._metrics_bytes()
+        kept = b"" if checkpoint is None else whole[: checkpoint.plain["metrics"]["n_bytes"]]
+        if checkpoint is not None and self._gave_metrics_up:
+            kept = b"".join(
+                json.dumps(line).encode() + b"\n" for line in self.metrics() if line["step"] <= checkpoint.step
+            )
+        if kept != whole or not self.metrics_path.exists():
+            write_atomically(self.metrics_path, kept)
+        self._n_logged, self._logged = len(kept), hashlib.sha256(kept)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
+        content = (json.dumps(line) + "\n").encode()
         try:
-            with open(self.metrics_path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with open(self.metrics_path, "ab") as file:
+                file.write(content)
         except OSError as error:
             raise cannot_write(self.metrics_path, error) from error
+        self._n_logged += len(content)
+        self._logged.update(content)
+
+    def flush_metrics(self) -> None:
+        """See to it that what is logged is on the disk."""
+        try:
+            with open(self.metrics_path, "ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self.metrics_path, error) from error
+
+    @property
+    def _gave_metrics_up(self) -> bool:
+        return (self.path / LOST_METRICS).exists()
+
+    def _metrics_bytes(self) -> bytes:
+        try:
+            return self.metrics_path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise FileError(f"cannot read {self.metrics_path}: {error.strerror or error}") from error
+
+    def _check_metrics(self, checkpoint: Checkpoint) -> None:
+        record = checkpoint.plain["metrics"]
+        lines = self._metrics_bytes()[: record["n_bytes"]]
+        if self._gave_metrics_up or hashlib.sha256(lines).hexdigest() == record["sha256"]:
+            return
+        raise FileError(
+            f"{self.metrics_path} is damaged: what was logged up to step {checkpoint.step} is not there as it was "
+            f"written; put back a whole copy or, to go on without those lines, rename it to {LOST_METRICS}"
+        )
 
 
 def environment() -> dict[str, Any]:

@@ -7,17 +7,19 @@ from pathlib import Path
 from monosema.core.devices import choose_device
 from monosema.data.named_models import NamedModels
 from monosema.runs.check import check_run
-from monosema.runs.config import RunConfig
-from monosema.runs.session import build_layout, build_models, build_stream, build_tokens, coder_for
+from monosema.runs.config import CacheSource, RunConfig
+from monosema.runs.session import build_cache, build_layout, build_models, build_stream, build_tokens, coder_for
 from monosema.runs.training import TrainingResult, train
 from monosema.training.resolve import check_training
 
 
 def launch(config: RunConfig, out: Path, *, progress: bool | float = True) -> TrainingResult:
-    """Load model (or models) and text, make stream and coder, train, save and evaluate.
+    """Load model (or models) and text, make stream and coder, train, save and evaluate; or train from a cache.
 
     What is wrong with the options is said before the model is loaded, where it can be, and before the text.
     """
+    if config.cache is not None:
+        return _launch_from_cache(config, config.cache, out, progress)
     if config.model.device_map is None:
         choose_device(config.model.device)
     check_run(config)
@@ -28,3 +30,20 @@ def launch(config: RunConfig, out: Path, *, progress: bool | float = True) -> Tr
     tokens = build_tokens(config.tokens, models)
     stream = build_stream(config.stream, models, tokens)
     return train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)
+
+
+def _launch_from_cache(config: RunConfig, options: CacheSource, out: Path, progress: bool | float) -> TrainingResult:
+    device = choose_device(options.device)
+    check_run(config)
+    cache = build_cache(options)
+    coder = coder_for(config.coder, cache.layout, cache.record()).to(device)
+    check_training(coder, config.training, options.batch_size)
+    return train(
+        coder,
+        cache,
+        config.training,
+        out=out,
+        evaluation=config.evaluation,
+        progress=progress,
+        start_at_other_sites=config.coder.start_at_other_sites,
+    )

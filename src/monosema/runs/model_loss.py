@@ -39,15 +39,17 @@ def model_loss_increase(
         rows, losses = [], []
         for part in order.split(stream.model_batch_size):
             ids = split.contexts[part].to(device=model.device, dtype=torch.int64)
-            usable = ~split.special_mask(split.contexts[part]).to(model.device)
+            documents, usable = split.documents_of(part), split.row_mask(part).to(model.device)
             sites = list(dict.fromkeys((name, written)))
-            values = model.capture(ids, sites)
+            values = model.capture(ids, sites, documents_BT=documents)
             x, y = values[name], values[written]
             replaced = torch.where(usable.unsqueeze(-1), coder(x.to(coder.dtype)).to(y.dtype), y)
-            clean = _token_losses(model(ids), ids)
+            clean = _token_losses(model(ids, documents_BT=documents), ids)
             with model.edits({written: partial(_instead, replaced)}):
-                spliced = _token_losses(model(ids), ids)
+                spliced = _token_losses(model(ids, documents_BT=documents), ids)
             increase, kept = spliced - clean, usable[:, :-1]
+            if documents is not None:  # padding is no target, nor is a document that its predictor does not see
+                kept = kept & (documents[:, 1:] == documents[:, :-1]).to(kept.device)
             if one_per_context:
                 kept = _one_each(increase, kept, generator)
             both = [values[site][:, :-1][kept] for site in sites]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,14 @@ from monosema.coders import Dictionary
 from monosema.core.config import from_plain, to_plain
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
 from monosema.data.rebuild import recorded_options
-from monosema.runs.config import MAIN_MODEL, EvaluationOptions, ModelOptions, StreamOptions, TokenOptions
+from monosema.runs.config import (
+    MAIN_MODEL,
+    CacheSource,
+    EvaluationOptions,
+    ModelOptions,
+    StreamOptions,
+    TokenOptions,
+)
 from monosema.runs.start import coder_options
 from monosema.training import TrainingConfig
 
@@ -21,7 +29,7 @@ def run_config(
     training: TrainingConfig,
     evaluation: EvaluationOptions,
 ) -> dict[str, Any]:
-    """``config.yaml`` of a run: a ``RunConfig`` for a stream; for plain rows, ``rows`` in place of model and text.
+    """``config.yaml`` of a run: a ``RunConfig`` for a stream or cache; for plain rows, ``rows`` in place of the source.
 
     Several models are ``model`` (the one called ``base``) and ``other_models``; ``models`` where none is called so.
     """
@@ -29,6 +37,8 @@ def run_config(
     if options.token_scaling == training.input_scaling:  # it was training that made it the coder's own
         options = replace(options, token_scaling="none")
     described = {"coder": to_plain(options), "training": to_plain(training)}
+    if isinstance(rows, ActivationCache):
+        return {"cache": to_plain(cache_source(rows)), **described, "evaluation": to_plain(evaluation)}
     if not isinstance(rows, ActivationStream):
         return {"rows": rows.record(), **described}
     recorded = recorded_options(rows.record())
@@ -39,6 +49,23 @@ def run_config(
         **described,
         "evaluation": to_plain(evaluation),
     }
+
+
+def cache_source(cache: ActivationCache) -> CacheSource:
+    """The options that open ``cache`` again."""
+    reads, writes = ([name for name, _ in sites] for sites in (cache.layout.reads, cache.layout.writes))
+    return CacheSource(
+        folder=os.fspath(cache.folder),
+        revision=cache.revision,
+        batch_size=cache.batch_size,
+        hook_names=tuple(reads),
+        targets=None if cache.layout.is_autoencoder else tuple(writes),
+        seed=cache.seed,
+        epochs=cache.epochs,
+        mix_bytes=cache.mix_bytes,
+        validation_fraction=cache.validation_fraction,
+        fingerprint=cache.manifest.fingerprint,
+    )
 
 
 def _models(recorded: Mapping[str, Any]) -> dict[str, Any]:

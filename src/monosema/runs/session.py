@@ -10,8 +10,9 @@ from typing import Any
 from monosema import hub
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
-from monosema.data import ActivationStream, Tokens
+from monosema.data import ActivationCache, ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.packed.manifest import is_packed
 from monosema.data.rebuild import (
     MODEL_OPTIONS,
     STREAM_OPTIONS,
@@ -24,7 +25,15 @@ from monosema.data.rebuild import (
 )
 from monosema.data.sites import RowLayout
 from monosema.models import LanguageModel
-from monosema.runs.config import MAIN_MODEL, CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
+from monosema.runs.config import (
+    MAIN_MODEL,
+    CacheSource,
+    CoderOptions,
+    ModelOptions,
+    RunConfig,
+    StreamOptions,
+    TokenOptions,
+)
 from monosema.runs.make import make_coder
 from monosema.runs.start import load_start
 
@@ -118,12 +127,29 @@ def build_tokens(options: TokenOptions, model: Models) -> Tokens:
     named = NamedModels(model)
     models = list(named.by_name.values()) or [named.first]
     size = min(each.context_size or DEFAULT_CONTEXT_SIZE for each in models)
-    return tokens_again({"context_size": min(size, DEFAULT_CONTEXT_SIZE), **given(options)}, named.first)
+    # packed tokens have a size of their own
+    default = {} if is_packed(options.source) else {"context_size": min(size, DEFAULT_CONTEXT_SIZE)}
+    chosen = {**default, **given(options)}
+    if options.mixture:
+        del chosen["source"]
+    return tokens_again(chosen, named.first)
 
 
 def build_stream(options: StreamOptions, model: Models, tokens: Tokens) -> ActivationStream:
     """An ``ActivationStream`` with these options."""
     return ActivationStream(model, tokens, **given(options))
+
+
+def build_cache(options: CacheSource) -> ActivationCache:
+    """The ``ActivationCache`` of these options; ``ConfigError`` where its content is not the recorded one."""
+    names = {name: value for name, value in given(options).items() if name not in ("fingerprint", "device")}
+    cache = ActivationCache(**names)
+    if options.fingerprint not in (None, cache.manifest.fingerprint):
+        raise ConfigError(
+            f"{options.folder} is another cache than the one recorded (fingerprint {cache.manifest.fingerprint}, not "
+            f"{options.fingerprint}); restore that one, or leave out cache.fingerprint for a new run"
+        )
+    return cache
 
 
 def given(options: Any) -> dict[str, Any]:

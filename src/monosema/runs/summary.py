@@ -100,8 +100,8 @@ def summarise(
     )
 
 
-def memory_line(runs: Sequence[StepMemory]) -> str:
-    """What the steps of trainers that take turns will hold beside the model and the rows."""
+def memory_line(runs: Sequence[StepMemory], *, has_folders: bool = False) -> str:
+    """What the steps of trainers that take turns will hold beside the model and the rows; and their checkpoints."""
     kept, passing = sum(run.kept for run in runs), max(run.passing for run in runs)
     weights = sum(run.weights for run in runs)
     parts = {
@@ -111,7 +111,9 @@ def memory_line(runs: Sequence[StepMemory]) -> str:
         "a step's gradients and entries": passing,
     }
     of_what = ", ".join(f"{name} {readable_bytes(n)}" for name, n in parts.items())
-    return f"memory: {readable_bytes(weights + kept + passing)} beside model and rows ({of_what})"
+    line = f"memory: {readable_bytes(weights + kept + passing)} beside model and rows ({of_what})"
+    checkpoints = sum(run.snapshot for run in runs)
+    return f"{line}; checkpoints: {readable_bytes(checkpoints)} of the host's" if has_folders else line
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
@@ -137,7 +139,7 @@ def _cells(summary: RunSummary) -> list[tuple[str, str]]:
     return [
         ("run", summary.name),
         ("tokens", f"{summary.tokens:,}"),
-        ("time", _duration(summary.seconds)),
+        ("time", duration(summary.seconds)),
         ("tok/s", "-" if rate is None else short_number(rate)),
         ("peak", "-" if summary.peak_memory_bytes is None else readable_bytes(summary.peak_memory_bytes)),
         ("loss", _number(training.get("loss"))),
@@ -157,7 +159,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """``1.5 s``, ``3.2 min``, ``4 h 05 min``."""
     if seconds is None:
         return "-"
     if seconds < 60:

@@ -15,28 +15,26 @@ from torch import Tensor
 from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
-from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.files import write_atomically, write_json
 from monosema.core.progress import Progress, say
-from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows, as_row_source
-from monosema.evaluation import Report, evaluate
+from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
+from monosema.data.cache.expectations import model_differences
+from monosema.evaluation import Report
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
+from monosema.runs.heldout import RowSource, check_heldout, measure
+from monosema.runs.keeper import Keeper, save_coder
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
 from monosema.runs.summary import RunSummary, Usage, memory_line, summarise, summary_table
-from monosema.training import INITIAL_ROWS, Callback, Checkpoint, Trainer, TrainingConfig
+from monosema.training import INITIAL_ROWS, Callback, Checkpoint, CheckpointPlan, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all
 from monosema.training.optimizer import OptimizerFactory
 from monosema.training.terms import Resample
 
 logger = logging.getLogger("monosema.runs")
 
-ROW_FIGURES = ("fve", "l0", "dead_fraction")
-LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score")
-"""What of a report is logged while training; losses for each model."""
-
-RowSource = ActivationStream | ActivationCache | ArrayRows | IterableRows
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 
 
@@ -100,7 +98,7 @@ def train(
         config: the run; the defaults work untouched.
         out: the run folder. A run that was stopped or killed goes on bit for bit; a finished one is read.
         evaluation: evaluate the dictionary as saved at the end, on the held-out side of the stream's tokens or on an
-            array's validation rows.
+            array's or cache's validation rows.
         on_step: called with the trainer after every step.
         callbacks: further callbacks of the loop.
         optimizer: makes the optimiser in place of Adam, ``torch.optim.NAdam`` or
@@ -113,7 +111,7 @@ def train(
         ShapeError: the coder's widths are not the source's.
         DataError: the source is too short for ``config.tokens``, or gives values that are not finite.
         ConfigError: ``out`` belongs to another run (of an array, to other rows): what differs is listed and nothing is
-            overwritten; or the coder is for other sites than the source's.
+            overwritten; or the coder is for other sites than the source's, or another model than a cache's.
         NonFiniteStepError: a step of the only coder was not finite.
         RunInterrupted: SIGINT or SIGTERM; the step was finished and saved.
     """
@@ -131,6 +129,8 @@ def train(
         runs = []
         for name, (each, own) in pairs.items():
             path = None if out is None else Path(out) / name
+            if isinstance(rows, ActivationCache) and not start_at_other_sites:
+                _refuse_another_model(each, rows)
             columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
             runs.append(_Run(name, each, own, rows, columns, path, options, optimizer))
         for run in runs:  # none before every folder was found fit
@@ -163,15 +163,11 @@ class _Run:
         options: EvaluationOptions,
         optimizer: OptimizerFactory | None,
     ):
-        if config.eval_every > 0 and not _has_heldout(rows):
-            raise ConfigError(
-                "eval_every needs held-out rows: load_tokens(..., heldout_fraction=...) sets text aside, "
-                "ArrayRows(..., validation_fraction=...) rows; or leave eval_every at 0"
-            )
+        check_heldout(config, rows)
         self.name, self.rows, self.options = name, rows, options
         self.columns = columns
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
-        self.trainer = Trainer(coder, config, rows.batch_size, _directions(config, coder), optimizer)
+        self.trainer = Trainer(coder, config, rows.batch_size, connection_directions(config, coder), optimizer)
         if not isinstance(rows, IterableRows):
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
         if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
@@ -187,25 +183,29 @@ class _Run:
             plain = run_config(coder, rows, config, options)
             if optimizer is not None:
                 plain["optimizer"] = self.trainer.optimizer_record()
-            self.folder = RunFolder(path, plain, config.keep_checkpoints, config.keep_every)
+            plan = CheckpointPlan.of(config, rows.batch_size, self.trainer.n_steps)
+            self.folder = RunFolder(path, plain, plan)
             self.folder.refuse_others()
 
     def open(self, callbacks: Sequence[Callback], folders: contextlib.ExitStack) -> None:
         """Lock the folder until ``folders`` closes and take up what is in it."""
         if self.folder is not None:
-            self.checkpoint = folders.enter_context(self.folder).checkpoints.newest()
+            self.checkpoint = folders.enter_context(self.folder).newest_checkpoint()
         before: Mapping[str, Any] = {"seconds": 0.0} if self.checkpoint is None else self.checkpoint.plain
         self.used = Usage(before.get("seconds"), before.get("peak_memory"))
         own: list[Callback] = [self.last, self.used]
         if self.folder is not None:
-            own.append(_Keeper(self.folder, self.rows, self.columns, self.options, self.used))
+            keeper = folders.enter_context(Keeper(self.folder, self.rows, self.columns, self.options, self.used))
+            if self.checkpoint is not None:
+                keeper.resume(self.checkpoint, self.trainer.config.keep_best)
+            own.append(keeper)
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
         self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, self.name)
         self.failure = None if self.folder is None else self.folder.failure()
         if self.checkpoint is not None:
             self.trainer.load_state_dict(self.checkpoint.tensors, self.checkpoint.plain["trainer"])
         if self.folder is not None:
-            self.folder.cut_metrics(self.start)
+            self.folder.cut_metrics(self.checkpoint)
 
     @property
     def is_unfinished(self) -> bool:
@@ -221,21 +221,21 @@ class _Run:
             return self._result(_finish(trainer), None, error)
         if folder is None:
             finished = _finish(trainer)
-            report = _evaluate(finished, self.rows, self.columns, self.options, progress) if wants_report else None
+            report = measure(finished, self.rows, self.columns, self.options, progress) if wants_report else None
             return self._result(finished, report)
-        if self.checkpoint is None or self.start < trainer.n_steps or not folder.coder_path.exists():
-            _save_coder(trainer, folder.coder_path)
-            folder.report_path.unlink(missing_ok=True)
+        is_finished = self.checkpoint is not None and self.start == trainer.n_steps
+        if not (is_finished and folder.has_whole("coder")):
+            with folder.writing("coder", "report.json"):
+                save_coder(trainer, folder.coder_path)
+                folder.report_path.unlink(missing_ok=True)
         _finish(trainer)
         saved = hub.load(folder.coder_path, device=trainer.coder.device)
-        if wants_report and not folder.report_path.exists():
-            report = _evaluate(saved, self.rows, self.columns, self.options, progress)
+        report = Report.load(folder.report_path) if folder.has_whole("report.json") else None
+        if report is None and wants_report:
+            report = measure(saved, self.rows, self.columns, self.options, progress)
             if report is not None:
-                write_json(folder.report_path, report.to_dict())
-        elif folder.report_path.exists():
-            report = Report.from_dict(read_json(folder.report_path))
-        else:
-            report = None
+                with folder.writing("report.json"):
+                    write_json(folder.report_path, report.to_dict())
         result = self._result(saved, report)
         return result if wants_report else replace(result, report=None)
 
@@ -283,50 +283,6 @@ class _Last(Callback):
         self.metrics = {"step": trainer.step_number, **metrics}
 
 
-class _Keeper(Callback):
-    """Writes metrics and checkpoints into the run folder."""
-
-    def __init__(self, folder: RunFolder, rows: RowSource, columns: Columns, options: EvaluationOptions, used: Usage):
-        self._folder, self._rows, self._columns, self._options, self._used = folder, rows, columns, options, used
-
-    def on_step(self, trainer: Trainer) -> None:
-        every = trainer.config.eval_every
-        if every > 0 and trainer.step_number % every == 0:
-            report = _evaluate(trainer.inference_coder(), self._rows, self._columns, self._options, progress=False)
-            if report is not None:
-                self._folder.append_metrics({"step": trainer.step_number, **_heldout_figures(report)})
-
-    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        self._folder.append_metrics({"step": trainer.step_number, **metrics})
-
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        tensors, plain = trainer.state_dict()
-        state: dict[str, Any] = {
-            "trainer": plain,
-            "seconds": self._used.seconds,
-            "peak_memory": self._used.peak_memory,
-        }
-        if not isinstance(self._rows, IterableRows):
-            stream = self._rows.state_dict()
-            tensors |= {f"rows.{name}": value for name, value in stream.items() if isinstance(value, Tensor)}
-            state["rows"] = {name: value for name, value in stream.items() if not isinstance(value, Tensor)}
-        self._folder.checkpoints.write(
-            trainer.step_number, tensors, state, lambda path: _save_coder(trainer, path / "coder")
-        )
-
-
-def _heldout_figures(report: Report) -> dict[str, Any]:
-    """What the log keeps of a report."""
-    figures = {f"heldout/{name}": getattr(report, name) for name in ROW_FIGURES}
-    if report.ce_clean is None and not report.models:  # of plain rows, without a model
-        return figures
-    runs: dict[str, Any] = {**(report.models or {"": report})}
-    for key, losses in runs.items():
-        of_model = f"/{key}" if key else ""
-        figures |= {f"heldout/{name}{of_model}": getattr(losses, name) for name in LOSS_FIGURES}
-    return figures
-
-
 def _with_config(
     each: Dictionary | tuple[Dictionary, TrainingConfig], config: TrainingConfig | None
 ) -> tuple[Dictionary, TrainingConfig]:
@@ -355,11 +311,21 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
     return as_row_source(source, **row_options)
 
 
+def _refuse_another_model(coder: Dictionary, cache: ActivationCache) -> None:
+    different = model_differences(coder.metadata, cache.record())
+    if different:
+        raise ConfigError(
+            f"the coder was trained on another model than the one {cache.folder} was made from "
+            f"({'; '.join(different)}); cache that model's activations, or train(..., start_at_other_sites=True)"
+        )
+
+
 def _tokens(config: TrainingConfig, batch_size: int) -> int:
     return (config.main_steps(batch_size) + config.finetuning_steps(batch_size)) * batch_size
 
 
-def _directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:
+def connection_directions(config: TrainingConfig, coder: Dictionary) -> Tensor | None:
+    """The directions of the SAE of ``config.sparse_connection``, if there is one."""
     connection = config.sparse_connection
     if connection is None:
         return None
@@ -407,7 +373,8 @@ def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
             if run.start == min(each.start for each in unfinished):  # the others wait until the rows reach them
                 run.used.start()
         if progress is not False and logger.isEnabledFor(logging.WARNING):
-            say(memory_line([run.trainer.memory() for run in unfinished]))
+            kept = [run.folder is not None for run in unfinished]
+            say(memory_line([run.trainer.memory() for run in unfinished], has_folders=any(kept)))
         slowest.fit.callbacks = [_Shown(bar, rows.batch_size), *slowest.fit.callbacks]
         fit_all([run.fit for run in unfinished], rows)
 
@@ -419,39 +386,3 @@ def _finish(trainer: Trainer) -> Dictionary:
     trainer.coder.is_trained = True
     trainer.coder.requires_grad_(False)
     return finished
-
-
-def _save_coder(trainer: Trainer, path: Path) -> None:
-    hub.save(trainer.inference_coder(), path, log10_density=trainer.statistics.log10_density())
-
-
-def _has_heldout(rows: RowSource) -> bool:
-    if isinstance(rows, ArrayRows | ActivationCache):
-        return rows.n_validation > 0
-    return isinstance(rows, ActivationStream) and rows.tokens is not None and rows.tokens.heldout.n_contexts > 0
-
-
-def _evaluate(
-    coder: Dictionary,
-    rows: RowSource,
-    columns: Columns,
-    options: EvaluationOptions,
-    progress: bool | float,
-) -> Report | None:
-    if isinstance(rows, ArrayRows | ActivationCache):
-        if not _has_heldout(rows):
-            return None
-        return evaluate(coder, activations=columns.of(rows.validation), n_tokens=options.n_tokens)
-    assert isinstance(rows, ActivationStream)
-    if rows.tokens is None or not _has_heldout(rows):
-        logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
-        return None
-    return evaluate(
-        coder,
-        rows.models or rows.model,
-        rows.tokens,
-        n_tokens=options.n_tokens,
-        n_loss_tokens=options.n_loss_tokens,
-        ablation=options.ablation,
-        progress=progress is not False,
-    )

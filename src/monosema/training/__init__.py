@@ -15,6 +15,7 @@ _HOMES = {
         "Checkpoint",
         "Checkpoints",
     ),
+    "monosema.training.checkpoint_plan": ("CheckpointPlan",),
     "monosema.training.config": ("TrainingConfig",),
     "monosema.training.initial": (
         "GeometricMedian",
@@ -51,6 +52,7 @@ __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from monosema.training.checkpoint import Checkpoint, Checkpoints
+    from monosema.training.checkpoint_plan import CheckpointPlan
     from monosema.training.config import TrainingConfig
     from monosema.training.initial import GeometricMedian, geometric_median
     from monosema.training.loop import Callback, RunInterrupted, fit

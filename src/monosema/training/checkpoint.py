@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there, newest last, with a fall-back to the one before.
 
 ``checkpoints/step_000000120/`` holds ``state.safetensors`` (every tensor the next step depends on), ``state.json``
-(plain values and the sha256 of both) and what the caller adds (the coder as a loadable folder).
-``checkpoints/latest`` names the newest one.
+(plain values and the sha256 of every file) and what the caller adds (the coder as a loadable folder).
+``checkpoints/latest`` names the newest one that was read back and found whole, ``checkpoints/best`` the best one.
 """
 
 from __future__ import annotations
@@ -11,23 +11,32 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load_file
 from torch import Tensor
 
 from monosema.core.errors import FileError
-from monosema.core.files import atomic_folder, read_json, remove_leftovers, write_atomically, write_json
+from monosema.core.files import (
+    atomic_folder,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
+from monosema.core.tensors import write_tensors
+from monosema.training.checkpoint_plan import CheckpointPlan
 
 logger = logging.getLogger("monosema.training.checkpoint")
 
 _NAME = re.compile(r"step_(\d+)")
+_STATE, _TENSORS = "state.json", "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,15 @@ class Checkpoint:
     """JSON values."""
 
 
-class Checkpoints:
-    """The checkpoints of one run, in ``folder``: the newest ``keep``, and those of every ``keep_every`` steps."""
+def any_checkpoint(checkpoint: Checkpoint) -> None:
+    """Refuses none."""
 
-    def __init__(self, folder: Path, keep: int, keep_every: int = 0):
-        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+
+class Checkpoints:
+    """The checkpoints of one run in ``folder``, those that ``plan`` keeps."""
+
+    def __init__(self, folder: Path, plan: CheckpointPlan):
+        self.folder, self.plan = folder, plan
 
     def write(
         self,
@@ -56,65 +69,135 @@ class Checkpoints:
         tensors: Mapping[str, Tensor],
         plain: Mapping[str, Any],
         add: Callable[[Path], None] | None = None,
+        *,
+        is_best: bool = False,
     ) -> Path:
         """Write the checkpoint of ``step``; ``add`` puts further files into its folder before it appears.
 
-        Older ones that are not kept are deleted only once this one is safe. Raises ``FileError`` where it cannot
+        Older ones that are not kept are deleted only once this one was read back. Raises ``FileError`` where it cannot
         be written; the older ones then all stand.
         """
         target = self.folder / f"step_{step:09d}"
-        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         with atomic_folder(target) as temporary:
-            (temporary / "state.safetensors").write_bytes(data)
-            write_json(temporary / "state.json", {**plain, "sha256": _checksum(data, plain)})
+            files = {_TENSORS: write_tensors(temporary / _TENSORS, tensors)}
             if add is not None:
                 add(temporary)
-        write_atomically(self.folder / "latest", target.name + "\n")
-        for old in self._folders()[: -self.keep]:
-            if self.keep_every == 0 or int(old.name.removeprefix("step_")) % self.keep_every != 0:
-                shutil.rmtree(old, ignore_errors=True)
+            files |= {name: sha256_of(temporary / name) for name in _files_in(temporary) if name != _TENSORS}
+            body = {**plain, "files": files}
+            write_json(temporary / _STATE, {**body, "sha256": _checksum(body)})
+        _verified(target)
+        self._point("latest", target)
+        if is_best:
+            self._point("best", target)
+        best = self._pointed("best")
+        folders = [folder for folder in self._folders() if _step(folder) <= step]  # later ones are damaged
+        for old in folders[: -self.plan.newest]:
+            if not self.plan.is_kept(_step(old)) and old.name != best:
+                remove_folder(old)
         return target
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; damaged ones are passed over with a warning.
+    def newest(self, check: Callable[[Checkpoint], None] = any_checkpoint) -> Checkpoint | None:
+        """The newest checkpoint that is whole and that ``check`` does not refuse with a ``FileError``.
 
-        None where there is none at all; ``FileError`` where there are some and none is whole.
+        Others are passed over with a warning. None where there is none at all; ``FileError`` where there are some and
+        none can be used.
         """
         if not self.folder.exists():
             return None
         remove_leftovers(self.folder)
         folders = self._folders()
+        last: FileError | None = None
         for folder in reversed(folders):
             try:
-                return _read(folder)
+                checkpoint = _read(folder)
+                check(checkpoint)
             except FileError as error:
                 logger.warning("%s; falling back to the checkpoint before it", error)
-        if folders:
-            count = len(folders)
-            raise FileError(f"none of the {count} checkpoints in {self.folder} can be read; start in a new folder")
+                last = error
+                continue
+            self._mend_pointers(checkpoint)
+            return checkpoint
+        if last is not None:
+            raise FileError(
+                f"none of the {len(folders)} checkpoints in {self.folder} can be used ({last}); put back whole files, "
+                "or start in a new folder"
+            ) from last
+        if self._pointed("latest") is not None:
+            raise FileError(
+                f"the checkpoints that {self.folder / 'latest'} speaks of are gone; put them back, or start in a new "
+                "folder"
+            )
         return None
+
+    def point_best(self, step: int) -> None:
+        """Let ``best`` name the checkpoint of ``step``, where it is still there."""
+        target = self.folder / f"step_{step:09d}"
+        if target.exists() and self._pointed("best") != target.name:
+            self._point("best", target)
+
+    def _mend_pointers(self, found: Checkpoint) -> None:
+        """Point ``latest`` at ``found``, with a warning where more has happened than a process that ended too early."""
+        named, names = self._pointed("latest"), [folder.name for folder in self._folders()]
+        if named == found.path.name:
+            return
+        if named not in names and (named is not None or len(names) > 1):
+            logger.warning(
+                "%s names %s, which is not here; going on from %s", self.folder / "latest", named, found.path.name
+            )
+        self._point("latest", found.path)
+
+    def _pointed(self, name: str) -> str | None:
+        """What a pointer holds; None where it is not there."""
+        try:
+            return (self.folder / name).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return None
+
+    def _point(self, name: str, target: Path) -> None:
+        write_atomically(self.folder / name, target.name + "\n")
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def _checksum(data: bytes, plain: Mapping[str, Any]) -> str:
-    return hashlib.sha256(data + json.dumps(plain, sort_keys=True).encode()).hexdigest()
+def _step(folder: Path) -> int:
+    match = _NAME.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _checksum(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint whose every file is what was written; ``FileError`` naming one that is not."""
+    what = f"checkpoint {folder.name} is damaged"
+    try:
+        plain = read_json(folder / _STATE)
+    except FileError as error:
+        raise FileError(f"{what}: {error}") from error
+    checksum = plain.pop("sha256", None) if isinstance(plain, dict) else None
+    if checksum is None or checksum != _checksum(plain):
+        raise FileError(f"{what}: the content of {_STATE} does not match its checksum")
+    for name, expected in plain.pop("files").items():
+        try:
+            found = sha256_of(folder / name)
+        except FileError as error:
+            raise FileError(f"{what}: {error}") from error
+        if found != expected:
+            raise FileError(f"{what}: the content of {name} does not match its checksum")
+    return dict(plain)
 
 
 def _read(folder: Path) -> Checkpoint:
-    plain = read_json(folder / "state.json")
+    plain = _verified(folder)
     try:
-        data = (folder / "state.safetensors").read_bytes()
-    except OSError as error:
-        raise FileError(f"checkpoint {folder.name} is damaged: {error.strerror or error}") from error
-    checksum = plain.pop("sha256", None) if isinstance(plain, dict) else None
-    if checksum is None or checksum != _checksum(data, plain):
-        raise FileError(f"checkpoint {folder.name} is damaged: its content does not match its checksum")
-    try:
-        tensors = load_tensors(data)
-    except SafetensorError as error:
-        raise FileError(f"checkpoint {folder.name} is damaged: {error}") from error
-    match = _NAME.fullmatch(folder.name)
-    assert match is not None
-    return Checkpoint(int(match[1]), folder, tensors, plain)
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:  # types and shapes torch has not
+        raise FileError(f"checkpoint {folder.name} is damaged: {_TENSORS}: {error}") from error
+    return Checkpoint(_step(folder), folder, tensors, plain)

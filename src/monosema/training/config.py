@@ -12,6 +12,15 @@ from monosema.core.errors import ConfigError
 from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
 InputScaling = Literal["expected_norm", "expected_norm_one", "whitening", "constant_norm", "layer_norm", "none"]
+BEST: dict[str, Literal["highest", "lowest"]] = {
+    "heldout/fve": "highest",
+    "heldout/dead_fraction": "lowest",
+    "heldout/ce_spliced": "lowest",
+    "heldout/ce_loss_score": "highest",
+    "heldout/kl": "lowest",
+    "heldout/kl_score": "highest",
+}
+"""Figures that ``keep_best`` may name, and which value is the best; of several models, followed by ``/name``."""
 PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")
 """The input scalings that are not linear and stay in the coder."""
 
@@ -90,7 +99,16 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """Checkpoints kept on disk, the newest ones."""
     keep_every: int = 0
-    """Steps whose multiples' checkpoints are kept for good; 0 for none. Each holds a dictionary that can be loaded."""
+    """Steps whose multiples' checkpoints are written and kept for good; 0 for none."""
+    checkpoint_tokens: tuple[int, ...] = ()
+    """Training tokens after which a checkpoint is written (after the step that reaches them) and kept for good."""
+    n_checkpoints: int = 0
+    """So many checkpoints kept for good, evenly spaced between the run's first step and its last."""
+    keep_best: str | None = None
+    """A figure of ``eval_every``, such as ``heldout/fve``: the checkpoint where it is best is written and kept while it
+    is the best one."""
+    background_checkpoints: bool = True
+    """Checkpoints are written while steps go on, from a copy of the state in host memory; steps wait otherwise."""
     max_hours: float | None = None
     """Hours after which the process writes a checkpoint and stops, as after a signal; the same call goes on."""
     log_every: int = 50
@@ -125,6 +143,7 @@ class TrainingConfig:
         _require(self.eval_every >= 0, f"eval_every must not be negative, got {self.eval_every}")
         _require(self.keep_checkpoints >= 1, f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         _require(self.keep_every >= 0, f"keep_every must not be negative, got {self.keep_every}")
+        self._check_kept()
         _require(self.max_hours is None or self.max_hours > 0, f"max_hours must be positive, got {self.max_hours}")
         _require(
             self.checkpoint_every is None or self.checkpoint_every >= 0,
@@ -134,6 +153,21 @@ class TrainingConfig:
         check_compile_mode(self.compile, "a coder", reason)
         _require(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip}")
 
+    def _check_kept(self) -> None:
+        counts, best = self.checkpoint_tokens, self.keep_best
+        _require(all(count >= 1 for count in counts), f"checkpoint_tokens must be at least 1, got {counts}")
+        _require(self.n_checkpoints >= 0, f"n_checkpoints must not be negative, got {self.n_checkpoints}")
+        _require(
+            not (counts and self.n_checkpoints),
+            "checkpoint_tokens and n_checkpoints both say which checkpoints to keep; leave out one of them",
+        )
+        if best is not None:
+            _require(
+                is_known(best),
+                f"keep_best={best!r} is no figure of held-out rows with a best value; known: {', '.join(BEST)}",
+            )
+            _require(self.eval_every > 0, f"keep_best={best!r} is measured while training; set eval_every, too")
+
     def main_steps(self, batch_size: int) -> int:
         """Steps before the fine-tuning phase: of all that is trained, where there is none."""
         return 0 if self.tokens == 0 else max(1, self.tokens // batch_size)
@@ -141,6 +175,18 @@ class TrainingConfig:
     def finetuning_steps(self, batch_size: int) -> int:
         """Steps of the fine-tuning phase."""
         return 0 if self.finetuning is None else max(1, self.finetuning.tokens // batch_size)
+
+
+def is_known(best: str) -> bool:
+    """Whether ``best`` is a figure of ``BEST``, of one model or of a named one."""
+    return "/".join(best.split("/")[:2]) in BEST
+
+
+def is_better(best: str, value: float, than: float | None) -> bool:
+    """Whether ``value`` of the figure ``best`` is better than another; no number is better than none."""
+    if value != value or than is None:
+        return value == value
+    return value > than if BEST["/".join(best.split("/")[:2])] == "highest" else value < than
 
 
 def _require(condition: bool, message: str) -> None:

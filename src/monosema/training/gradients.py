@@ -175,10 +175,12 @@ class GradientPass:
         return self._workspaces[part]
 
 
-def tokens_at_a_time(coder: SparseCoder, n_tokens: int) -> int:
-    """How many tokens' pre-activations are held at once: few enough that a processor's cache keeps them for the
-    selection, many enough for the product's speed."""
-    size = WORKSPACE_BYTES["cpu" if coder.device.type == "cpu" else "gpu"] // (coder.d_sae * coder.dtype.itemsize)
+def tokens_at_a_time(coder: SparseCoder, n_tokens: int, device: torch.device | None = None) -> int:
+    """How many tokens' pre-activations are held at once on ``device``, the coder's own by default: few enough that a
+    processor's cache keeps them for the selection, many enough for the product's speed."""
+    size = WORKSPACE_BYTES["cpu" if (device or coder.device).type == "cpu" else "gpu"] // (
+        coder.d_sae * coder.dtype.itemsize
+    )
     return min(n_tokens, max(LEAST_TOKENS, size))
 
 

@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from monosema.core.errors import DataError
+from monosema.training.checkpoint_plan import CheckpointPlan
 from monosema.training.together import prepare_together
 from monosema.training.trainer import NonFiniteStepError, Rows, Trainer
 
@@ -42,8 +43,15 @@ class Callback:
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Every ``log_every`` steps and after the last, with the newest step's metrics."""
 
+    def is_checkpoint_due(self, trainer: Trainer) -> bool:
+        """Whether a checkpoint is due that the config does not ask for; asked after ``on_step``."""
+        return False
+
     def on_checkpoint(self, trainer: Trainer) -> None:
-        """Every ``checkpoint_every`` and ``keep_every`` steps, after the last, and before a stop before it."""
+        """Whenever a checkpoint is due, after the last step, and before a stop before it."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """When the loop is done with the last step, or stops before it; not after an error."""
 
 
 @dataclass(eq=False)
@@ -62,6 +70,12 @@ class FitRun:
     """Why it stopped before its last step."""
     saved_at: int = -1
     """The step of its newest checkpoint in this loop."""
+    plan: CheckpointPlan = field(init=False)
+    """When it is checkpointed."""
+
+    def __post_init__(self) -> None:
+        trainer = self.trainer
+        self.plan = CheckpointPlan.of(trainer.config, trainer.batch_size, trainer.n_steps)
 
     @property
     def is_unfinished(self) -> bool:
@@ -113,21 +127,23 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
                 for run in unfinished:
                     if run.trainer.step_number == place and run.saved_at != place and _is_finite(run):
                         _checkpoint(run)
+                _end(runs)
                 most = max(run.trainer.n_steps for run in unfinished)
                 raise RunInterrupted(
                     f"stopped by {signal.Signals(stop[0]).name if stop else 'max_hours'} after step {place} of {most}; "
                     "the same call resumes from here"
                 )
+        _end(runs)
 
 
 def _step(run: FitRun, rows: Rows) -> None:
     trainer, config = run.trainer, run.trainer.config
-    every = max(1, trainer.n_steps // 10) if config.checkpoint_every is None else config.checkpoint_every
     trainer.step_prepared(rows)
     step, last = trainer.step_number, trainer.step_number == trainer.n_steps
     for callback in run.callbacks:
         callback.on_step(trainer)
-    checkpoint_due = last or any(each > 0 and step % each == 0 for each in (every, config.keep_every))
+    asked = [callback.is_checkpoint_due(trainer) for callback in run.callbacks]
+    checkpoint_due = run.plan.is_due(step) or any(asked)
     log_due = last or step % config.log_every == 0
     if not (log_due or checkpoint_due) or not _is_finite(run):
         return
@@ -137,6 +153,12 @@ def _step(run: FitRun, rows: Rows) -> None:
             callback.on_log(trainer, metrics)
     if checkpoint_due:
         _checkpoint(run)
+
+
+def _end(runs: Sequence[FitRun]) -> None:
+    for run in runs:
+        for callback in run.callbacks:
+            callback.on_end(run.trainer)
 
 
 def _is_finite(run: FitRun) -> bool:

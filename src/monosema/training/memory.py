@@ -21,10 +21,13 @@ from monosema.training.terms import AuxK, HierarchicalTopK, Matryoshka, Sparsity
 ENTRY_BYTES = 64
 """Of an active entry in a step: index, token and place in both orders, value, and the gradients of it."""
 
+STATISTICS_BYTES = 3 * 8 + 1
+"""Of a latent's firing statistics."""
+
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes on the dictionary's device."""
+    """Bytes on the dictionary's device, but for ``snapshot``."""
 
     weights: int
     """The parameters."""
@@ -36,6 +39,9 @@ class StepMemory:
     """Of every parameter, while a step lasts."""
     step: int
     """Whatever else a step holds at its peak: rows, errors, active entries, and masks where a selection needs them."""
+    snapshot: int
+    """In the host's memory, for checkpoints: with ``background_checkpoints`` a copy of weights, moments and firing
+    statistics; and while one is written, the dictionary as it is saved, three times over."""
 
     @property
     def kept(self) -> int:
@@ -49,9 +55,14 @@ class StepMemory:
 
 
 def step_memory(
-    dictionary: Dictionary, config: TrainingConfig, sparsity: Sparsity | None, batch_size: int
+    dictionary: Dictionary,
+    config: TrainingConfig,
+    sparsity: Sparsity | None,
+    batch_size: int,
+    device: torch.device | None = None,
 ) -> StepMemory:
-    """``StepMemory`` of training ``dictionary`` with ``sparsity`` and as ``config`` says.
+    """``StepMemory`` of training ``dictionary`` with ``sparsity`` and as ``config`` says, on ``device`` (by default
+    where it is).
 
     Where density is learned, entries are those of ``START`` times the wanted L0, at which such a dictionary begins;
     without one, of half of all latents.
@@ -59,20 +70,24 @@ def step_memory(
     size = torch.empty((), dtype=dictionary.dtype).element_size()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in dictionary.parameters())
     n_tokens = -(-batch_size // config.gradient_accumulation)
-    parts = [_part(part, config, sparsity, n_tokens, size) for part in dictionary.parts]
+    device = dictionary.device if device is None else device
+    parts = [_part(part, config, sparsity, n_tokens, size, device) for part in dictionary.parts]
     rows = 2 * batch_size * (dictionary.d_in + dictionary.d_out) * size
     return StepMemory(
         weights=weights,
         moments=2 * weights + (weights // 2 if config.autocast == "bfloat16" else 0),
         pre_activations=sum(
-            _at_once(part.coder, config, n_tokens) * part.coder.d_sae * size for part in dictionary.parts
+            _at_once(part.coder, config, n_tokens, device) * part.coder.d_sae * size for part in dictionary.parts
         ),
         gradients=weights,
+        snapshot=(3 * weights + STATISTICS_BYTES * dictionary.d_sae) * config.background_checkpoints + 3 * weights,
         step=rows + max(working for working, _ in parts) + sum(entries for _, entries in parts),
     )
 
 
-def _part(part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_tokens: int, size: int) -> tuple[int, int]:
+def _part(
+    part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_tokens: int, size: int, device: torch.device
+) -> tuple[int, int]:
     """What is held while one part is worked on, and what is kept of it until all are done."""
     coder = part.coder
     n_levels = 1
@@ -81,8 +96,8 @@ def _part(part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_token
     elif isinstance(config.levels, HierarchicalTopK):
         n_levels = len(config.levels.budgets)
     outputs = (2 + 2 * n_levels) * n_tokens * coder.d_out * size
-    dense, active = n_tokens * coder.d_sae, _active(coder, config, sparsity)
-    mask = _at_once(coder, config, n_tokens) * coder.d_sae
+    dense, active = n_tokens * coder.d_sae, most_active(coder, config, sparsity)
+    mask = _at_once(coder, config, n_tokens, device) * coder.d_sae
     if active > DENSE_DENSITY * coder.d_sae:  # a dense product of dense activations
         return outputs + dense * (2 * size + 8), round(n_tokens * active) * ENTRY_BYTES
     extra = 0
@@ -91,12 +106,12 @@ def _part(part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_token
     return outputs + max(mask, extra), round(n_tokens * active) * ENTRY_BYTES
 
 
-def _at_once(coder: SparseCoder, config: TrainingConfig, n_tokens: int) -> int:
+def _at_once(coder: SparseCoder, config: TrainingConfig, n_tokens: int, device: torch.device) -> int:
     whole = config.autocast is not None or config.compile is not None
-    return n_tokens if whole else tokens_at_a_time(coder, n_tokens)
+    return n_tokens if whole else tokens_at_a_time(coder, n_tokens, device)
 
 
-def _active(coder: SparseCoder, config: TrainingConfig, sparsity: Sparsity | None) -> float:
+def most_active(coder: SparseCoder, config: TrainingConfig, sparsity: Sparsity | None) -> float:
     """Active latents of a token at most."""
     if isinstance(coder.activation, FixedCountActivation):
         return max(coder.activation.k, float(config.k_start or 0))

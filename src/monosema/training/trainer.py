@@ -5,7 +5,6 @@ Shape letters: B tokens, I input width, O output width, F latents.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,14 +35,8 @@ from monosema.training.resolve import check_training, has_unit_norm, resolve_tok
 from monosema.training.revive import Dead, dead_after, is_resampling_step, resample_every, rewarm_steps
 from monosema.training.scaling import RowScaling
 from monosema.training.schedules import automatic_lr, lr_factor, rewarm_factor
-from monosema.training.start import (
-    START,
-    START_ROWS,
-    bring_decoder_to_size_,
-    can_fold_norms,
-    make_unit_norm_,
-    start_with_,
-)
+from monosema.training.snapshot import Folding
+from monosema.training.start import START, START_ROWS, bring_decoder_to_size_, make_unit_norm_, start_with_
 from monosema.training.statistics import FiringStatistics
 from monosema.training.terms import Resample
 
@@ -264,20 +257,12 @@ class Trainer:
     @torch.no_grad()
     def inference_coder(self) -> Dictionary:
         """A copy of the dictionary for raw activations, scaling and decoder norms folded in: what is saved."""
-        coder = copy.deepcopy(self.coder)
-        coder.requires_grad_(False)
-        coder.is_trained = True
-        for part in coder.parts:
-            if isinstance(part.coder.activation, FixedCountActivation):
-                part.coder.activation.k = part.coder.activation.config.k
-        inputs, outputs = self.scaling.input, self.scaling.output
-        if not outputs.is_uniform:
-            coder.fold_selection_weights()
-        if not (inputs.is_identity and outputs.is_identity):
-            coder.fold_input_scaling(inputs, outputs)
-        if can_fold_norms(coder, outputs.is_uniform and self.unit_norm):
-            coder.fold_W_dec_norm()
-        return coder
+        return self.folding(self.coder)
+
+    @property
+    def folding(self) -> Folding:
+        """What makes the dictionary one of raw activations, where the run stands."""
+        return Folding(self.scaling.input, self.scaling.output, self.unit_norm)
 
     # -- state
 

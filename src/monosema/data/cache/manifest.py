@@ -10,16 +10,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import FileError
-from monosema.core.files import read_json
+from monosema.data.cache.folders import CacheFolder
 from monosema.data.cache.shards import DTYPES, ShardLayout, ShardRecord
 from monosema.data.sites import RowLayout
 
 FORMAT = "monosema-activations"
 VERSION = 1
+_MOST = 2**40
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
 
@@ -54,7 +54,7 @@ class CachePlan:
         return {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(asdict(self)))}
 
     @staticmethod
-    def parse(values: Any, where: Path) -> CachePlan:
+    def parse(values: Any, where: str) -> CachePlan:
         """From JSON; ``FileError`` where it is another format, a newer version, or damaged."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise FileError(f"{where} does not describe an activation cache")
@@ -107,43 +107,42 @@ class Manifest:
         return {**self.plan.plain(), "n_rows": self.n_rows, "shards": [asdict(shard) for shard in self.shards]}
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: CacheFolder) -> Manifest:
     """The manifest in ``folder``; ``FileError`` where it is none, unfinished or damaged."""
-    path = folder / MANIFEST
-    if not path.exists():
-        if (folder / PLAN).exists():
-            plan = CachePlan.parse(read_json(folder / PLAN), folder / PLAN)
-            done = sum((folder / chunk_name(number)).exists() for number in range(plan.n_chunks))
+    if not folder.exists(MANIFEST):
+        if folder.exists(PLAN):
+            plan = CachePlan.parse(folder.read_json(PLAN), f"{folder}/{PLAN}")
+            done = sum(folder.exists(chunk_name(number)) for number in range(plan.n_chunks))
             raise FileError(
                 f"the cache in {folder} is not finished ({done} of {plan.n_chunks} chunks); run the command that "
                 "writes it again, it goes on from there"
             )
         raise FileError(f"{folder} holds no activation cache ({MANIFEST} is missing)")
-    values = read_json(path)
-    plan = CachePlan.parse(values, path)
+    values, where = folder.read_json(MANIFEST), f"{folder}/{MANIFEST}"
+    plan = CachePlan.parse(values, where)
     records = values.get("shards")
     if not isinstance(records, list) or not records:
-        raise FileError(f"{path} lists no shards")
-    manifest = Manifest(plan, tuple(ShardRecord.parse(record, path) for record in records))
+        raise FileError(f"{where} lists no shards")
+    manifest = Manifest(plan, tuple(ShardRecord.parse(record, where) for record in records))
     if values.get("n_rows") != manifest.n_rows or len({shard.file for shard in manifest.shards}) < len(records):
-        raise FileError(f"{path} is damaged: its shards do not add up")
+        raise FileError(f"{where} is damaged: its shards do not add up")
     return manifest
 
 
-def read_chunk(folder: Path, number: int) -> tuple[ShardRecord, ...] | None:
+def read_chunk(folder: CacheFolder, number: int) -> tuple[ShardRecord, ...] | None:
     """The shards of a chunk whose files are all there in full; None where it must be made (again)."""
-    path = folder / chunk_name(number)
-    if not path.exists():
+    return read_records(folder, chunk_name(number))
+
+
+def read_records(folder: CacheFolder, file: str) -> tuple[ShardRecord, ...] | None:
+    """The shards that ``file`` lists, where all are there in full; else None."""
+    if not folder.exists(file):
         return None
-    records = read_json(path)
+    records = folder.read_json(file)
     if not isinstance(records, list) or not records:
         return None
-    found = tuple(ShardRecord.parse(record, path) for record in records)
-    for record in found:
-        file = folder / record.file
-        if not file.exists() or file.stat().st_size != record.n_bytes:
-            return None
-    return found
+    found = tuple(ShardRecord.parse(record, f"{folder}/{file}") for record in records)
+    return found if all(folder.size(record.file) == record.n_bytes for record in found) else None
 
 
 def chunk_name(number: int) -> str:
@@ -155,6 +154,6 @@ def shard_name(chunk: int, number: int) -> str:
 
 
 def _positive(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is not a positive whole number")
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"{value!r:.50} is not a positive whole number below 2^40")
     return value

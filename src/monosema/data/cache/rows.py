@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +13,12 @@ from torch import Tensor
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
-from monosema.data.cache.manifest import read_manifest
-from monosema.data.cache.shards import ShardRecord, read_shard
+from monosema.data.cache.expectations import ExpectedModel, check_model
+from monosema.data.cache.groups import Group, read_group
+from monosema.data.cache.opening import open_source
+from monosema.data.cache.shards import CacheDtype, ShardRecord
+from monosema.data.named_models import refuse_repeated_sites
+from monosema.data.prefetch import Prefetch
 from monosema.data.sites import RowLayout
 
 MIX_BYTES = 2**30
@@ -26,10 +30,12 @@ class ActivationCache:
 
     Every epoch takes the shards in another order. As many as fit into ``mix_bytes``, at least eight, are read one after
     the other, each at the disk's sequential rate, and their rows are served permuted; what fills no batch is dropped
-    and counted. Each shard's checksum is compared whenever it is read.
+    and counted. Each shard's checksum is compared whenever it is read. Rows stay in the cache's type until they are
+    served (int8 is served as float32): memory is that of one group of shards, and of a second with ``prefetch``.
 
     Args:
-        folder: what ``write_cache`` or ``monosema cache`` wrote.
+        folder: what ``write_cache`` or ``monosema cache`` wrote, or sae-lens: a path, an fsspec URL, or the hub's name
+            of a dataset repository (``owner/name``).
         batch_size: rows in a batch.
         hook_names: the sites read, of those in the cache; those it was made for by default.
         targets: the sites written, where they are others.
@@ -37,9 +43,14 @@ class ActivationCache:
         epochs: how often the cache may be read.
         mix_bytes: memory for the shards that are mixed.
         validation_fraction: share of the shards set aside, drawn by the seed.
+        prefetch: read the next group in a thread while one is served; changes no row.
+        model: the model that the cache must be of: one, several by name, or a name.
+        dtype: the type it must be stored in.
+        revision, token: of a repository on the hub.
 
     Raises:
-        ConfigError: options that are out of range; a site that the cache does not hold (it lists those it does).
+        ConfigError: options that are out of range; a site that the cache does not hold (it lists those it does); a
+            cache of another model or type than those asked for.
         FileError: no cache, one that is not finished, or a damaged one; the file is named (shards when they are read).
         DataError: too few rows for a batch, or for the run.
     """
@@ -57,31 +68,40 @@ class ActivationCache:
         epochs: int = 1,
         mix_bytes: int = MIX_BYTES,
         validation_fraction: float = 0.0,
+        prefetch: bool = True,
+        model: ExpectedModel | None = None,
+        dtype: CacheDtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ):
-        if batch_size < 1 or epochs < 1 or mix_bytes < 1:
-            raise ConfigError(
-                f"batch_size, epochs and mix_bytes must be at least 1, got {batch_size}, {epochs} and {mix_bytes}"
-            )
-        if not 0 <= validation_fraction < 1:
-            raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        self.layout, self._columns = self._choose(hook_names, targets)
+        check_cache_options(batch_size, epochs, mix_bytes, validation_fraction)
+        self.folder, self.revision = folder, revision
+        self.source = open_source(folder, revision=revision, token=token)
+        self.manifest = self.source.manifest
+        if model is not None:
+            check_model(self.manifest.plan.stream, model, str(folder))
+        if dtype is not None and dtype != self.manifest.plan.dtype:
+            raise ConfigError(f"{folder} is stored as {self.manifest.plan.dtype}, not {dtype}; leave out dtype=")
+        self.layout = self._choose(hook_names, targets)
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
-        self._mix_bytes, self._validation_fraction = mix_bytes, validation_fraction
+        self.mix_bytes, self.validation_fraction = mix_bytes, validation_fraction
         shards = self.manifest.shards
         order = torch.randperm(len(shards), generator=random_stream(seed, "validation")).tolist()
         n_aside = round(validation_fraction * len(shards))
         self._aside = [shards[number] for number in sorted(order[:n_aside])]
         self._served = [shards[number] for number in sorted(order[n_aside:])]
+        self._known_groups: dict[int, list[list[ShardRecord]]] = {}
         if not self._groups(0):
             raise DataError(
-                f"no group of shards in {self.folder} fills a batch of {batch_size} rows "
+                f"no group of shards in {folder} fills a batch of {batch_size} rows "
                 f"({self.manifest.n_rows:,} rows in all); lower batch_size or raise mix_bytes"
             )
-        self._epoch = self._group = self._offset = 0
+        self._epoch = self._number = self._offset = 0
+        self._last = (epochs, 0)
         self.n_dropped = 0
-        self._rows: Tensor | None = None
+        self._group: Group | None = None
+        self._spare: Tensor | None = None
+        self._prefetch: Prefetch[Group] | None = Prefetch((), ()) if prefetch else None
 
     # -- what it is
 
@@ -106,20 +126,27 @@ class ActivationCache:
     @property
     def validation(self) -> Tensor:
         """The rows set aside ``[n_validation, d]``."""
-        return self._read(self._aside)
+        return torch.cat(list(self.validation_shards()))
+
+    def validation_shards(self) -> Iterator[Tensor]:
+        """The same a shard at a time."""
+        for number, record in enumerate(self._aside):
+            group = self._reads([record], random_stream(self.seed, "aside", number))()
+            yield group.served(0, len(group))
 
     def plan(self, n_rows: int) -> None:
         """Refuse a run that the cache cannot serve."""
-        available = sum(
-            sum(shard.n_rows for shard in group) // self.batch_size * self.batch_size
-            for epoch in range(self.epochs)
-            for group in self._groups(epoch)
+        available, self._last = 0, (self.epochs, 0)
+        for epoch in range(self.epochs):
+            for number, group in enumerate(self._groups(epoch)):
+                available += sum(shard.n_rows for shard in group) // self.batch_size * self.batch_size
+                if available >= n_rows:
+                    self._last = (epoch, number)
+                    return
+        raise DataError(
+            f"the run wants {n_rows:,} rows, the cache gives {available:,} in {self.epochs} epoch(s); set epochs= "
+            "higher, lower tokens, or cache more"
         )
-        if n_rows > available:
-            raise DataError(
-                f"the run wants {n_rows:,} rows, the cache gives {available:,} in {self.epochs} epoch(s); set epochs= "
-                "higher, lower tokens, or cache more"
-            )
 
     def record(self) -> dict[str, Any]:
         """What a dictionary trained on these rows records about them: as if on the stream, and the cache."""
@@ -138,28 +165,29 @@ class ActivationCache:
         return self
 
     def __next__(self) -> Tensor:
-        while self._rows is None or self._offset + self.batch_size > len(self._rows):
-            if self._rows is not None:
-                self.n_dropped += len(self._rows) - self._offset
-                self._rows, self._offset = None, 0
-                self._group += 1
+        while self._group is None or self._offset + self.batch_size > len(self._group):
+            if self._group is not None:
+                self.n_dropped += len(self._group) - self._offset
+                self._release()
+                self._number += 1
             if not self._begin():
                 raise StopIteration
+        self._look_ahead()
         self._offset += self.batch_size
-        return self._rows[self._offset - self.batch_size : self._offset]
+        return self._group.served(self._offset - self.batch_size, self._offset)
 
     def preview(self, n_rows: int) -> Tensor:
         """At most ``n_rows`` of the first rows, without consuming them."""
-        if self._rows is None and not self._begin():
+        if self._group is None and not self._begin():
             raise DataError("the cache is exhausted")
-        assert self._rows is not None
-        return self._rows[:n_rows]
+        assert self._group is not None
+        return self._group.served(0, n_rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Position; the group that is served is read again."""
         return {
             "epoch": self._epoch,
-            "group": self._group,
+            "group": self._number,
             "offset": self._offset,
             "n_dropped": self.n_dropped,
             "identity": self._identity(),
@@ -170,8 +198,11 @@ class ActivationCache:
         different = differences(state["identity"], self._identity())
         if different:
             raise DataError("the saved state belongs to another cache; it differs in " + "; ".join(different))
-        self._epoch, self._group, self._offset = (int(state[key]) for key in ("epoch", "group", "offset"))
-        self.n_dropped, self._rows = int(state["n_dropped"]), None
+        if self._prefetch is not None:
+            self._prefetch.drop()
+        self._group = None
+        self._epoch, self._number, self._offset = (int(state[key]) for key in ("epoch", "group", "offset"))
+        self.n_dropped = int(state["n_dropped"])
         if self._offset > 0:
             self._begin()
 
@@ -181,68 +212,95 @@ class ActivationCache:
             "sites": list(self.layout.hook_names),
             "batch_size": self.batch_size,
             "seed": self.seed,
-            "mix_bytes": self._mix_bytes,
-            "validation_fraction": self._validation_fraction,
+            "mix_bytes": self.mix_bytes,
+            "validation_fraction": self.validation_fraction,
         }
+
+    # -- groups
 
     def _groups(self, epoch: int) -> list[list[ShardRecord]]:
         """The shards of an epoch in its order, together as they are mixed; none where they fill no batch."""
+        if epoch not in self._known_groups:
+            known = {each: groups for each, groups in self._known_groups.items() if each == epoch - 1}
+            self._known_groups = {**known, epoch: self._make_groups(epoch)}
+        return self._known_groups[epoch]
+
+    def _make_groups(self, epoch: int) -> list[list[ShardRecord]]:
         order = torch.randperm(len(self._served), generator=random_stream(self.seed, "shards", epoch)).tolist()
-        shards = [self._served[number] for number in order]
         groups: list[list[ShardRecord]] = [[]]
-        for shard in shards:
-            group = groups[-1]
-            if len(group) >= LEAST_MIXED and sum(each.n_bytes for each in [*group, shard]) > self._mix_bytes:
+        size = 0
+        for number in order:
+            shard = self._served[number]
+            if len(groups[-1]) >= LEAST_MIXED and size + shard.n_bytes > self.mix_bytes:
                 groups.append([])
+                size = 0
             groups[-1].append(shard)
+            size += shard.n_bytes
         if len(groups) > 1 and len(groups[-1]) < LEAST_MIXED:
             last = groups.pop()
             groups[-1].extend(last)
         return [group for group in groups if sum(each.n_rows for each in group) >= self.batch_size]
 
     def _begin(self) -> bool:
-        """Read the current group, or the first of the next epoch."""
-        groups = self._groups(self._epoch) if self._epoch < self.epochs else []
-        if self._group >= len(groups):
-            self._epoch, self._group = self._epoch + 1, 0
-            if self._epoch >= self.epochs:
-                return False
-            groups = self._groups(self._epoch)
-        rows = self._read(groups[self._group])
-        generator = random_stream(self.seed, "rows", self._epoch, self._group)
-        self._rows = rows[torch.randperm(len(rows), generator=generator)]
+        """Take up the current group, or the first of the next epoch."""
+        if self._epoch < self.epochs and self._number >= len(self._groups(self._epoch)):
+            self._epoch, self._number = self._epoch + 1, 0
+        if self._epoch >= self.epochs:
+            return False
+        coming = None if self._prefetch is None else self._prefetch.take()
+        self._group = self._reader(self._epoch, self._number)() if coming is None else coming
         return True
 
-    def _read(self, shards: list[ShardRecord]) -> Tensor:
-        layout = self.manifest.plan.shards
-        parts = [read_shard(self.folder, layout, record).rows for record in shards]
-        if self._columns is not None:
-            parts = [part.index_select(1, self._columns) for part in parts]
-        return torch.cat(parts)
+    def _look_ahead(self) -> None:
+        """Begin to read the group after the one that is served."""
+        if self._prefetch is None or not self._prefetch.is_idle:
+            return
+        place = self._epoch, self._number + 1
+        if place[1] >= len(self._groups(self._epoch)):
+            place = self._epoch + 1, 0
+        if place[0] < self.epochs and place <= self._last:
+            self._prefetch.start(self._reader(*place))
 
-    def _choose(
-        self, hook_names: str | Sequence[str] | None, targets: str | Sequence[str] | None
-    ) -> tuple[RowLayout, Tensor | None]:
-        """The layout of the sites asked for, and their columns; None for all as they are."""
+    def _release(self) -> None:
+        assert self._group is not None
+        self._spare, self._group, self._offset = self._group.memory, None, 0
+
+    def _reader(self, epoch: int, number: int) -> Callable[..., Group]:
+        """What reads a group; into the memory of the one served last, which the system need not find again."""
+        records = self._groups(epoch)[number]
+        memory, self._spare = self._spare, None
+        return self._reads(records, random_stream(self.seed, "rows", epoch, number), memory)
+
+    def _reads(
+        self, records: Sequence[ShardRecord], generator: torch.Generator, memory: Tensor | None = None
+    ) -> Callable[..., Group]:
+        return partial(read_group, self.source, records, self.layout.hook_names, generator, memory)
+
+    def _choose(self, hook_names: str | Sequence[str] | None, targets: str | Sequence[str] | None) -> RowLayout:
+        """The layout of the sites asked for."""
         whole = self.manifest.plan.layout
         if hook_names is None and targets is None:
-            return whole, None
+            return whole
         widths = dict(self.manifest.plan.shards.sites)
         reads = tuple(name for name, _ in whole.reads) if hook_names is None else _names(hook_names)
         writes = reads if targets is None else _names(targets)
         for name in (*reads, *writes):
             if name not in widths:
                 raise ConfigError(f"{self.folder} holds no {name!r}; it has {', '.join(widths)}")
-        starts, total = {}, 0
-        for name, width in self.manifest.plan.shards.sites:
-            starts[name], total = total, total + width
-        wanted = reads if writes == reads else reads + writes
-        columns = torch.cat([torch.arange(starts[name], starts[name] + widths[name]) for name in wanted])
-        layout = RowLayout(
-            tuple((name, widths[name]) for name in reads), tuple((name, widths[name]) for name in writes)
+        return RowLayout(tuple((name, widths[name]) for name in reads), tuple((name, widths[name]) for name in writes))
+
+
+def check_cache_options(batch_size: int, epochs: int, mix_bytes: int, validation_fraction: float) -> None:
+    """Raise ``ConfigError`` for an option of a cache that is out of range."""
+    if batch_size < 1 or epochs < 1 or mix_bytes < 1:
+        raise ConfigError(
+            f"batch_size, epochs and mix_bytes must be at least 1, got {batch_size}, {epochs} and {mix_bytes}"
         )
-        return layout, columns
+    if not 0 <= validation_fraction < 1:
+        raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+    names = (given,) if isinstance(given, str) else tuple(given)
+    refuse_repeated_sites(names)
+    return names

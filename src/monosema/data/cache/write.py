@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from monosema.core.errors import ConfigError, DataError, FileError
-from monosema.core.files import read_json, remove_leftovers, write_json
+from monosema.core.errors import ConfigError, DataError
+from monosema.data.cache.folders import CacheFolder, open_folder, require_room, write_json
 from monosema.data.cache.manifest import (
     MANIFEST,
     PLAN,
@@ -24,15 +22,12 @@ from monosema.data.cache.manifest import (
     read_manifest,
     shard_name,
 )
-from monosema.data.cache.shards import DTYPES, CacheDtype, Shard, ShardRecord, write_shard
+from monosema.data.cache.shards import DTYPES, SHARD_BYTES, CacheDtype, Shard, ShardLayout, ShardRecord, write_shard
 from monosema.data.chunks import ChunkContexts
 from monosema.data.order import indexed
 from monosema.data.stream import ActivationStream
 
 logger = logging.getLogger("monosema.data.cache")
-
-SHARD_BYTES = 2**27
-"""About the size of a shard: large enough to be read at a disk's sequential rate, small enough to mix many."""
 
 
 def write_cache(
@@ -54,6 +49,7 @@ def write_cache(
     None.
 
     Args:
+        folder: a path, or an fsspec URL (``s3://bucket/cache``), where a file is one object that is put whole.
         stream: sites, text, seed and chunk size; nothing of it is consumed.
         tokens: rows wanted, all of the text by default; whole chunks are written.
         dtype: type to store; ``int8`` has a scale for each channel of each shard.
@@ -65,24 +61,39 @@ def write_cache(
         FileError: not enough room on the disk (before anything is written), or it cannot be written.
         DataError: fewer tokens in the text than asked for, or activations that are not finite.
     """
-    target = Path(folder)
+    target = open_folder(folder)
     if dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if not 0 <= rank < n_writers:
         raise ConfigError(f"rank must be at least 0 and below n_writers={n_writers}, got {rank}")
-    split = indexed(stream.split)
-    kept = (~split.special_mask(split.contexts)).sum(1)
+    kept = _kept(stream)
     windows = _windows(stream, kept, tokens)
     n_rows = int(kept[torch.cat(windows)].sum())
     plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, stream.record())
-    plan = replace(plan, shard_rows=max(1, shard_bytes // plan.shards.row_bytes))
-    _begin(target, plan, n_rows)
+    plan = replace(plan, shard_rows=plan.shards.rows_in(shard_bytes))
+    begin(target, plan, n_rows * plan.shards.row_bytes)
     for number, window in enumerate(windows):
         if number % n_writers == rank and read_chunk(target, number) is None:
             _write_chunk(target, plan, stream, number, window)
         if progress is not None:
             progress(int(kept[window].sum()))
-    return _finish(target, plan)
+    return finish(target, plan)
+
+
+def cache_bytes(stream: ActivationStream, tokens: int | None, dtype: CacheDtype) -> int:
+    """Bytes on disk of what ``write_cache`` writes of ``stream``, headers and int8's scales left out.
+
+    Raises ``DataError`` where the text has fewer than ``tokens``.
+    """
+    kept = _kept(stream)
+    n_rows = int(kept[torch.cat(_windows(stream, kept, tokens))].sum())
+    sites = stream.layout.reads if stream.layout.is_autoencoder else stream.layout.reads + stream.layout.writes
+    return n_rows * ShardLayout(sites, dtype).row_bytes
+
+
+def _kept(stream: ActivationStream) -> Tensor:
+    """Rows that each context of the text gives."""
+    return indexed(stream.split).rows_in_contexts()
 
 
 def _windows(stream: ActivationStream, kept: Tensor, tokens: int | None) -> list[Tensor]:
@@ -98,11 +109,11 @@ def _windows(stream: ActivationStream, kept: Tensor, tokens: int | None) -> list
     return windows[: int((reached < tokens).sum()) + 1]
 
 
-def _begin(folder: Path, plan: CachePlan, n_rows: int) -> None:
-    """Make the folder, or go on with one of the same plan; refuse what the disk has no room for."""
-    path = folder / PLAN
-    if path.exists():
-        begun, wanted = read_json(path), plan.plain()
+def begin(folder: CacheFolder, plan: CachePlan, n_bytes: int) -> None:
+    """Make the folder, or go on with one of the same plan; refuse ``n_bytes`` that the disk has no room for."""
+    names = folder.names()
+    if PLAN in names:
+        begun, wanted = folder.read_json(PLAN), plan.plain()
         if not isinstance(begun, dict) or begun != wanted:
             begun = begun if isinstance(begun, dict) else {}
             different = [key for key in wanted if begun.get(key) != wanted[key]]
@@ -110,49 +121,45 @@ def _begin(folder: Path, plan: CachePlan, n_rows: int) -> None:
                 f"{folder} holds a cache that was begun with other options ({', '.join(different)} differ); choose "
                 "another folder, or delete this one"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif names:
         raise ConfigError(f"{folder} is not empty and holds no activation cache; choose another folder")
-    there = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.exists() else 0
-    needed = max(0, n_rows * plan.shards.row_bytes - there)
-    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(parent).free
+    free = folder.free_bytes()
+    there = 0 if free is None else sum(folder.size(name) or 0 for name in names if name.endswith(".safetensors"))
+    needed = max(0, n_bytes - there)
     logger.info(
-        "%s rows of %d sites in %s: %.2f GiB on disk, %.2f GiB of it to be written, %.2f GiB free",
-        f"{n_rows:,}",
-        len(plan.shards.sites),
+        "%s: %.2f GiB of %s, %.2f GiB of it to be written%s",
+        folder,
+        n_bytes / 2**30,
         plan.dtype,
-        n_rows * plan.shards.row_bytes / 2**30,
         needed / 2**30,
-        free / 2**30,
+        "" if free is None else f", {free / 2**30:.2f} GiB free",
     )
-    if needed > free:
-        raise FileError(
-            f"the cache needs {needed / 2**30:.2f} GiB more, {parent} has {free / 2**30:.2f} GiB free; free some, "
-            "choose another place, lower tokens, or store int8"
-        )
-    if not path.exists():
-        write_json(path, plan.plain())
+    require_room(folder, needed)
+    if PLAN not in names:
+        write_json(folder, PLAN, plan.plain())
 
 
-def _write_chunk(folder: Path, plan: CachePlan, stream: ActivationStream, number: int, window: Tensor) -> None:
+def _write_chunk(folder: CacheFolder, plan: CachePlan, stream: ActivationStream, number: int, window: Tensor) -> None:
     split = indexed(stream.split)
-    ids = split.contexts[window]
-    chunk = stream.make_chunk(ChunkContexts(number, {}, ids))
-    places = (~split.special_mask(ids)).nonzero()  # row by row, in the order of the chunk's rows
-    order = chunk.order.cpu()
-    origin = (ids[places[:, 0], places[:, 1]], window[places[:, 0]], places[:, 1])
-    token_ids, contexts, positions = (each[order] for each in origin)
+    text = split.part(window)
+    chunk = stream.make_chunk(ChunkContexts(number, {}, text))
+    places = split.row_mask(window).nonzero()  # row by row, in the order of the chunk's rows
+    origin = (text.ids[places[:, 0], places[:, 1]], window[places[:, 0]], places[:, 1])
+    write_permuted(folder, plan, number, Shard(chunk.rows, *origin), chunk.order)
+
+
+def write_permuted(folder: CacheFolder, plan: CachePlan, number: int, rows: Shard, order: Tensor) -> None:
+    """Write ``rows`` in ``order`` as the shards of chunk ``number``, and then what says that it is whole."""
     records: list[ShardRecord] = []
     for start in range(0, len(order), plan.shard_rows):
-        part = slice(start, start + plan.shard_rows)
-        shard = Shard(chunk.rows[chunk.order[part]], token_ids[part], contexts[part], positions[part])
-        records.append(write_shard(folder / shard_name(number, len(records)), plan.shards, shard))
-    write_json(folder / chunk_name(number), [asdict(record) for record in records])
+        shard = rows.take(order[start : start + plan.shard_rows])
+        records.append(write_shard(folder, shard_name(number, len(records)), plan.shards, shard))
+    write_json(folder, chunk_name(number), [asdict(record) for record in records])
 
 
-def _finish(folder: Path, plan: CachePlan) -> Manifest | None:
+def finish(folder: CacheFolder, plan: CachePlan) -> Manifest | None:
     """Write the manifest where every chunk is there."""
-    if (folder / MANIFEST).exists():
+    if folder.exists(MANIFEST):
         return read_manifest(folder)
     shards: list[ShardRecord] = []
     for number in range(plan.n_chunks):
@@ -161,6 +168,6 @@ def _finish(folder: Path, plan: CachePlan) -> Manifest | None:
             return None
         shards += chunk
     manifest = Manifest(plan, tuple(shards))
-    remove_leftovers(folder)  # nobody writes any more
-    write_json(folder / MANIFEST, manifest.plain())
+    folder.remove_leftovers()  # nobody writes any more
+    write_json(folder, MANIFEST, manifest.plain())
     return manifest

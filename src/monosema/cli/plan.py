@@ -1,0 +1,33 @@
+"""``monosema plan``: what ``monosema train`` with the same options needs, and how long it takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from monosema.cli.options import parse
+from monosema.cli.train import CHOICES
+from monosema.runs.config import RunConfig
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, plan, print; 2 where the run does not fit."""
+    parser = argparse.ArgumentParser(prog="monosema plan", description=__doc__, add_help=False)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure; 0 loads no weights")
+    parser.add_argument("--out", type=Path, default=Path(), help="where the run folder would be")
+    parser.add_argument(
+        "--cache", nargs="?", const="bfloat16", help="count an activation cache of the run's tokens too, in this type"
+    )
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parsed = parse(RunConfig, arguments, parser, CHOICES)
+    from monosema.runs.planning import plan
+
+    extra = parsed.extra
+    planned = plan(parsed.config, seconds=extra.seconds, out=extra.out, cache=extra.cache)
+    print(json.dumps(planned.to_dict(), indent=2) if extra.json else planned)
+    for problem in planned.problems:
+        print(f"monosema plan: {problem}", file=sys.stderr)
+    return 2 if planned.problems else 0

@@ -1,0 +1,185 @@
+"""The documents in a file: plain text, JSON lines, a JSON list, Parquet; each read as a stream."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from monosema.core.errors import DataError
+from monosema.data.files import ByteStream, TextFile
+from monosema.data.records import RecordText
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+"""Plain text files are cut here, as the TinyStories and OpenWebText dumps are written."""
+
+PIECE_CHARACTERS = 20_000
+"""A longer document from a plain text file is cut into pieces of this size at line ends, so that a corpus of one
+long file can be split and shuffled as well."""
+
+LONGEST_LINE = 2**28
+"""A line of JSON with more bytes is refused: it is no record, and would fill the memory."""
+
+_BUFFER = 2**20
+_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with the name that decides on its split."""
+
+    name: str
+    text: str
+
+
+def named_by_text(text: str) -> Document:
+    """A document that is called by the sha256 of its text."""
+    return Document(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), text)
+
+
+def documents_in(file: TextFile, text_of: RecordText) -> Iterator[Document]:
+    """The documents of ``file``, in order.
+
+    Raises ``DataError`` (not UTF-8, not JSON, no text column) and ``FileError`` (unreadable, damaged), both naming the
+    file, and the line where there are lines.
+    """
+    readers = {".parquet": _parquet, ".json": _json_list, ".jsonl": _json_lines, ".ndjson": _json_lines}
+    reader = readers.get(file.suffix)
+    if reader is None:
+        yield from _plain(file)
+    else:
+        yield from (named_by_text(text) for text in reader(file, text_of))
+
+
+def _plain(file: TextFile) -> Iterator[Document]:
+    if _has_separator(file):
+        with file.open() as stream:
+            for part in _parts(_decoded(stream, file)):
+                text = part.strip("\n")
+                if text.strip():
+                    yield named_by_text(text)
+        return
+    with file.open() as stream:
+        for i, piece in enumerate(_pieces(_decoded(stream, file))):
+            yield Document(f"{file.name}#{i}", piece)
+
+
+def _has_separator(file: TextFile) -> bool:
+    """Whether documents are parted inside ``file``: they are named otherwise then, so it must be known beforehand."""
+    wanted = DOCUMENT_SEPARATOR.encode()
+    with file.open() as stream:
+        seen = b""
+        while chunk := stream.read(_BUFFER):
+            seen = seen[1 - len(wanted) :] + chunk  # reads may be shorter than the separator
+            if wanted in seen:
+                return True
+    return False
+
+
+def _decoded(stream: ByteStream, file: TextFile) -> Iterator[str]:
+    """Strict UTF-8, as it comes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    n_bytes, line = 0, 1
+    while True:
+        chunk = stream.read(_BUFFER)
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            line += error.object[: error.start].count(b"\n")
+            at = n_bytes - pending + error.start
+            raise DataError(f"{file.label}, line {line}: not UTF-8 text (byte {at}); convert it first") from error
+        n_bytes += len(chunk)
+        line += chunk.count(b"\n")
+        if text:
+            yield text
+        if not chunk:
+            return
+
+
+def _parts(chunks: Iterator[str]) -> Iterator[str]:
+    """What lies between separators."""
+    rest = ""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(DOCUMENT_SEPARATOR)
+        yield from whole
+    yield rest
+
+
+def _pieces(chunks: Iterator[str]) -> Iterator[str]:
+    """The text in pieces of at most ``PIECE_CHARACTERS``, cut behind the last line end in each, if there is one."""
+    rest = ""
+    for chunk in chunks:
+        rest += chunk
+        start = 0
+        while len(rest) - start > PIECE_CHARACTERS:
+            end = start + PIECE_CHARACTERS
+            newline = rest.rfind("\n", start, end)
+            end = newline + 1 if newline > start else end
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    if rest:
+        yield rest
+
+
+def _json_lines(file: TextFile, text_of: RecordText) -> Iterator[str]:
+    with file.open() as stream:
+        number = 0
+        # the lines of bytes, not of text: a JSON string may hold U+2028, U+0085 and the like as they are
+        while raw := stream.readline(LONGEST_LINE + 1):
+            number += 1
+            where = f"{file.label}, line {number}"
+            if len(raw) > LONGEST_LINE:
+                raise DataError(f"{where}: longer than {LONGEST_LINE:,} bytes; is it JSON lines, one record in each?")
+            if line := _utf8(raw, where).strip():
+                yield text_of(_parsed(line, where), where)
+
+
+def _json_list(file: TextFile, text_of: RecordText) -> Iterator[str]:
+    with file.open() as stream:
+        rows = _parsed(_utf8(stream.read(), file.label), file.label)
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{file.label}: expected a JSON list of texts or records, got a {type(rows).__name__}; files with one "
+            "record in a line are called .jsonl"
+        )
+    for i, row in enumerate(rows):
+        yield text_of(row, f"{file.label}, entry {i}")
+
+
+def _utf8(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text (byte {error.start}); convert it first") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        hint = "; files with one record in a line are called .jsonl" if "Extra data" in str(error) else ""
+        raise DataError(f"{where}: not valid JSON ({error}){hint}") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON nested too deeply to be a record") from error
+
+
+def _parquet(file: TextFile, text_of: RecordText) -> Iterator[str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    if file.is_compressed:
+        raise DataError(f"{file.label}: Parquet is compressed inside; unpack it first")
+    with file.open() as stream:
+        try:
+            table = parquet.ParquetFile(stream)
+            column = text_of.column_among(table.schema_arrow.names, file.label)
+            for batch in table.iter_batches(_ROWS, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    yield text_of({column: value}, file.label)
+        except pyarrow.ArrowInvalid as error:
+            raise file.damaged("Parquet", error) from error

@@ -1,0 +1,191 @@
+"""Documents in blocks, from any place on: how text that is not kept in memory is read, tokenised and packed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from monosema.core.errors import DataError
+from monosema.core.seeds import random_stream
+from monosema.data.config import Mixture, TextSource
+from monosema.data.contexts import Contexts, RowRule
+from monosema.data.documents import documents_from, open_source
+from monosema.data.file_formats import Document, named_by_text
+from monosema.data.packing import PackingRule, joined, pack_blocks
+from monosema.data.records import RecordText
+from monosema.data.stdlib import is_heldout_name
+from monosema.data.streamed import Block, StreamedSplit
+from monosema.data.tokenise import tokenise
+
+BLOCK_DOCUMENTS = 512
+"""Documents that are tokenised and packed together; the tail of a block that fills no context is dropped."""
+HELDOUT_TOKENS = 2**18
+"""Held-out tokens that are gathered from the beginning of the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentReader:
+    """One source's documents in blocks.
+
+    A streamed Hugging Face dataset of several shards has them in an order drawn anew for every epoch, and goes on by
+    its own state. Anything else is read in its order, and to go on it is read again up to the place, not tokenised.
+    """
+
+    source: TextSource
+    """What is read, and which of its documents."""
+    opened: Any
+    """``open_source`` of it."""
+    tokenizer: Any
+    """A transformers tokenizer."""
+
+    def blocks(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[tuple[list[Document], Any]]:
+        """Documents of an epoch from ``place`` on, and the place behind them."""
+        place = place or {"part": 0, "n_in_part": 0, "n": 0, "state": None}
+        part, n_in_part, n, state = (place[key] for key in ("part", "n_in_part", "n", "state"))
+        parts = self._parts(seed, epoch)
+        while part < len(parts):
+            dataset, documents = self._documents(parts[part], n_in_part, state)
+            while batch := list(itertools.islice(documents, self._still(n))):
+                n, n_in_part = n + len(batch), n_in_part + len(batch)
+                state = None if dataset is None else dataset.state_dict()
+                yield batch, {"part": part, "n_in_part": n_in_part, "n": n, "state": state}
+            if self._still(n) == 0:
+                return
+            part, n_in_part, state = part + 1, 0, None
+
+    def _still(self, n_read: int) -> int:
+        most = self.source.max_documents
+        return BLOCK_DOCUMENTS if most is None else min(BLOCK_DOCUMENTS, most - n_read)
+
+    def _parts(self, seed: int, epoch: int) -> list[Any]:
+        if not _keeps_state(self.opened) or self.opened.num_shards == 1:
+            return [self.opened]
+        n = self.opened.num_shards
+        order = torch.randperm(n, generator=random_stream(seed, "shards", epoch)).tolist()
+        return [self.opened.shard(n, each) for each in order]
+
+    def _documents(self, part: Any, n_done: int, state: Any) -> tuple[Any, Iterator[Document]]:
+        """The documents behind the first ``n_done``; and the dataset that knows where it stands, where it is one."""
+        if not _keeps_state(part):
+            again = open_source(self.source) if isinstance(part, Iterator) and callable(self.source.source) else part
+            documents = documents_from(again, column=self.source.column, tokenizer=self.tokenizer)
+            return None, itertools.islice(documents, n_done, None)
+        text_of = RecordText(self.source.column, self.tokenizer)
+        column = text_of.column_among(part.column_names or list(next(iter(part), {})), "the dataset")
+        if state is not None:
+            part.load_state_dict(state)
+        rows = enumerate(part, start=n_done)
+        return part, (named_by_text(text_of({column: row[column]}, f"the dataset, row {i}")) for i, row in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReader:
+    """Tokenises and packs the training side of one source or of a mixture: a ``ReadBlocks``.
+
+    The next block comes from the part whose tokens so far, divided by its weight, are fewest.
+    """
+
+    readers: Mapping[str, DocumentReader]
+    """The parts by name."""
+    when_dry: str
+    """Whether the first part that ends, ends all of it (``stop``)."""
+    tokenizer: Any
+    """A transformers tokenizer."""
+    packing: PackingRule
+    """How documents become contexts."""
+    keeps_documents: bool
+    """Whether contexts come with their documents, for models to keep apart or for padding."""
+    heldout_fraction: float
+    """Share of documents that are left out."""
+
+    def __call__(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[Block]:
+        for batch, at in self.documents(seed, epoch, place):
+            contexts, n_tokens = self.contexts(batch, heldout=False)
+            at[at["last"]]["n_tokens"] += n_tokens
+            yield Block(contexts, json.loads(json.dumps(at)))
+
+    def documents(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[tuple[list[Document], Any]]:
+        """Blocks of documents, both sides; whoever takes one counts its tokens in what comes with it."""
+        fresh = {name: {"place": None, "n_tokens": 0, "is_dry": False} for name in self.readers}
+        at: dict[str, Any] = json.loads(json.dumps({**fresh, "last": None} if place is None else dict(place)))
+        blocks = {name: each.blocks(seed, epoch, at[name]["place"]) for name, each in self.readers.items()}
+        while wet := [name for name in self.readers if not at[name]["is_dry"]]:
+            name = min(wet, key=lambda each: at[each]["n_tokens"] / self.readers[each].source.weight)
+            block = next(blocks[name], None)
+            if block is None:
+                at[name]["is_dry"] = True
+                if self.when_dry == "stop":
+                    return
+                continue
+            at["last"], at[name]["place"] = name, block[1]
+            yield block[0], at
+
+    def contexts(self, documents: list[Document], *, heldout: bool) -> tuple[Contexts, int]:
+        """One side of ``documents``, packed; and its number of tokens."""
+        side = [
+            each
+            for each in documents
+            if each.text.strip() and is_heldout_name(each.name, self.heldout_fraction) == heldout
+        ]
+        tokens = [each.tokens for each in tokenise(side, self.tokenizer)]
+        packed = joined(pack_blocks(tokens, self.packing), self.packing.context_size)
+        documents_NT = torch.from_numpy(packed.documents) if self.keeps_documents else None
+        return Contexts(torch.from_numpy(packed.ids), documents_NT), sum(map(len, tokens))
+
+
+def open_readers(source: TextSource | Mixture, opened: Mapping[str, Any], tokenizer: Any) -> dict[str, DocumentReader]:
+    """A reader for each part of ``source``. Raises ``DataError`` for what can be read once only."""
+    parts = source.parts if isinstance(source, Mixture) else dict.fromkeys(opened, source)
+    for name, part in parts.items():
+        if isinstance(opened[name], Iterator) and not callable(part.source):
+            raise DataError(
+                "an iterator can be read once only, and text that is not kept in memory is read from any place on; "
+                "give a function that returns a fresh one"
+            )
+    return {name: DocumentReader(source=part, opened=opened[name], tokenizer=tokenizer) for name, part in parts.items()}
+
+
+def gather_heldout(reader: BlockReader) -> tuple[Contexts, dict[str, Any]]:
+    """Held-out contexts from the beginning of the text, and what is seen of it, JSON-able.
+
+    Raises ``DataError`` where the text is empty.
+    """
+    digest, contexts, n_read, n_tokens = hashlib.sha256(), [], 0, 0
+    for batch, at in reader.documents(0, 0, None):
+        packed, n = reader.contexts(batch, heldout=True)
+        at[at["last"]]["n_tokens"] += max(n, 1)
+        contexts.append(packed)
+        n_tokens += n
+        if n_read == 0:
+            for each in batch:
+                digest.update(each.name.encode("utf-8", "surrogatepass"))
+        n_read += len(batch)
+        if n_tokens >= HELDOUT_TOKENS or reader.heldout_fraction == 0:
+            break
+    if n_read == 0:
+        raise DataError("the text is empty")
+    seen = {"first_documents_sha256": digest.hexdigest(), "n_documents_read_for_heldout": n_read}
+    return Contexts.joined(contexts), seen
+
+
+def streamed_split(reader: BlockReader, rule: RowRule, record: Mapping[str, Any]) -> StreamedSplit:
+    """The training side; ``record`` is what is known of it beforehand. Raises ``DataError`` where it has no context."""
+    fingerprint = hashlib.sha256(json.dumps(dict(record), sort_keys=True, default=str).encode()).hexdigest()
+    size = reader.packing.context_size
+    first = next((block.contexts for block in reader(0, 0, None) if len(block.contexts)), None)
+    if first is None:
+        raise DataError(
+            f"the training text fills no context of {size} tokens; give more text or a smaller context_size"
+        )
+    rows = rule.row_mask(first).sum(1).double().mean().item()
+    return StreamedSplit(reader, size, rule, "train", fingerprint, rows)
+
+
+def _keeps_state(source: Any) -> bool:
+    return hasattr(source, "load_state_dict") and hasattr(source, "num_shards")

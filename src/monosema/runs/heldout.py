@@ -1,0 +1,87 @@
+"""Measuring a dictionary on what a run's source has set aside, while it trains and at its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from monosema.coders import Dictionary
+from monosema.core.errors import ConfigError
+from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
+from monosema.evaluation import Report, evaluate
+from monosema.runs.columns import Columns
+from monosema.runs.config import EvaluationOptions
+from monosema.training import TrainingConfig
+
+logger = logging.getLogger("monosema.runs")
+
+ROW_FIGURES = ("fve", "l0", "dead_fraction")
+LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score")
+"""What of a report is logged while training; losses for each model."""
+
+RowSource = ActivationStream | ActivationCache | ArrayRows | IterableRows
+
+
+def check_heldout(config: TrainingConfig, rows: RowSource) -> None:
+    """``ConfigError`` where ``config`` wants figures of held-out rows that ``rows`` cannot give."""
+    if config.eval_every > 0 and not has_heldout(rows):
+        raise ConfigError(
+            "eval_every needs held-out rows: load_tokens(..., heldout_fraction=...) sets text aside, "
+            "ArrayRows(..., validation_fraction=...) rows; or leave eval_every at 0"
+        )
+    if config.keep_best is None:
+        return
+    models = rows.models if isinstance(rows, ActivationStream) else {}
+    losses = LOSS_FIGURES if isinstance(rows, ActivationStream) else ()
+    names = [*ROW_FIGURES, *(f"{name}/{key}" if key else name for name in losses for key in models or ("",))]
+    if config.keep_best.removeprefix("heldout/") not in names:
+        raise ConfigError(
+            f"keep_best={config.keep_best!r} is not measured on this source; it has "
+            + ", ".join(f"heldout/{name}" for name in names)
+        )
+
+
+def has_heldout(rows: RowSource) -> bool:
+    if isinstance(rows, ArrayRows | ActivationCache):
+        return rows.n_validation > 0
+    return isinstance(rows, ActivationStream) and rows.tokens is not None and rows.tokens.heldout.n_contexts > 0
+
+
+def measure(
+    coder: Dictionary,
+    rows: RowSource,
+    columns: Columns,
+    options: EvaluationOptions,
+    progress: bool | float,
+) -> Report | None:
+    """The report of ``coder`` on the held-out side of ``rows``; None where there is none."""
+    if isinstance(rows, ArrayRows | ActivationCache):
+        if not has_heldout(rows):
+            return None
+        parts = [rows.validation] if isinstance(rows, ArrayRows) else rows.validation_shards()
+        return evaluate(coder, activations=(columns.of(part) for part in parts), n_tokens=options.n_tokens)
+    assert isinstance(rows, ActivationStream)
+    if rows.tokens is None or not has_heldout(rows):
+        logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
+        return None
+    return evaluate(
+        coder,
+        rows.models or rows.model,
+        rows.tokens,
+        n_tokens=options.n_tokens,
+        n_loss_tokens=options.n_loss_tokens,
+        ablation=options.ablation,
+        progress=progress is not False,
+    )
+
+
+def heldout_figures(report: Report) -> dict[str, Any]:
+    """What the log keeps of a report."""
+    figures = {f"heldout/{name}": getattr(report, name) for name in ROW_FIGURES}
+    if report.ce_clean is None and not report.models:  # of plain rows, without a model
+        return figures
+    runs: dict[str, Any] = {**(report.models or {"": report})}
+    for key, losses in runs.items():
+        of_model = f"/{key}" if key else ""
+        figures |= {f"heldout/{name}{of_model}": getattr(losses, name) for name in LOSS_FIGURES}
+    return figures

@@ -1,0 +1,394 @@
+"""Every reader of the library: valid cases that the library itself writes, and how a case is read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mutate import Case
+
+import monosema as ms
+from monosema.cli.options import _environment
+from monosema.coders import (
+    CLT,
+    SAE,
+    AbsTopK,
+    BatchTopK,
+    Crosscoder,
+    Gated,
+    JumpReLU,
+    ReLU,
+    TanhReLU,
+    TopK,
+    Transcoder,
+)
+from monosema.core.config import differences, from_plain, from_yaml, load_plain, merge, to_plain, to_yaml
+from monosema.core.errors import DataError, UserError
+from monosema.data import ActivationCache
+from monosema.data.cache import CachePlan, Manifest, read_manifest
+from monosema.data.cache.manifest import MANIFEST, PLAN, chunk_name, read_chunk, shard_name
+from monosema.data.cache.shards import Shard, checksum, write_shard
+from monosema.data.documents import documents_from, open_source
+from monosema.data.rows import ArrayRows
+from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
+from monosema.features import FeatureStore
+from monosema.runs import folder as run_folder
+from monosema.runs.config import RunConfig
+from monosema.runs.describe import describe
+from monosema.runs.folder import RunFolder
+from monosema.training import Checkpoints
+from monosema.training.checkpoint import _checksum as checkpoint_sum
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader."""
+
+    seeds: Callable[[], list[Case]]
+    """Valid cases."""
+    read: Callable[[Path], None]
+    """Reads the files in a folder and uses what it finds as the library does."""
+    forge: Callable[[Case], Case] = lambda case: case
+    """Puts checksums right that a forger would put right."""
+    may_write: frozenset[str] = frozenset()
+    """Parts of the names that it may write."""
+
+
+def kept(write: Callable[[Path], object]) -> Case:
+    """The files that ``write`` puts into a new folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "case"
+        folder.mkdir()
+        write(folder)
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+# -- dictionaries
+
+
+def _dictionaries() -> list[Case]:
+    activations = [ReLU(), TopK(k=2), AbsTopK(k=2), BatchTopK(k=2), Gated(), JumpReLU(init_threshold=0.1), TanhReLU()]
+    names: dict[str, Any] = {"hook_name": "blocks.0.hook_resid_post"}
+    coders: list[Any] = [SAE(4, 8, activation=each, **names) for each in activations]
+    other: dict[str, Any] = {"hook_name": "blocks.0.mlp.hook_in", "hook_name_out": "blocks.0.hook_mlp_out"}
+    coders.append(Transcoder(4, 4, 8, activation=JumpReLU(init_threshold=0.1), skip=True, **other))
+    coders.append(Transcoder(4, 6, 8, activation=TopK(k=2), **other))
+    coders.append(Crosscoder([4, 4], 8, activation=ReLU()))
+    coders.append(CLT([4, 4], [4, 4], 8, activation=BatchTopK(k=2)))
+    cases = []
+    for number, coder in enumerate(coders):
+        for part in coder.parts:
+            if hasattr(part.coder.activation, "set_threshold"):
+                part.coder.activation.set_threshold(0.5)
+        coder.metadata.update(tokens={"source": "stdlib", "context_size": 8}, model={"name": "builtin"}, seed=0)
+        density = torch.full((coder.d_sae,), -2.0) if number % 2 else None
+        cases.append(kept(lambda folder, c=coder, d=density: ms.hub.save(c, folder / "coder", log10_density=d)))
+    cases = [{name.removeprefix("coder/"): content for name, content in case.items()} for case in cases]
+    old = {"d_in": 4, "d_sae": 8, "hook_point": "blocks.0.hook_resid_post", "hook_point_head_index": None,
+           "activation_fn_str": "relu", "dtype": "torch.float32", "finetuning_scaling_factor": False,
+           "normalize_activations": "none", "sae_lens_version": "3.1.0"}  # fmt: skip
+    return [*cases, {**cases[0], "cfg.json": json.dumps(old).encode()}]
+
+
+def _read_dictionary(folder: Path) -> None:
+    coder = ms.load(folder, device="cpu")
+    coder(torch.ones(2, coder.d_in, dtype=next(coder.parameters()).dtype))
+    describe(folder)
+
+
+# -- caches
+
+_SITES = (("blocks.0.hook_resid_post", 4), ("blocks.1.hook_mlp_out", 2))
+
+
+def _caches() -> list[Case]:
+    return [kept(lambda folder, d=dtype: _write_cache(folder, d)) for dtype in ("float32", "bfloat16", "int8")]
+
+
+def _write_cache(folder: Path, dtype: str) -> None:
+    plan = CachePlan(_SITES, _SITES, dtype, 2, 5, {"model": {"name": "builtin"}, "seed": 0})
+    write = (folder / PLAN).write_text
+    write(json.dumps(plan.plain()))
+    shards = []
+    for chunk in range(2):
+        rows, places = torch.randn(5, 6), torch.arange(5)
+        record = write_shard(folder / shard_name(chunk, 0), plan.shards, Shard(rows, places, places, places))
+        (folder / chunk_name(chunk)).write_text(json.dumps([asdict(record)]))
+        shards.append(record)
+    (folder / MANIFEST).write_text(json.dumps(Manifest(plan, tuple(shards)).plain()))
+
+
+def _read_cache(folder: Path) -> None:
+    for number in range(2):
+        with contextlib.suppress(UserError):  # the next one, or the manifest, says what is wrong
+            read_chunk(folder, number)
+    read_manifest(folder)
+    cache = ActivationCache(folder, 4, validation_fraction=0.3)
+    cache.plan(4)
+    cache.record()
+    list(cache)
+    _ = cache.validation
+
+
+def _forge_cache(case: Case) -> Case:
+    """Sizes and checksums of the shards as they are."""
+    new = dict(case)
+    for name in (MANIFEST, chunk_name(0), chunk_name(1)):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            values = json.loads(new[name])
+            for record in values["shards"] if name == MANIFEST else values:
+                if (content := case.get(record["file"])) is not None:
+                    record["check"], record["n_bytes"] = checksum(content), len(content)
+            new[name] = json.dumps(values).encode()
+    return new
+
+
+# -- checkpoints and runs
+
+
+def _write_checkpoints(folder: Path) -> None:
+    tensors = {"W": torch.ones(2, 3), "low": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor(3)}
+    for step in (3, 12):
+        Checkpoints(folder, 3).write(step, tensors, {"step": step, "rows": {"epoch": 0, "identity": {"seed": 0}}})
+
+
+def _read_checkpoints(folder: Path) -> None:
+    newest = Checkpoints(folder, 3).newest()
+    assert newest is None or (isinstance(newest.plain, dict) and newest.step >= 0)
+
+
+def _forge_checkpoints(case: Case) -> Case:
+    new = dict(case)
+    for name in case:
+        if name.endswith("state.json"):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                plain = json.loads(case[name])
+                plain.pop("sha256", None)
+                data = case[name.replace(".json", ".safetensors")]
+                new[name] = json.dumps({**plain, "sha256": checkpoint_sum(data, plain)}).encode()
+    return new
+
+
+_RUN = RunConfig()
+run_folder.version = functools.cache(run_folder.version)  # it looks through all that is installed
+_SMALL = {"coder": to_plain(_RUN.coder), "training": {"lr": 0.001, "log_every": 10}}
+
+
+def _report(**changes: Any) -> ms.Report:
+    numbers = {each.name: 0.5 for each in fields(ms.Report) if each.type == "float"}
+    counts = {"n_alive": 3, "d_sae": 8, "n_tokens": 100, "dead_fraction_reliable": False}
+    return ms.Report(**{**numbers, **counts, **changes})
+
+
+def _write_run(folder: Path) -> None:
+    with RunFolder(folder, _SMALL, 3) as run:
+        run.append_metrics({"step": 1, "loss": 0.5})
+        run.append_metrics({"step": 2, "loss": 0.25, "l0": 8})
+        run.record_failure("diverged")
+    coder = SAE(4, 8, activation=ReLU(), hook_name="blocks.0.hook_resid_post")
+    ms.save(coder, folder / "coder")
+    losses = dict.fromkeys(("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_ablated"), 0.5)
+    models = {"a": {**losses, "kl_score": 0.5, "n_predicted_tokens": 10}}
+    report = {**_report(notes=("a",)).to_dict(), "fve_per_site": {"x": 0.5}, "models": models}
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / ".lock").unlink(missing_ok=True)
+
+
+def _read_run(folder: Path) -> None:
+    for use in (describe, _use_run, lambda where: str(ms.Report.load(where / "report.json"))):
+        with _named(folder):
+            use(folder)
+
+
+def _use_run(folder: Path) -> None:
+    with RunFolder(folder, _SMALL, 3) as run:
+        run.metrics()
+        run.cut_metrics(1)
+        run.failure()
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Lets the next part be read where this one is refused in words that name the folder."""
+    try:
+        yield
+    except UserError as error:
+        if str(folder) not in str(error):
+            raise
+
+
+# -- options
+
+
+def _configs() -> list[Case]:
+    text = to_yaml(RunConfig.__dataclass_fields__["coder"].default).replace("\n", "\n  ")
+    text = f"coder:\n  {text}\nother_models: {{b: {{source: x}}}}\n"
+    anchors = "a: &a {lr: 0.001}\ntraining:\n  <<: *a\n"
+    cases: list[Case] = [
+        {"a.yaml": text.encode()},
+        {"a.yaml": b"training:\n  lr: 1e-3\n  # a comment\nstream: {hook_names: [a, 'b']}"},
+    ]
+    return [*cases, {"a.yaml": anchors.encode()}, {"a.json": json.dumps(to_plain(_RUN)).encode()}]
+
+
+def _read_config(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        plain = load_plain(path)
+        with contextlib.suppress(UserError):  # names the option, as several files may be laid over one another
+            config = from_plain(RunConfig, merge(to_plain(_RUN), plain))
+            assert from_yaml(RunConfig, to_yaml(config)) == config
+        differences(plain, to_plain(_RUN))
+
+
+def _environments() -> list[Case]:
+    text = "# options\nexport MONOSEMA_TRAINING__LR=1e-3\nMONOSEMA_MODEL__SOURCE='builtin'\nOTHER=1\n"
+    more = "MONOSEMA_STREAM__HOOK_NAMES=[a, b]\nMONOSEMA_TRAINING__STOP={kind: x}\nMONOSEMA_MODEL__MODEL_KWARGS__A=1\n"
+    return [{".env": text.encode()}, {".env": more.encode()}]
+
+
+def _read_environment(folder: Path) -> None:
+    os.chdir(folder)
+    try:
+        plain = _environment(RunConfig)
+    except UserError as error:
+        if "MONOSEMA_" not in str(error).upper() and "environment" not in str(error):
+            raise
+        return
+    finally:
+        os.chdir("/")
+    with contextlib.suppress(UserError):
+        from_plain(RunConfig, merge(to_plain(_RUN), plain))
+
+
+# -- texts
+
+
+def _texts() -> list[Case]:
+    lines = [json.dumps(row) for row in ({"text": "one", "n": 1}, {"text": "two\u2028"}, "three")]
+    jsonl, plain = "\n".join(lines).encode(), b"one two\n<|endoftext|>\nthree \xc3\xa9\n"
+    many = json.dumps([{"text": "one"}, {"content": "x", "text": "two"}]).encode()
+    cases: list[Case] = [{"a.txt": plain}, {"a.txt": b"word " * 30}, {"a.jsonl": jsonl}, {"a.json": many}]
+    return [*cases, {"a.txt.gz": gzip.compress(plain)}, {"a.jsonl.gz": gzip.compress(jsonl)}]
+
+
+def _tables() -> list[Case]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(folder: Path, table: pa.Table, **options: Any) -> None:
+        pq.write_table(table, folder / "a.parquet", **options)
+
+    plain = pa.table({"text": ["one", "two", "three"], "n": [1, 2, 3]})
+    odd = pa.table({"content": ["one", None], "list": [[1], [2]], "more": [{"a": 1}, {"a": 2}]})
+    options: list[tuple[Any, dict[str, Any]]] = [
+        (plain, {}), (plain, {"compression": "zstd", "use_dictionary": False}), (odd, {"compression": "gzip"}),
+        (plain, {"compression": "none", "data_page_version": "2.0"}),
+    ]  # fmt: skip
+    return [kept(lambda folder, t=table, o=more: write(folder, t, **o)) for table, more in options]
+
+
+def _saved_datasets() -> list[Case]:
+    import datasets
+
+    def write(folder: Path) -> None:
+        datasets.Dataset.from_dict({"text": ["one", "two", "three"], "n": [1, 2, 3]}).save_to_disk(str(folder / "d"))
+
+    return [{name.removeprefix("d/"): content for name, content in kept(write).items()}]
+
+
+def _read_texts(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        documents_from(open_source(path, {}))
+
+
+def _read_saved_dataset(folder: Path) -> None:
+    try:
+        documents_from(open_source(folder, {}))
+    except UserError as error:
+        if "the dataset" not in str(error):  # opened, it has no name
+            raise
+
+
+# -- arrays and reports
+
+
+def _arrays() -> list[Case]:
+    rows = np.arange(48, dtype=np.float32).reshape(12, 4)
+    made = [rows, rows.astype(np.float16), np.asfortranarray(rows), rows.reshape(3, 4, 4)]
+    return [kept(lambda folder, a=array: np.save(folder / "a.npy", a)) for array in made]
+
+
+def _read_array(folder: Path) -> None:
+    rows = ArrayRows(folder / "a.npy", 4, validation_fraction=0.1)
+    rows.record()
+    with contextlib.suppress(DataError):  # values that are not finite, found while training: arrays have no name
+        for batch in rows:
+            assert batch.shape == (4, rows.d_in)
+
+
+def _features() -> list[Case]:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "features"))
+    from features_tiny import known_coder, known_model, known_tokens
+
+    from monosema.features import collect_features
+
+    store = collect_features(known_coder(), known_model(), known_tokens(), n_tokens=16, contexts_per_latent=2)
+    case = kept(lambda folder: store.save(folder / "f"))
+    return [{name.removeprefix("f/"): content for name, content in case.items()}]
+
+
+def _read_features(folder: Path) -> None:
+    store = FeatureStore.load(folder)
+    str(store)
+    [str(each) for each in store]
+
+
+def _crosscoder_reports() -> list[Case]:
+    shapes = {"cosine": (3, 1), "site_class": (3,), "reference": (3,), "firing_density": (3,)}
+    tensors = {each.name: torch.ones(shapes.get(each.name, (3, 2))) for each in fields(LatentSites)}
+    tensors |= {name: torch.zeros(3, dtype=torch.int64) for name in ("site_class", "reference")}
+    site = SiteFigures(hook_name="a", fve=0.5, mean_norm=1.0, unit=1.0, n_exclusive=1, n_confirmed=1, n_shrunk=0,
+                       n_decoupled=0, n_unmeasured=0)  # fmt: skip
+    report = CrosscoderReport(
+        sites=(site, replace(site, hook_name="b")), n_shared=1, n_between=1, n_zero=0, mean_cosine_shared=0.5,
+        n_tokens=10, thresholds=CrosscoderThresholds(), latents=LatentSites(**tensors), notes=("a",),
+    )  # fmt: skip
+    return [kept(lambda folder: report.save(folder / "crosscoder.json"))]
+
+
+def _read_crosscoder_report(folder: Path) -> None:
+    report = CrosscoderReport.load(folder / "crosscoder.json")
+    str(report)
+    report._repr_html_()
+
+
+READERS: dict[str, Reader] = {
+    "dictionary": Reader(_dictionaries, _read_dictionary),
+    "cache": Reader(_caches, _read_cache, _forge_cache),
+    "checkpoint": Reader(lambda: [kept(_write_checkpoints)], _read_checkpoints, _forge_checkpoints),
+    "run": Reader(
+        lambda: [kept(_write_run)],
+        _read_run,
+        may_write=frozenset({"/.lock", "metrics.jsonl", "run.json", "config.yaml"}),
+    ),
+    "config": Reader(_configs, _read_config),
+    "env": Reader(_environments, _read_environment),
+    "text": Reader(_texts, _read_texts),
+    "parquet": Reader(_tables, _read_texts),
+    "dataset": Reader(_saved_datasets, _read_saved_dataset),
+    "npy": Reader(_arrays, _read_array),
+    "features": Reader(_features, _read_features),
+    "crosscoder_report": Reader(_crosscoder_reports, _read_crosscoder_report),
+}
