@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import itertools
 import json
 import os
 import sys
@@ -331,11 +332,11 @@ def _arrays() -> list[Case]:
 
 
 def _read_array(folder: Path) -> None:
-    rows = ArrayRows(folder / "a.npy", 4, validation_fraction=0.1)
+    rows = ArrayRows(folder / "a.npy", 1, validation_fraction=0.1)
     rows.record()
     with contextlib.suppress(DataError):  # values that are not finite, found while training: arrays have no name
-        for batch in rows:
-            assert batch.shape == (4, rows.d_in)
+        for batch in itertools.islice(rows, 20):
+            assert batch.shape == (1, rows.d_in)
 
 
 def _features() -> list[Case]:

@@ -304,6 +304,12 @@ def test_a_forged_saelens_config_is_refused(tmp_path, number):
         ms.load(tmp_path / "dictionary")
 
 
+@pytest.mark.parametrize("text", [".nan", "nan", "'-NaN'"])
+def test_no_option_is_not_a_number(text):
+    with pytest.raises(UserError, match=r"training\.beta1: expected a number"):
+        from_yaml(RunConfig, f"training: {{beta1: {text}}}")
+
+
 @pytest.mark.parametrize("number", range(len(OWN_EDITS)))
 def test_a_forged_config_of_our_own_is_refused(tmp_path, number):
     edit(own_dictionary(tmp_path) / "cfg.json", lambda value: value["dictionary"].update(OWN_EDITS[number]))
