@@ -34,7 +34,7 @@ from monosema.coders import (
     TopK,
     Transcoder,
 )
-from monosema.core.config import differences, from_plain, from_yaml, load_plain, merge, to_plain, to_yaml
+from monosema.core.config import differences, from_plain, load_plain, merge, to_plain, to_yaml
 from monosema.core.errors import DataError, UserError
 from monosema.data import ActivationCache
 from monosema.data.cache import CachePlan, Manifest, read_manifest
@@ -249,7 +249,7 @@ def _read_config(folder: Path) -> None:
         plain = load_plain(path)
         with contextlib.suppress(UserError):  # names the option, as several files may be laid over one another
             config = from_plain(RunConfig, merge(to_plain(_RUN), plain))
-            assert from_yaml(RunConfig, to_yaml(config)) == config
+            assert from_plain(RunConfig, to_plain(config)) == config
         differences(plain, to_plain(_RUN))
 
 
