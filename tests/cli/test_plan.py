@@ -27,7 +27,7 @@ def test_the_command_prints_a_plan(options: list[str], capsys: pytest.CaptureFix
 
 
 def test_the_plan_as_json_with_a_cache_and_times(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*options, "--seconds", "0.05", "--json", "--cache"]) == 0
+    assert main([*options, "--seconds", "0.05", "--json", "--cache-type"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["needs"]["disk"]["cache"] > 0 and plan["times"]["total"] > 0
 

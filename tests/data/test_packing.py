@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monosema.core.errors import ConfigError
-from monosema.data.packing import PackingRule, document_numbers, pack, pack_blocks
+from monosema.data.packing import Packer, PackingRule, document_numbers, joined, pack, pack_blocks
 from monosema.data.packing_config import PackingMode
 
 Ids = Sequence[int]
@@ -217,3 +217,18 @@ def test_blocks_are_the_whole_cut_into_pieces_and_read_no_further_than_they_need
 def test_of_long_documents_the_first_tokens():
     rule = PackingRule(context_size=4, begin_context=0, separator=0, document_tokens=2)
     assert pack([np.array([5, 6, 7]), np.array([8, 9])], rule).tolist() == [[0, 5, 6, 0]]
+
+
+def test_another_packer_goes_on_between_any_two_documents():
+    rule = PackingRule(context_size=7, begin_context=0, separator=1, end_context=2)
+    documents = [np.arange(10, 10 + n, dtype=np.int32) for n in (1, 2, 1, 9, 1, 1, 3, 20, 1, 2)]
+    whole = joined(pack_blocks(documents, rule), 7)
+    for cut in range(len(documents) + 1):
+        packer, blocks = Packer(rule, block_contexts=2), []
+        for number, document in enumerate(documents):
+            if number == cut:
+                blocks.append(packer.take())
+                packer = Packer(rule, block_contexts=2, under_way=packer.under_way)
+            blocks.extend(packer.add(document))
+        found = joined([*blocks, packer.take()], 7)
+        assert (found.ids.tolist(), found.documents.tolist()) == (whole.ids.tolist(), whole.documents.tolist())

@@ -85,17 +85,19 @@ def test_a_folder_gives_what_its_text_gives(tmp_path, roles, fraction):
     ],
 )
 def test_every_way_of_packing_gives_what_the_text_gives(tmp_path, monkeypatch, options, interrupted):
-    source, positions = TEXTS, Positions(start=1, step=2)
+    texts = [text if i % 3 == 0 else " ".join(text.split()[: 1 + i % 2]) for i, text in enumerate(TEXTS)]
+    source, positions = texts, Positions(start=1, step=2)
     if "mixture" in options:
-        parts = {"one": TextSource(source=TEXTS[:90], weight=2), "other": TextSource(source=TEXTS[90:])}
+        parts = {"one": TextSource(source=texts[:90], weight=2), "other": TextSource(source=texts[90:])}
         source = Mixture(parts=parts, when_dry=options["mixture"])
     options = {key: value for key, value in options.items() if key != "mixture"}
+    smaller = {**options, "shard_bytes": 200}
     if interrupted:
         with monkeypatch.context() as patch:
             killed_at(patch, writer, "write_shard", 4)
             with pytest.raises(Killed):
-                written(tmp_path, source, **options)
-    written(tmp_path, source, **options)
+                written(tmp_path, source, **smaller)
+    written(tmp_path, source, **smaller)
     expected = load_tokens(source, word_tokenizer(), SIZE, heldout_fraction=0.2, positions=positions, **options)
     found = load_tokens(tmp_path, word_tokenizer(), positions=positions, **options)
     for ours, theirs in ((found.train, expected.train), (found.heldout, expected.heldout)):
@@ -338,20 +340,23 @@ def test_what_cannot_be_written_names_the_fix(tmp_path, monkeypatch):
     assert not list((tmp_path / "full").rglob("*.arrow"))
 
 
-def test_a_dictionary_is_the_same_to_the_bit_and_can_be_rebuilt(tmp_path, model, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"packing": Packing(mode="windows")}, {"attend_across_documents": False}])
+def test_a_dictionary_is_the_same_to_the_bit_and_can_be_rebuilt(tmp_path, model, monkeypatch, options):
     text = tmp_path / "text.txt"
     text.write_text("<|endoftext|>".join(TEXTS))
     folder = tmp_path / "tokens"
-    pretokenize(text, model.tokenizer, SIZE, folder, heldout_fraction=0.2, progress=False)
-    weights, fingerprints = [], []
+    pretokenize(text, model.tokenizer, SIZE, folder, heldout_fraction=0.2, progress=False, **options)
+    weights, fingerprints, reports = [], [], []
     for source in (text, folder):
-        tokens = load_tokens(source, model.tokenizer, SIZE, heldout_fraction=0.2)
+        tokens = load_tokens(source, model.tokenizer, SIZE, heldout_fraction=0.2, **options)
         stream = ActivationStream(model, tokens, SITES[0], batch_size=32, seed=1)
         coder = ms.SAE(stream.d_in, 24, activation=ms.TopK(k=3))
         ms.train(coder, stream, ms.TrainingConfig(tokens=640), evaluation=False, progress=False)
         weights.append(coder.W_dec.detach())
+        reports.append(ms.evaluate(coder, model, tokens, n_tokens=200, progress=False))
         fingerprints.append(coder.metadata["tokens"]["fingerprint"])
     assert torch.equal(*weights)
+    assert reports[0] == reports[1]
     assert fingerprints[0] == fingerprints[1]
     assert coder.metadata["tokens"]["pretokenized"]["source"] == str(text)
     monkeypatch.setattr(tokenise, "encode", None)

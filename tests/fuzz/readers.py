@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import itertools
 import json
 import os
 import sys
@@ -33,7 +34,7 @@ from monosema.coders import (
     TopK,
     Transcoder,
 )
-from monosema.core.config import differences, from_plain, from_yaml, load_plain, merge, to_plain, to_yaml
+from monosema.core.config import differences, from_plain, load_plain, merge, to_plain, to_yaml
 from monosema.core.errors import DataError, UserError
 from monosema.data import ActivationCache
 from monosema.data.cache import CachePlan, Manifest, read_manifest
@@ -248,7 +249,7 @@ def _read_config(folder: Path) -> None:
         plain = load_plain(path)
         with contextlib.suppress(UserError):  # names the option, as several files may be laid over one another
             config = from_plain(RunConfig, merge(to_plain(_RUN), plain))
-            assert from_yaml(RunConfig, to_yaml(config)) == config
+            assert from_plain(RunConfig, to_plain(config)) == config
         differences(plain, to_plain(_RUN))
 
 
@@ -331,11 +332,11 @@ def _arrays() -> list[Case]:
 
 
 def _read_array(folder: Path) -> None:
-    rows = ArrayRows(folder / "a.npy", 4, validation_fraction=0.1)
+    rows = ArrayRows(folder / "a.npy", 1, validation_fraction=0.1)
     rows.record()
     with contextlib.suppress(DataError):  # values that are not finite, found while training: arrays have no name
-        for batch in rows:
-            assert batch.shape == (4, rows.d_in)
+        for batch in itertools.islice(rows, 20):
+            assert batch.shape == (1, rows.d_in)
 
 
 def _features() -> list[Case]:

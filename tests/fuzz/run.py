@@ -105,7 +105,7 @@ def child(options: argparse.Namespace) -> None:
             fuzzer.rng = random.Random(f"{options.seed} {name} {len(done[name]['findings'])}")
         done[name] = fuzzer.result
         for number, case in enumerate([*cases, *cases]):  # all that is imported late is imported the first time
-            what = fuzzer.try_case(case)
+            what = fuzzer.try_case(case, is_traced=number >= len(cases))
             assert what is None or number < len(cases), f"{name} does not read what the library wrote: {what}"
         if not limited:
             watch.limit_memory()

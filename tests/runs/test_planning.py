@@ -13,7 +13,7 @@ from monosema.core.config import from_plain, merge
 from monosema.core.errors import ConfigError
 from monosema.runs import needs as needing
 from monosema.runs import pace as pacing
-from monosema.runs.config import RunConfig
+from monosema.runs.config import CacheSource, RunConfig
 from monosema.runs.needs import Needs
 from monosema.runs.pace import Pace, times
 from monosema.runs.session import build_tokens
@@ -178,3 +178,8 @@ def test_needs_fit_where_memory_is_not_known(config: Callable[..., RunConfig], m
     monkeypatch.setattr(needing, "free_memory", lambda device: None)
     found: Needs = ms.plan(config(), seconds=0).needs
     assert found.fits
+
+
+def test_a_run_on_a_cache_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave out cache"):
+        ms.plan(RunConfig(cache=CacheSource(folder="c")), seconds=0)

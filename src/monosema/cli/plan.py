@@ -19,14 +19,17 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure; 0 loads no weights")
     parser.add_argument("--out", type=Path, default=Path(), help="where the run folder would be")
     parser.add_argument(
-        "--cache", nargs="?", const="bfloat16", help="count an activation cache of the run's tokens too, in this type"
+        "--cache-type",
+        nargs="?",
+        const="bfloat16",
+        help="count an activation cache of the run's tokens too, in this type",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parsed = parse(RunConfig, arguments, parser, CHOICES)
     from monosema.runs.planning import plan
 
     extra = parsed.extra
-    planned = plan(parsed.config, seconds=extra.seconds, out=extra.out, cache=extra.cache)
+    planned = plan(parsed.config, seconds=extra.seconds, out=extra.out, cache=extra.cache_type)
     print(json.dumps(planned.to_dict(), indent=2) if extra.json else planned)
     for problem in planned.problems:
         print(f"monosema plan: {problem}", file=sys.stderr)

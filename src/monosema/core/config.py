@@ -212,6 +212,8 @@ def _read_scalar(expected: Any, plain: Any, path: str) -> Any:
         if plain is not None:
             raise _wrong(path, "nothing (null)", plain)
         return None
+    if expected is float and str(plain).lower() in ("nan", "+nan", "-nan"):
+        raise _wrong(path, "a number", plain)  # no comparison further on would refuse it
     if expected is float and isinstance(plain, (int, float)) and not isinstance(plain, bool):
         return plain  # an int stays one, so that what was written is what is read
     if expected is float and isinstance(plain, str):  # YAML 1.1 reads 1e-3 (no dot) as a string

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ DIGEST_BYTES = 2**28
 DIGEST_ROWS = 4096
 """Beyond them, so many rows of each array."""
 _STEP_BYTES = 2**24
+_DAMAGED = (TokenError, SyntaxError, BadZipFile)
+"""What NumPy says of damaged headers, beside ``ValueError``."""
 
 Array = np.ndarray | Tensor
 
@@ -112,7 +115,7 @@ def _as_array(array: Any, name: str = "") -> Array:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileError:
             raise
-        except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError, TokenError) as error:
+        except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError, *_DAMAGED) as error:
             raise FileError(f"cannot read activations{of_site} from {path}: {error}") from error
         if not isinstance(array, np.ndarray):
             array.close()

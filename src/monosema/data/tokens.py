@@ -245,7 +245,7 @@ def load_tokens(
             rule = RowRule(frozenset(stored.manifest.plan.special_token_ids), positions)
         return Tokens(_stored(stored, rule, "train"), _stored(stored, rule, "heldout"), {**stored.record(), **read})
     fraction = resolve_heldout_fraction(source, heldout_fraction)
-    keeps_documents = keep_documents(packing, attend_across_documents)
+    keeps_documents = not attend_across_documents or packing.resolved().mode in PADDED_MODES
     opened = open_parts(text)
     dataset, pretokenised = next(iter(opened.values())), None
     if isinstance(text, TextSource):
@@ -322,11 +322,6 @@ def refuse_too_little(n_contexts: int, context_size: int) -> None:
         raise DataError(
             f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
         )
-
-
-def keep_documents(packing: Packing, attend_across_documents: bool) -> bool:
-    """Whether contexts come with their documents, for models to keep apart or for padding."""
-    return not attend_across_documents or packing.resolved().mode in PADDED_MODES
 
 
 def _plain_exclusion(exclude: bool | Collection[int]) -> bool | list[int]:

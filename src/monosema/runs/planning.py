@@ -82,6 +82,11 @@ def plan(
     stored = next((each for each in DTYPES if each == cache), None)
     if stored != cache:
         raise ConfigError(f"cache must be one of {', '.join(DTYPES)}, got {cache!r}")
+    if config.cache is not None:
+        raise ConfigError(
+            "a plan counts the work of a model; to plan a run on a cache, leave out cache and name the model, text and "
+            "sites that it was made of"
+        )
     check_run(config)
     models = outline_models(config)
     began = time.perf_counter()
