@@ -51,7 +51,7 @@ def results(out: Path) -> dict[str, bytes]:
     newest = {path.parent / path.read_text().strip() for path in out.rglob("latest")}
     others = [path for path in out.rglob("checkpoints/step_*") if path not in newest]
     return {
-        path.relative_to(out).as_posix(): path.read_bytes()
+        path.relative_to(out).as_posix(): path.read_bytes().replace(str(out).encode(), b"")  # a config names its cache
         for path in sorted(out.rglob("*"))
         if path.is_file() and not path.name.endswith(clocks) and not any(other in path.parents for other in others)
     }

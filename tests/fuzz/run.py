@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,8 @@ def parent(options: argparse.Namespace) -> dict[str, Any]:
         environment = {**os.environ, **ENVIRONMENT, "HF_HOME": str(work / "hub")}
         for _ in range(20):
             status = subprocess.run(command, env=environment, check=False).returncode
+            if status in (-signal.SIGTERM, -signal.SIGINT):
+                raise SystemExit("stopped from outside")
             results: dict[str, Any] = json.loads((work / "results.json").read_text())
             if status >= 0:
                 return results if status == 0 else {**results, "the fuzzer itself": {**EMPTY, "findings": [FAILED]}}
