@@ -44,9 +44,9 @@ def main(kind: str, folder: str) -> None:
         prefetch=kind == "prefetch",
     )
     source: ActivationStream | ActivationCache = stream
-    if kind == "cache":
+    if kind in ("cache", "cache ahead"):
         write_cache(stream, folder, dtype="float32", shard_bytes=CHUNK_BYTES // 8)
-        source = ActivationCache(folder, BATCH, mix_bytes=CHUNK_BYTES * 17 // 16, prefetch=False)
+        source = ActivationCache(folder, BATCH, mix_bytes=CHUNK_BYTES * 17 // 16, prefetch=kind == "cache ahead")
     Path("/proc/self/clear_refs").write_text("5")  # what loading and writing took is not asked
     before, peaks = peak(), []
     for number, _ in enumerate(source, start=1):

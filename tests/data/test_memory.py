@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("serve_chunks.py")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux' /proc")
-@pytest.mark.parametrize(("kind", "chunks"), [("stream", 0.5), ("prefetch", 1.5), ("cache", 1.5)])
+@pytest.mark.parametrize(("kind", "chunks"), [("stream", 0.5), ("prefetch", 1.5), ("cache", 0.5), ("cache ahead", 1.5)])
 def test_ten_chunks_take_no_more_memory_than_the_first(kind: str, chunks: float, tmp_path: Path):
     """Less than one chunk more than after the first, and less than two where the spare was not made yet by then."""
     done = subprocess.run(

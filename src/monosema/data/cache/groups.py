@@ -61,8 +61,8 @@ def _taken(site: Tensor, rows: Tensor) -> Tensor:
     return words.index_select(0, rows).view(site.dtype)
 
 
-def _room(layout: ShardLayout, sites: Sequence[str], n_rows: int) -> int:
-    """Bytes for ``n_rows`` of ``sites``."""
+def group_bytes(layout: ShardLayout, sites: Sequence[str], n_rows: int) -> int:
+    """Memory for ``n_rows`` of ``sites``."""
     widths = dict(layout.sites)
     size = layout.torch_dtype.itemsize
     return sum(-(-n_rows * widths[name] * size // _ALIGNMENT) * _ALIGNMENT for name in sites)
@@ -76,7 +76,7 @@ def read_group(
     memory: Tensor | None = None,
     go_on: Callable[[], None] = lambda: None,
 ) -> Group:
-    """Read ``sites`` of the shards, one file after the other, into ``memory`` where that is large enough.
+    """Read ``sites`` of the shards, one file after the other, into ``memory`` (of ``group_bytes`` or more), if any.
 
     ``generator`` draws the order of serving; ``go_on`` is called before every shard and may raise to end it all.
     """
@@ -84,11 +84,10 @@ def read_group(
     for record in records:
         source.require(record)
     n_rows, start, arrays = sum(record.n_rows for record in records), 0, {}
-    needed = _room(layout, sites, n_rows)
-    if memory is None or len(memory) < needed:
-        memory = torch.empty(needed, dtype=torch.uint8)
+    if memory is None:
+        memory = torch.empty(group_bytes(layout, sites, n_rows), dtype=torch.uint8)
     for name in sites:
-        end = start + _room(layout, [name], n_rows)
+        end = start + group_bytes(layout, [name], n_rows)
         width = dict(layout.sites)[name]
         used = memory[start : start + n_rows * width * layout.torch_dtype.itemsize]
         arrays[name], start = used.view(layout.torch_dtype).view(n_rows, width), end

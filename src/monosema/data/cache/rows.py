@@ -14,7 +14,7 @@ from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.seeds import random_stream
 from monosema.data.cache.expectations import ExpectedModel, check_model
-from monosema.data.cache.groups import Group, read_group
+from monosema.data.cache.groups import Group, group_bytes, read_group
 from monosema.data.cache.opening import open_source
 from monosema.data.cache.shards import CacheDtype, ShardRecord
 from monosema.data.named_models import refuse_repeated_sites
@@ -125,7 +125,9 @@ class ActivationCache:
 
     @property
     def validation(self) -> Tensor:
-        """The rows set aside ``[n_validation, d]``."""
+        """The rows set aside ``[n_validation, d]``; ``DataError`` where there are none."""
+        if not self._aside:
+            raise DataError("no shards are set aside; give validation_fraction")
         return torch.cat(list(self.validation_shards()))
 
     def validation_shards(self) -> Iterator[Tensor]:
@@ -269,6 +271,10 @@ class ActivationCache:
         """What reads a group; into the memory of the one served last, which the system need not find again."""
         records = self._groups(epoch)[number]
         memory, self._spare = self._spare, None
+        n_rows = sum(record.n_rows for record in records)
+        needed = group_bytes(self.manifest.plan.shards, self.layout.hook_names, n_rows)
+        if memory is not None and len(memory) < needed:
+            memory = None  # given back before more is taken
         return self._reads(records, random_stream(self.seed, "rows", epoch, number), memory)
 
     def _reads(
