@@ -15,7 +15,7 @@ import pytest
 from monosema.core.errors import DataError, FileError, MissingExtraError
 from monosema.data.config import TextSource
 from monosema.data.documents import documents_from, open_source
-from monosema.data.file_formats import LONGEST_LINE
+from monosema.data.file_formats import MOST_JSON_BYTES
 from monosema.data.files import find_files
 
 ROWS = b"".join(json.dumps({"text": f"row {i}"}).encode() + b"\n" for i in range(3))
@@ -152,8 +152,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, error, mes
 
 
 def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("monosema.data.file_formats.LONGEST_LINE", 1000)
-    assert LONGEST_LINE == 2**28
+    monkeypatch.setattr("monosema.data.file_formats.MOST_JSON_BYTES", 1000)
+    assert MOST_JSON_BYTES == 2**28
     (tmp_path / "a.jsonl").write_bytes(ROWS + b'"' + b"a" * 1000 + b'"')
     with pytest.raises(DataError, match="line 4: longer than 1,000 bytes; is it JSON lines"):
         texts_of(tmp_path / "a.jsonl")

@@ -3,6 +3,7 @@
 usage: run_once.py MODEL_FOLDER TEXT_FILE OUT [SLOW_CHECKPOINT_STEP]
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,11 @@ import torch
 
 import monosema as ms
 from monosema.core import files
+
+
+def say(text: str) -> None:
+    """A whole line at once: checkpoints are written by another thread."""
+    os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 
 def main() -> None:
@@ -22,7 +28,7 @@ def main() -> None:
 
         def slowly(temporary: Path, target: Path) -> None:
             if target.name == f"step_{slow_step:09d}":
-                print(f"writing {slow_step}", flush=True)
+                say(f"writing {slow_step}")
                 time.sleep(60)  # the files are there, under their temporary name; the test kills us here
             replace_folder(temporary, target)
 
@@ -39,9 +45,9 @@ def main() -> None:
         out=out,
         evaluation=False,
         progress=False,
-        on_step=lambda trainer: print(f"step {trainer.step_number}", flush=True),
+        on_step=lambda trainer: say(f"step {trainer.step_number}"),
     )
-    print("done", flush=True)
+    say("done")
 
 
 if __name__ == "__main__":

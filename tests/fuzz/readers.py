@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import hashlib
 import itertools
 import json
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from mutate import Case
 
@@ -37,19 +40,34 @@ from monosema.coders import (
 from monosema.core.config import differences, from_plain, load_plain, merge, to_plain, to_yaml
 from monosema.core.errors import DataError, UserError
 from monosema.data import ActivationCache
-from monosema.data.cache import CachePlan, Manifest, read_manifest
-from monosema.data.cache.manifest import MANIFEST, PLAN, chunk_name, read_chunk, shard_name
+from monosema.data.cache.folders import open_folder
+from monosema.data.cache.manifest import (
+    MANIFEST,
+    PLAN,
+    CachePlan,
+    Manifest,
+    chunk_name,
+    read_chunk,
+    read_manifest,
+    shard_name,
+)
 from monosema.data.cache.shards import Shard, checksum, write_shard
+from monosema.data.config import TextSource
 from monosema.data.documents import documents_from, open_source
 from monosema.data.rows import ArrayRows
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
 from monosema.features import FeatureStore
 from monosema.runs import folder as run_folder
+from monosema.runs.checksums import FILE as CHECKSUMS
+from monosema.runs.checksums import _checksum as record_sum
 from monosema.runs.config import RunConfig
 from monosema.runs.describe import describe
 from monosema.runs.folder import RunFolder
-from monosema.training import Checkpoints
+from monosema.training import CheckpointPlan, Checkpoints
 from monosema.training.checkpoint import _checksum as checkpoint_sum
+
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What a forger meets in files that are damaged already."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,9 @@ def _write_cache(folder: Path, dtype: str) -> None:
     shards = []
     for chunk in range(2):
         rows, places = torch.randn(5, 6), torch.arange(5)
-        record = write_shard(folder / shard_name(chunk, 0), plan.shards, Shard(rows, places, places, places))
+        record = write_shard(
+            open_folder(folder), shard_name(chunk, 0), plan.shards, Shard(rows, places, places, places)
+        )
         (folder / chunk_name(chunk)).write_text(json.dumps([asdict(record)]))
         shards.append(record)
     (folder / MANIFEST).write_text(json.dumps(Manifest(plan, tuple(shards)).plain()))
@@ -134,8 +154,8 @@ def _write_cache(folder: Path, dtype: str) -> None:
 def _read_cache(folder: Path) -> None:
     for number in range(2):
         with contextlib.suppress(UserError):  # the next one, or the manifest, says what is wrong
-            read_chunk(folder, number)
-    read_manifest(folder)
+            read_chunk(open_folder(folder), number)
+    read_manifest(open_folder(folder))
     cache = ActivationCache(folder, 4, validation_fraction=0.3)
     cache.plan(4)
     cache.record()
@@ -147,7 +167,7 @@ def _forge_cache(case: Case) -> Case:
     """Sizes and checksums of the shards as they are."""
     new = dict(case)
     for name in (MANIFEST, chunk_name(0), chunk_name(1)):
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        with contextlib.suppress(*_BROKEN):
             values = json.loads(new[name])
             for record in values["shards"] if name == MANIFEST else values:
                 if (content := case.get(record["file"])) is not None:
@@ -158,27 +178,33 @@ def _forge_cache(case: Case) -> Case:
 
 # -- checkpoints and runs
 
+_PLAN = CheckpointPlan(n_steps=12, newest=3)
+_LOGGED = {"n_bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+
 
 def _write_checkpoints(folder: Path) -> None:
     tensors = {"W": torch.ones(2, 3), "low": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor(3)}
     for step in (3, 12):
-        Checkpoints(folder, 3).write(step, tensors, {"step": step, "rows": {"epoch": 0, "identity": {"seed": 0}}})
+        plain = {"step": step, "rows": {"epoch": 0, "identity": {"seed": 0}}, "metrics": _LOGGED}
+        Checkpoints(folder, _PLAN).write(step, tensors, plain, lambda where: (where / "cfg.json").write_text("{}"))
 
 
 def _read_checkpoints(folder: Path) -> None:
-    newest = Checkpoints(folder, 3).newest()
+    newest = Checkpoints(folder, _PLAN).newest()
     assert newest is None or (isinstance(newest.plain, dict) and newest.step >= 0)
 
 
 def _forge_checkpoints(case: Case) -> Case:
+    """Checksums of the files as they are."""
     new = dict(case)
     for name in case:
         if name.endswith("state.json"):
-            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            with contextlib.suppress(*_BROKEN):
                 plain = json.loads(case[name])
                 plain.pop("sha256", None)
-                data = case[name.replace(".json", ".safetensors")]
-                new[name] = json.dumps({**plain, "sha256": checkpoint_sum(data, plain)}).encode()
+                for file in plain["files"]:
+                    plain["files"][file] = hashlib.sha256(case[name.replace("state.json", file)]).hexdigest()
+                new[name] = json.dumps({**plain, "sha256": checkpoint_sum(plain)}).encode()
     return new
 
 
@@ -194,12 +220,14 @@ def _report(**changes: Any) -> ms.Report:
 
 
 def _write_run(folder: Path) -> None:
-    with RunFolder(folder, _SMALL, 3) as run:
+    with RunFolder(folder, _SMALL, _PLAN) as run:
         run.append_metrics({"step": 1, "loss": 0.5})
         run.append_metrics({"step": 2, "loss": 0.25, "l0": 8})
+        run.checkpoints.write(2, {"W": torch.ones(2)}, {"step": 2, "tokens": 8, "metrics": run.metrics_record()})
         run.record_failure("diverged")
     coder = SAE(4, 8, activation=ReLU(), hook_name="blocks.0.hook_resid_post")
-    ms.save(coder, folder / "coder")
+    with run.writing("coder"):
+        ms.save(coder, folder / "coder")
     losses = dict.fromkeys(("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_ablated"), 0.5)
     models = {"a": {**losses, "kl_score": 0.5, "n_predicted_tokens": 10}}
     report = {**_report(notes=("a",)).to_dict(), "fve_per_site": {"x": 0.5}, "models": models}
@@ -214,10 +242,21 @@ def _read_run(folder: Path) -> None:
 
 
 def _use_run(folder: Path) -> None:
-    with RunFolder(folder, _SMALL, 3) as run:
+    with RunFolder(folder, _SMALL, _PLAN) as run:
         run.metrics()
-        run.cut_metrics(1)
         run.failure()
+        run.has_whole("coder")
+        run.cut_metrics(run.newest_checkpoint())
+
+
+def _forge_run(case: Case) -> Case:
+    """Checksums of the checkpoints and of what is recorded, as they are."""
+    new = _forge_checkpoints(case)
+    with contextlib.suppress(*_BROKEN):
+        files = json.loads(case[CHECKSUMS])["files"]
+        files = {name: hashlib.sha256(case[name]).hexdigest() if name in case else old for name, old in files.items()}
+        new[CHECKSUMS] = json.dumps({"files": files, "sha256": record_sum(files)}).encode()
+    return new
 
 
 @contextlib.contextmanager
@@ -281,7 +320,9 @@ def _texts() -> list[Case]:
     jsonl, plain = "\n".join(lines).encode(), b"one two\n<|endoftext|>\nthree \xc3\xa9\n"
     many = json.dumps([{"text": "one"}, {"content": "x", "text": "two"}]).encode()
     cases: list[Case] = [{"a.txt": plain}, {"a.txt": b"word " * 30}, {"a.jsonl": jsonl}, {"a.json": many}]
-    return [*cases, {"a.txt.gz": gzip.compress(plain)}, {"a.jsonl.gz": gzip.compress(jsonl)}]
+    cases += [{"a.txt.gz": gzip.compress(plain)}, {"a.jsonl.gz": gzip.compress(jsonl)}]
+    zstd = pyarrow.Codec("zstd")
+    return [*cases, *({f"a.{kind}.zst": bytes(zstd.compress(text))} for kind, text in (("txt", plain), ("json", many)))]
 
 
 def _tables() -> list[Case]:
@@ -311,15 +352,56 @@ def _saved_datasets() -> list[Case]:
 
 def _read_texts(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
-        documents_from(open_source(path, {}))
+        _read_text(path)
+
+
+def _read_text(path: Path) -> None:
+    list(documents_from(open_source(TextSource(source=path))))
 
 
 def _read_saved_dataset(folder: Path) -> None:
     try:
-        documents_from(open_source(folder, {}))
+        _read_text(folder)
     except UserError as error:
         if "the dataset" not in str(error):  # opened, it has no name
             raise
+
+
+# -- packed tokens
+
+
+def _packed() -> list[Case]:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+    import datasets  # noqa: F401  # what a folder without its manifest may be
+    from data_tiny import word_tokenizer
+
+    documents = [f"a b c {'d ' * (number % 5)}" for number in range(40)]
+
+    def write(folder: Path, **options: Any) -> None:
+        ms.pretokenize(
+            documents, word_tokenizer(), 4, folder, heldout_fraction=0.2, shard_bytes=256, progress=False, **options
+        )
+
+    return [kept(write), kept(lambda folder: write(folder, attend_across_documents=False))]
+
+
+def _read_packed(folder: Path) -> None:
+    tokens = ms.load_tokens(folder, None)
+    for split in (tokens.train, tokens.heldout):
+        _ = split.part(), split.fingerprint, split.rows_in_contexts()
+
+
+def _forge_packed(case: Case) -> Case:
+    """Sizes and checksums of the shards as they are."""
+    new = dict(case)
+    with contextlib.suppress(*_BROKEN):
+        values = json.loads(case["monosema.json"])
+        for side in ("train", "heldout"):
+            for shard in values[side]["shards"]:
+                content = case[f"{side}/{shard['file']}"]
+                shard["n_bytes"], shard["crc32"] = len(content), zlib.crc32(content)
+        new["monosema.json"] = json.dumps(values).encode()
+    return new
 
 
 # -- arrays and reports
@@ -378,15 +460,19 @@ def _read_crosscoder_report(folder: Path) -> None:
 READERS: dict[str, Reader] = {
     "dictionary": Reader(_dictionaries, _read_dictionary),
     "cache": Reader(_caches, _read_cache, _forge_cache),
-    "checkpoint": Reader(lambda: [kept(_write_checkpoints)], _read_checkpoints, _forge_checkpoints),
+    "checkpoint": Reader(
+        lambda: [kept(_write_checkpoints)], _read_checkpoints, _forge_checkpoints, may_write=frozenset({"latest"})
+    ),
     "run": Reader(
         lambda: [kept(_write_run)],
         _read_run,
-        may_write=frozenset({"/.lock", "metrics.jsonl", "run.json", "config.yaml"}),
+        _forge_run,
+        may_write=frozenset({"/.lock", "metrics.jsonl", "run.json", "config.yaml", CHECKSUMS, "latest"}),
     ),
     "config": Reader(_configs, _read_config),
     "env": Reader(_environments, _read_environment),
     "text": Reader(_texts, _read_texts),
+    "packed": Reader(_packed, _read_packed, _forge_packed),
     "parquet": Reader(_tables, _read_texts),
     "dataset": Reader(_saved_datasets, _read_saved_dataset),
     "npy": Reader(_arrays, _read_array),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import pickle
@@ -24,19 +25,21 @@ from monosema.core.config import from_yaml, load_plain, to_plain
 from monosema.core.errors import FileError, UserError
 from monosema.core.files import read_json
 from monosema.data import ActivationCache
-from monosema.data.cache import CachePlan, Manifest, read_manifest
-from monosema.data.cache.manifest import MANIFEST, read_chunk
+from monosema.data.cache.folders import open_folder
+from monosema.data.cache.manifest import MANIFEST, CachePlan, Manifest, read_chunk, read_manifest
 from monosema.data.cache.shards import Shard, checksum, write_shard
+from monosema.data.config import TextSource
 from monosema.data.documents import documents_from, open_source
 from monosema.data.rows import ArrayRows
 from monosema.evaluation.crosscoder_report import CrosscoderReport
 from monosema.features import FeatureStore
 from monosema.runs.config import RunConfig
 from monosema.runs.folder import RunFolder
-from monosema.training import Checkpoints
+from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 from monosema.training.checkpoint import _checksum
 
 SITES = (("blocks.0.hook_resid_post", 4),)
+PLAN = CheckpointPlan(n_steps=12, newest=3)
 
 
 class Bomb:
@@ -62,14 +65,16 @@ def cache(folder: Path) -> Path:
     target.mkdir()
     plan = CachePlan(SITES, SITES, "float32", 1, 8, {"seed": 0})
     places = torch.arange(8)
-    record = write_shard(target / "a.safetensors", plan.shards, Shard(torch.ones(8, 4), places, places, places))
+    record = write_shard(
+        open_folder(target), "a.safetensors", plan.shards, Shard(torch.ones(8, 4), places, places, places)
+    )
     (target / MANIFEST).write_text(json.dumps(Manifest(plan, (record,)).plain()))
     assert len(list(ActivationCache(target, 4))) == 2
     return target
 
 
 def checkpoint(folder: Path) -> Path:
-    Checkpoints(folder / "checkpoints", 3).write(3, {"a": torch.ones(2)}, {"step": 3})
+    Checkpoints(folder / "checkpoints", PLAN).write(3, {"a": torch.ones(2)}, {"step": 3})
     return folder / "checkpoints"
 
 
@@ -78,11 +83,11 @@ def read_cache(target: Path) -> None:
 
 
 def read_checkpoint(target: Path) -> None:
-    Checkpoints(target, 3).newest()
+    Checkpoints(target, PLAN).newest()
 
 
 def read_text(path: Path) -> None:
-    documents_from(open_source(path, {}))
+    list(documents_from(open_source(TextSource(source=path))))
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
@@ -103,7 +108,8 @@ def alter_checkpoint(target: Path, content: bytes) -> None:
     """Put ``content`` in the tensors' place with a checksum that fits."""
     state = target / "step_000000003"
     (state / "state.safetensors").write_bytes(content)
-    (state / "state.json").write_text(json.dumps({"sha256": _checksum(content, {})}))
+    plain = {"files": {"state.safetensors": hashlib.sha256(content).hexdigest()}}
+    (state / "state.json").write_text(json.dumps({**plain, "sha256": _checksum(plain)}))
 
 
 def pickled(mark: Path, kind: str) -> bytes:
@@ -189,11 +195,11 @@ def test_a_cache_names_no_file_outside_its_folder(tmp_path, name):
     shutil.copy(target / "a.safetensors", tmp_path / "secret.safetensors")
     edit(target / MANIFEST, lambda value: value["shards"][0].update(file=name))
     with pytest.raises(FileError, match=r"manifest\.json"):
-        read_manifest(target)
+        read_manifest(open_folder(target))
     records = json.loads((target / MANIFEST).read_text())["shards"]
     (target / "chunk-00000.json").write_text(json.dumps(records))
     with pytest.raises(FileError, match=r"chunk-00000\.json"):
-        read_chunk(target, 0)
+        read_chunk(open_folder(target), 0)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc", "a\0b"])
@@ -402,7 +408,7 @@ def test_a_cache_of_very_many_chunks_is_counted_by_what_is_there(tmp_path):
     edit(target / MANIFEST, lambda value: value.update(n_chunks=2**40))
     (target / MANIFEST).rename(target / "plan.json")
     with pytest.raises(FileError, match="is not finished"):
-        read_manifest(target)
+        read_manifest(open_folder(target))
 
 
 READS: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -422,9 +428,9 @@ READS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "gzip": ("a.txt.gz", lambda folder: read_text(folder / "a.txt.gz")),
     "parquet": ("a.parquet", lambda folder: read_text(folder / "a.parquet")),
     "features": ("features/features.json", lambda folder: FeatureStore.load(folder / "features")),
-    "metrics": ("run/metrics.jsonl", lambda folder: RunFolder(folder / "run", {}, 3).metrics()),
-    "run": ("run/config.yaml", lambda folder: RunFolder(folder / "run", to_plain(RunConfig()), 3).refuse_others()),
-    "failure": ("run/failure.json", lambda folder: RunFolder(folder / "run", {}, 3).failure()),
+    "metrics": ("run/metrics.jsonl", lambda folder: RunFolder(folder / "run", {}, PLAN).metrics()),
+    "run": ("run/config.yaml", lambda folder: RunFolder(folder / "run", to_plain(RunConfig()), PLAN).refuse_others()),
+    "failure": ("run/failure.json", lambda folder: RunFolder(folder / "run", {}, PLAN).failure()),
 }
 
 
@@ -454,7 +460,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, what, kind):
             path.chmod(0)
     if (what, kind) == ("text", "folder"):
         pytest.skip("a folder of texts is a text")
-    if kind == "loop" and what in ("density", "metrics", "failure", "env"):
+    if kind == "loop" and what in ("density", "failure", "env"):
         read(tmp_path)  # as one that is not there
         return
     with pytest.raises(UserError) as caught:
@@ -464,9 +470,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, what, kind):
 
 @pytest.mark.parametrize("line", ["[1]", "7", '{"step": null}', '{"loss": 1}', "\ufffd", "[" * 5000, '{"step": 1'])
 def test_lines_that_are_no_metrics_are_passed_over(tmp_path, line):
+    first = '{"step": 1, "loss": 2}\n'
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n' + line + '\n{"step": 2, "loss": 1}\n')
-    folder = RunFolder(tmp_path / "run", {}, 3)
+    (tmp_path / "run" / "metrics.jsonl").write_text(first + line + '\n{"step": 2, "loss": 1}\n')
+    folder = RunFolder(tmp_path / "run", {}, PLAN)
     assert folder.metrics() == [{"step": 1, "loss": 2}, {"step": 2, "loss": 1}]
-    folder.cut_metrics(1)
+    logged = {"n_bytes": len(first), "sha256": hashlib.sha256(first.encode()).hexdigest()}
+    folder.cut_metrics(Checkpoint(1, tmp_path, {}, {"metrics": logged}))
     assert folder.metrics() == [{"step": 1, "loss": 2}]

@@ -9,8 +9,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monosema.core.errors import FileError
@@ -19,8 +19,6 @@ _TEMPORARY = ".writing-"
 MOST_JSON_BYTES = 2**26
 """No JSON file the library writes comes near it; reading one takes some forty times its size in memory."""
 _MOST_DEPTH = 50
-_MOST_RATIO = 200
-_LEAST_BOMB = 2**26
 _MOST_INTEGER = 2**64
 
 
@@ -111,18 +109,6 @@ def read_text(path: str | os.PathLike[str], most_bytes: int | None = None) -> st
         raise FileError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
 
-def read_decompressed(read: Callable[[int], bytes], path: Path) -> bytes:
-    """All that ``read(n)``, which decompresses ``path``, gives; ``FileError`` where it grows as no text does."""
-    most = max(_LEAST_BOMB, _MOST_RATIO * require_regular(path))
-    parts, size = [], 0
-    while part := read(2**20):
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            raise FileError(f"{path} decompresses to more than {_MOST_RATIO} times its size; decompress it first")
-    return b"".join(parts)
-
-
 def require_regular(path: str | os.PathLike[str]) -> int:
     """Bytes in ``path``; ``FileError`` for a folder, a pipe (which would be waited on) or a device, ``OSError`` where
     nothing is there."""
@@ -179,6 +165,18 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
+
+
+def parse_sums(values: Any) -> dict[str, str]:
+    """``values`` from JSON as checksums of files by their names below one folder; ``ValueError`` where they are
+    something else, or a name leads elsewhere."""
+    if not isinstance(values, dict):
+        raise ValueError("it names no files")
+    for name, checksum in values.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or set(name) & {"\\", "\0"} or not isinstance(checksum, str):
+            raise ValueError(f"{name!r:.200} is no file of the folder")
+    return values
 
 
 def is_leftover(name: str) -> bool:

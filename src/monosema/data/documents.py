@@ -56,7 +56,7 @@ def open_source(source: TextSource) -> Any:
     opened, used = _open(source)
     if is_dataset_dict(opened):
         used = {*used, "split"}
-        opened = _chosen_split(opened, source.split)
+        opened = _chosen_split(opened, source)
     unused = [name for name in source.chosen() if name not in (*used, "column", "max_documents")]
     if unused:
         raise ConfigError(
@@ -193,12 +193,13 @@ def _is_function(source: Any) -> bool:
     return callable(source) and not hasattr(source, "column_names")
 
 
-def _chosen_split(splits: Mapping[str, Any], split: str | None) -> Any:
-    if split is None:
-        raise DataError(f"the dataset has splits {', '.join(map(repr, splits))}; choose one with split=")
-    if split not in splits:
-        raise unknown_name("split", split, splits)
-    return splits[split]
+def _chosen_split(splits: Mapping[str, Any], source: TextSource) -> Any:
+    if source.split is None:
+        names = ", ".join(map(repr, splits))
+        raise DataError(f"the dataset {source.plain()['source']} has splits {names}; choose one with split=")
+    if source.split not in splits:
+        raise unknown_name("split", source.split, splits)
+    return splits[source.split]
 
 
 def _saved_dataset(source: str | Path) -> Any:

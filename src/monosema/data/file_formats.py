@@ -20,8 +20,8 @@ PIECE_CHARACTERS = 20_000
 """A longer document from a plain text file is cut into pieces of this size at line ends, so that a corpus of one
 long file can be split and shuffled as well."""
 
-LONGEST_LINE = 2**28
-"""A line of JSON with more bytes is refused: it is no record, and would fill the memory."""
+MOST_JSON_BYTES = 2**28
+"""A line of JSON lines, or a JSON list, with more bytes is refused: it would fill the memory."""
 
 _BUFFER = 2**20
 _ROWS = 512
@@ -102,11 +102,17 @@ def _decoded(stream: ByteStream, file: TextFile) -> Iterator[str]:
 
 def _parts(chunks: Iterator[str]) -> Iterator[str]:
     """What lies between separators."""
-    rest = ""
+    held: list[str] = []
+    tail = ""  # of the document that is being read; a separator may begin in it
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(DOCUMENT_SEPARATOR)
-        yield from whole
-    yield rest
+        *ends, rest = (tail + chunk).split(DOCUMENT_SEPARATOR)
+        for end in ends:
+            yield "".join((*held, end))
+            held.clear()
+        cut = max(0, len(rest) - len(DOCUMENT_SEPARATOR) + 1)
+        held.append(rest[:cut])
+        tail = rest[cut:]
+    yield "".join((*held, tail))
 
 
 def _pieces(chunks: Iterator[str]) -> Iterator[str]:
@@ -130,18 +136,18 @@ def _json_lines(file: TextFile, text_of: RecordText) -> Iterator[str]:
     with file.open() as stream:
         number = 0
         # the lines of bytes, not of text: a JSON string may hold U+2028, U+0085 and the like as they are
-        while raw := stream.readline(LONGEST_LINE + 1):
+        while raw := stream.readline(MOST_JSON_BYTES + 1):
             number += 1
             where = f"{file.label}, line {number}"
-            if len(raw) > LONGEST_LINE:
-                raise DataError(f"{where}: longer than {LONGEST_LINE:,} bytes; is it JSON lines, one record in each?")
+            if len(raw) > MOST_JSON_BYTES:
+                raise DataError(f"{where}: longer than {MOST_JSON_BYTES:,} bytes; is there one record in each line?")
             if line := _utf8(raw, where).strip():
                 yield text_of(_parsed(line, where), where)
 
 
 def _json_list(file: TextFile, text_of: RecordText) -> Iterator[str]:
     with file.open() as stream:
-        rows = _parsed(_utf8(stream.read(), file.label), file.label)
+        rows = _parsed(_utf8(_whole(stream, file), file.label), file.label)
     if not isinstance(rows, list):
         raise DataError(
             f"{file.label}: expected a JSON list of texts or records, got a {type(rows).__name__}; files with one "
@@ -149,6 +155,19 @@ def _json_list(file: TextFile, text_of: RecordText) -> Iterator[str]:
         )
     for i, row in enumerate(rows):
         yield text_of(row, f"{file.label}, entry {i}")
+
+
+def _whole(stream: ByteStream, file: TextFile) -> bytes:
+    parts, size = [], 0
+    while part := stream.read(_BUFFER):
+        parts.append(part)
+        size += len(part)
+        if size > MOST_JSON_BYTES:
+            raise DataError(
+                f"{file.label}: a JSON list of more than {MOST_JSON_BYTES:,} bytes; write a record in "
+                "each line, into a .jsonl file, which is read as it comes"
+            )
+    return b"".join(parts)
 
 
 def _utf8(raw: bytes, where: str) -> str:
@@ -181,5 +200,6 @@ def _parquet(file: TextFile, text_of: RecordText) -> Iterator[str]:
             for batch in table.iter_batches(_ROWS, columns=[column]):
                 for value in batch.column(0).to_pylist():
                     yield text_of({column: value}, file.label)
-        except pyarrow.ArrowInvalid as error:
+        # what pyarrow says of damaged files, names that are not UTF-8 and sizes beyond the memory among it
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, KeyError, OverflowError, MemoryError) as error:
             raise file.damaged("Parquet", error) from error

@@ -18,12 +18,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
 from monosema.core.errors import DataError, FileError, MissingExtraError, first_line
+from monosema.core.files import require_regular
 
 PLAIN_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py"})
 RECORD_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".parquet"})
 COMPRESSED_SUFFIXES = frozenset({".gz", ".zst"})
 TEXT_SUFFIXES = PLAIN_SUFFIXES | RECORD_SUFFIXES
 """Files that are read where a folder is given; also compressed. A file named by itself is read whatever its name."""
+
+MOST_GROWTH, LEAST_BOMB = 200, 2**26
+"""Decompressing a file stops where it has given so many times the bytes read, and no fewer than ``LEAST_BOMB``: text
+grows some ten times."""
+
+_BUFFER = 2**18
 
 
 @runtime_checkable
@@ -65,12 +72,14 @@ class TextFile:
         """Its bytes, decompressed as they are read; ``FileError`` naming it for whatever goes wrong meanwhile."""
         compression = _kind(self.path)[1]
         try:
+            if not is_remote(self.label):
+                require_regular(self.path)
             with self.filesystem.open(self.path, "rb") as raw:
                 if compression and not raw.read(1):
                     raise FileError(f"{self.label} is empty, so no {compression} file; it may be half-written")
                 if compression:
                     raw.seek(0)
-                yield _decompressed(raw, compression)
+                yield _decompressed(raw, compression, self.label) if compression else raw
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise self.damaged("gzip", error) from error
         except OSError as error:
@@ -190,11 +199,30 @@ def _fixed_part(pattern: str) -> str:
     return "/".join(parts[:first])
 
 
-def _decompressed(raw: Any, compression: str) -> ByteStream:
+def _decompressed(raw: Any, compression: str, label: str) -> ByteStream:
     if compression == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**18)
-    if compression == ".zst":
-        import pyarrow
+        return io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=raw), raw, label), _BUFFER)
+    import pyarrow
 
-        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd"), 2**18)
-    return raw
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
+    return io.BufferedReader(_Bounded(stream, raw, label), _BUFFER)
+
+
+class _Bounded(io.RawIOBase):
+    """``inner``, which decompresses ``raw``, as long as it does not grow as no text does."""
+
+    def __init__(self, inner: Any, raw: Any, label: str):
+        self._inner, self._raw, self._label, self._n_bytes = inner, raw, label, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        n_read: int = self._inner.readinto(buffer)
+        self._n_bytes += n_read
+        if self._n_bytes > max(LEAST_BOMB, MOST_GROWTH * self._raw.tell()):
+            raise FileError(
+                f"{self._label} decompresses to more than {MOST_GROWTH} times its size; decompress it yourself if it "
+                "is what it should be"
+            )
+        return n_read

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from monosema.core.errors import FileError
-from monosema.core.files import read_json, sha256_of, write_json
+from monosema.core.files import parse_sums, read_json, sha256_of, write_json
 
 FILE = "checksums.json"
 
@@ -57,15 +57,18 @@ class Checksums:
     @property
     def is_readable(self) -> bool:
         """Whether the record itself is there and whole."""
-        path = self._folder / FILE
-        try:
-            values = read_json(path)
-        except FileError:
-            return False
-        return isinstance(values, dict) and values.get("sha256") == _checksum(values.get("files"))
+        return self._found() is not None
 
     def _read(self) -> dict[str, str]:
-        return dict(read_json(self._folder / FILE)["files"]) if self.is_readable else {}
+        return self._found() or {}
+
+    def _found(self) -> dict[str, str] | None:
+        try:
+            values = read_json(self._folder / FILE)
+            files = parse_sums(values["files"])
+            return files if values["sha256"] == _checksum(files) else None
+        except (FileError, TypeError, KeyError, ValueError):
+            return None
 
     def _write(self, files: dict[str, str]) -> None:
         write_json(self._folder / FILE, {"files": files, "sha256": _checksum(files)})

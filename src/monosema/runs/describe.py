@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema import hub
+from monosema.core.errors import FileError
 from monosema.core.files import read_json
 from monosema.data.rebuild import several_models
 from monosema.evaluation import Report
@@ -67,10 +68,17 @@ def _of_run(folder: Path) -> dict[str, str]:
         named = {each: path.read_text(encoding="utf-8", errors="replace").strip() for each, path in pointers.items()}
         notes = {name: "".join(f", {each}" for each, target in named.items() if target == name) for name in steps}
         lines["checkpoints"] = "; ".join(
-            f"{name} ({state['tokens']:,} tokens{notes[name]})" for name, state in steps.items()
+            f"{name} ({_tokens(state, home / name):,} tokens{notes[name]})" for name, state in steps.items()
         )
     damaged = Checksums(folder).damaged()
     return {**lines, "damaged": "; ".join(damaged)} if damaged else lines
+
+
+def _tokens(state: Any, checkpoint: Path) -> int:
+    match state:
+        case {"tokens": int(n_tokens)}:
+            return n_tokens
+    raise FileError(f"{checkpoint / 'state.json'} does not say how many tokens the run had seen")
 
 
 def _brief(config: Any) -> str:

@@ -29,6 +29,7 @@ from monosema.core.files import (
     is_leftover,
     read_json,
     remove_leftovers,
+    require_regular,
     write_atomically,
     write_json,
 )
@@ -228,7 +229,7 @@ class RunFolder:
     def cut_metrics(self, checkpoint: Checkpoint | None) -> None:
         """Drop what was logged after ``checkpoint``: the resumed run writes it again."""
         whole = self._metrics_bytes()
-        kept = b"" if checkpoint is None else whole[: checkpoint.plain["metrics"]["n_bytes"]]
+        kept = b"" if checkpoint is None else whole[: _logged(checkpoint)[0]]
         if checkpoint is not None and self._gave_metrics_up:
             kept = b"".join(
                 json.dumps(line).encode() + b"\n" for line in self.metrics() if line["step"] <= checkpoint.step
@@ -262,6 +263,7 @@ class RunFolder:
 
     def _metrics_bytes(self) -> bytes:
         try:
+            require_regular(self.metrics_path)
             return self.metrics_path.read_bytes()
         except FileNotFoundError:
             return b""
@@ -269,14 +271,22 @@ class RunFolder:
             raise FileError(f"cannot read {self.metrics_path}: {error.strerror or error}") from error
 
     def _check_metrics(self, checkpoint: Checkpoint) -> None:
-        record = checkpoint.plain["metrics"]
-        lines = self._metrics_bytes()[: record["n_bytes"]]
-        if self._gave_metrics_up or hashlib.sha256(lines).hexdigest() == record["sha256"]:
+        n_bytes, sha256 = _logged(checkpoint)
+        lines = self._metrics_bytes()[:n_bytes]
+        if self._gave_metrics_up or hashlib.sha256(lines).hexdigest() == sha256:
             return
         raise FileError(
             f"{self.metrics_path} is damaged: what was logged up to step {checkpoint.step} is not there as it was "
             f"written; put back a whole copy or, to go on without those lines, rename it to {LOST_METRICS}"
         )
+
+
+def _logged(checkpoint: Checkpoint) -> tuple[int, str]:
+    """How many bytes were logged before ``checkpoint``, and their checksum."""
+    match checkpoint.plain.get("metrics"):
+        case {"n_bytes": int(n_bytes), "sha256": str(sha256)} if n_bytes >= 0:
+            return n_bytes, sha256
+    raise FileError(f"checkpoint {checkpoint.path.name} is damaged: it does not say what was logged before it")
 
 
 def environment() -> dict[str, Any]:

@@ -23,9 +23,11 @@ from torch import Tensor
 from monosema.core.errors import FileError
 from monosema.core.files import (
     atomic_folder,
+    parse_sums,
     read_json,
     remove_folder,
     remove_leftovers,
+    require_regular,
     sha256_of,
     write_atomically,
     write_json,
@@ -148,9 +150,11 @@ class Checkpoints:
 
     def _pointed(self, name: str) -> str | None:
         """What a pointer holds; None where it is not there."""
+        path = self.folder / name
         try:
-            return (self.folder / name).read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
+            require_regular(path)
+            return path.read_text(encoding="utf-8", errors="replace").strip()
+        except (OSError, FileError):
             return None
 
     def _point(self, name: str, target: Path) -> None:
@@ -184,7 +188,11 @@ def _verified(folder: Path) -> dict[str, Any]:
     checksum = plain.pop("sha256", None) if isinstance(plain, dict) else None
     if checksum is None or checksum != _checksum(plain):
         raise FileError(f"{what}: the content of {_STATE} does not match its checksum")
-    for name, expected in plain.pop("files").items():
+    try:
+        files = parse_sums(plain.pop("files", None))
+    except ValueError as error:
+        raise FileError(f"{what}: {_STATE}: {error}") from error
+    for name, expected in files.items():
         try:
             found = sha256_of(folder / name)
         except FileError as error:

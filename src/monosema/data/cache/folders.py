@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast, final, runtime_checkable
 
 from monosema.core.errors import FileError, MissingExtraError, UserError, first_line
-from monosema.core.files import cannot_write, read_json, remove_leftovers, write_atomically
+from monosema.core.files import cannot_write, read_json, remove_leftovers, require_regular, write_atomically
 
 
 @runtime_checkable
@@ -96,6 +96,7 @@ class LocalFolder:
         return sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
 
     def open(self, file: str) -> Readable:
+        require_regular(self.path / file)
         opened = open(self.path / file, "rb", buffering=0)  # noqa: SIM115  # closed by who asked for it
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)

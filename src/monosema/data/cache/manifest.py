@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from monosema.data.sites import RowLayout
 FORMAT = "monosema-activations"
 VERSION = 1
 _MOST = 2**40
+_CHUNK_NAME = re.compile(r"chunk-\d+\.json")
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
 
@@ -112,7 +114,7 @@ def read_manifest(folder: CacheFolder) -> Manifest:
     if not folder.exists(MANIFEST):
         if folder.exists(PLAN):
             plan = CachePlan.parse(folder.read_json(PLAN), f"{folder}/{PLAN}")
-            done = sum(folder.exists(chunk_name(number)) for number in range(plan.n_chunks))
+            done = sum(bool(_CHUNK_NAME.fullmatch(name)) for name in folder.names())
             raise FileError(
                 f"the cache in {folder} is not finished ({done} of {plan.n_chunks} chunks); run the command that "
                 "writes it again, it goes on from there"

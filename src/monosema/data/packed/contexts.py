@@ -142,5 +142,5 @@ def _open(path: Path, shard: StoredShard, schema: Any, context_size: int) -> dic
             raise ValueError(f"it holds {batch.num_rows} rows of {batch.schema}")
         columns = {name: batch.column(name).flatten().to_numpy(zero_copy_only=True) for name in schema.names}
         return {name: column.reshape(shard.n_contexts, context_size) for name, column in columns.items()}
-    except (pa.ArrowException, ValueError, StopIteration) as error:
+    except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
         raise FileError(f"{path} is no shard of packed tokens: {first_line(error)}; {_ADVICE}") from error

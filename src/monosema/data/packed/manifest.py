@@ -165,6 +165,9 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         plain: dict[str, Any] = {key: value for key, value in values.items() if key not in ("format", "version")}
-        return from_plain(Manifest, plain)
+        manifest = from_plain(Manifest, plain)
+        if manifest.text is not None and not (manifest.train.fingerprint and manifest.heldout.fingerprint):
+            raise ConfigError("it is finished, but has no fingerprints")
     except ConfigError as error:
         raise FileError(f"{path} is damaged ({first_line(error)}); write the tokens again") from error
+    return manifest
