@@ -155,8 +155,11 @@ def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("monosema.data.file_formats.MOST_JSON_BYTES", 1000)
     assert MOST_JSON_BYTES == 2**28
     (tmp_path / "a.jsonl").write_bytes(ROWS + b'"' + b"a" * 1000 + b'"')
-    with pytest.raises(DataError, match="line 4: longer than 1,000 bytes; is it JSON lines"):
+    with pytest.raises(DataError, match="line 4: longer than 1,000 bytes; is there one record"):
         texts_of(tmp_path / "a.jsonl")
+    (tmp_path / "a.json").write_text(json.dumps(["a" * 1000]))
+    with pytest.raises(DataError, match=r"a\.json: a JSON list of more than 1,000 bytes; write a record in each line"):
+        texts_of(tmp_path / "a.json")
 
 
 def test_bytes_cut_inside_a_character_and_a_separator_are_put_together(tmp_path, monkeypatch):
