@@ -1,5 +1,6 @@
 """Writes a cache slowly enough to be killed: says each file that it is about to write."""
 
+import os
 import sys
 import time
 
@@ -12,7 +13,7 @@ written = write.write_shard
 
 
 def slow(folder: object, file: str, *arguments: object) -> object:
-    print(f"writing {file}", flush=True)
+    os.write(1, f"writing {file}\n".encode())  # a whole line, whichever thread says it
     time.sleep(0.02)
     return written(folder, file, *arguments)  # type: ignore[arg-type]
 

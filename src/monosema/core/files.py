@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,18 +33,18 @@ def free_disk(path: str | os.PathLike[str]) -> int:
     return shutil.disk_usage(next(each for each in (target, *target.parents) if each.exists())).free
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old content or the new, never a part.
+def write_atomically(path: str | os.PathLike[str], data: bytes | str | Iterable[memoryview]) -> None:
+    """Write ``data``, whole or in pieces, to ``path`` so that a reader sees the old content or the new, never a part.
 
     Raises ``FileError`` (read-only folder, full disk); the old content then still stands.
     """
     target = Path(path)
     temporary = target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
-    content = data.encode() if isinstance(data, str) else data
+    pieces = [data.encode()] if isinstance(data, str) else [data] if isinstance(data, bytes) else data
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

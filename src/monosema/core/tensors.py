@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -28,8 +27,22 @@ _NAMES = {
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write ``tensors`` of any device to ``path``; returns the file's sha256. Raises ``OSError``.
 
-    The library's ``save`` makes the whole file in memory first and its ``save_file`` turns a full disk into an error
-    of its own; a checkpoint has room for neither.
+    The library's ``save_file`` turns a full disk into an error of its own.
+    """
+    digest = hashlib.sha256()
+    with open(path, "wb", buffering=0) as file:
+        for piece in file_pieces(tensors):
+            digest.update(piece)
+            n_written = 0
+            while n_written < len(piece):
+                n_written += file.write(piece[n_written:])
+    return digest.hexdigest()
+
+
+def file_pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file of ``tensors``: the header, then one tensor after the other.
+
+    Those on the CPU are not copied; the library's ``save`` copies the whole file thrice.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that each lies aligned
     header: dict[str, object] = {}
@@ -40,15 +53,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with open(path, "wb", buffering=0) as file:
-        start_of_file = memoryview(len(text).to_bytes(8, "little") + text)
-        for data in itertools.chain([start_of_file], (_bytes_of(tensors[name]) for name in names)):
-            digest.update(data)
-            n_written = 0
-            while n_written < len(data):
-                n_written += file.write(data[n_written:])
-    return digest.hexdigest()
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        yield _bytes_of(tensors[name])
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast, final, runtime_checkable
 
@@ -40,7 +41,7 @@ class CacheFolder(Protocol):
 
     def read_json(self, file: str) -> Any: ...
 
-    def write(self, file: str, content: bytes | str) -> None:
+    def write(self, file: str, content: bytes | str | Iterable[memoryview]) -> None:
         """Write ``file`` whole or not at all; ``FileError`` where that cannot be."""
 
     def remove(self, file: str) -> None: ...
@@ -105,7 +106,7 @@ class LocalFolder:
     def read_json(self, file: str) -> Any:
         return read_json(self.path / file)
 
-    def write(self, file: str, content: bytes | str) -> None:
+    def write(self, file: str, content: bytes | str | Iterable[memoryview]) -> None:
         write_atomically(self.path / file, content)
 
     def remove(self, file: str) -> None:
@@ -174,10 +175,13 @@ class RemoteFolder:
         except ValueError as error:
             raise FileError(f"{self}/{file} is not valid JSON: {error}") from error
 
-    def write(self, file: str, content: bytes | str) -> None:
+    def write(self, file: str, content: bytes | str | Iterable[memoryview]) -> None:
+        if isinstance(content, str):
+            content = content.encode()
+        whole = content if isinstance(content, bytes) else b"".join(content)
         try:
             self._files.makedirs(self._path, exist_ok=True)
-            self._files.pipe_file(self._at(file), content.encode() if isinstance(content, str) else content)
+            self._files.pipe_file(self._at(file), whole)
         except OSError as error:
             raise FileError(f"cannot write {self}/{file}: {error.strerror or first_line(error)}") from error
 

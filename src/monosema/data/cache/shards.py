@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
+from xxhash import xxh3_128
 
 from monosema.core.errors import FileError, first_line
+from monosema.core.tensors import file_pieces
 from monosema.data.cache.folders import CacheFolder, Readable
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -135,10 +135,12 @@ def write_shard(folder: CacheFolder, file: str, layout: ShardLayout, shard: Shar
             tensors[f"{name}.scale"] = scale.cpu()
             block = (block.float() / scale).round_().to(torch.int8)
         tensors[name] = block.to(layout.torch_dtype).cpu().contiguous()
-    content = save(tensors)
-    folder.write(file, content)
-    digest = hashlib.sha256(content).hexdigest()
-    return ShardRecord(file, len(shard.rows), len(content), checksum(content), digest)
+    pieces, check, sha256 = list(file_pieces(tensors)), xxh3_128(), hashlib.sha256()
+    for piece in pieces:
+        check.update(piece)
+        sha256.update(piece)
+    folder.write(file, pieces)
+    return ShardRecord(file, len(shard.rows), sum(map(len, pieces)), check.hexdigest(), sha256.hexdigest())
 
 
 def read_shard(folder: CacheFolder, layout: ShardLayout, record: ShardRecord) -> Shard:
@@ -180,62 +182,43 @@ def read_shard_into(
         raise FileError(f"{where} is not what was written (its checksum differs); {_ADVICE}")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor's bytes lie in a file, and where they go."""
-
-    begin: int
-    stop: int
-    target: memoryview
-
-    @property
-    def words(self) -> range:
-        """The file's whole words of 64 bits among them."""
-        return range(-(-self.begin // 8) * 8, self.stop // 8 * 8, 8)
-
-
 def _copy(file: Readable, size: int, expected: dict[str, tuple[str, list[int]]], targets: Mapping[str, Tensor]) -> str:
     """Put the tensors of a file of ``size`` bytes into ``targets``; returns its checksum. Raises ``ValueError``.
 
-    Whole words are read to where they belong and summed there; the rest, of which there is little, goes through a
-    buffer.
+    The file is read once, from its beginning to its end, every byte to where it belongs.
     """
-    check, start = _Checksum(), memoryview(bytearray(8))
-    _fill(file, start)
+    digest, start = xxh3_128(), memoryview(bytearray(8))
+    _fill(file, start, digest)
     n_header = int.from_bytes(start, "little")
-    if n_header > min(_MOST_HEADER_BYTES, size - 8) or n_header % 8:
-        raise ValueError("its header is too long, or not of whole words")
+    if n_header > min(_MOST_HEADER_BYTES, size - 8):
+        raise ValueError("its header is too long")
     header = memoryview(bytearray(n_header))
-    _fill(file, header)
-    check.update(start)
-    check.update(header)
-    offsets, buffer = _offsets(bytes(header), size, expected), memoryview(bytearray(_PIECE_BYTES))
-    places = [_Place(*offsets[name], _bytes_of(target)) for name, target in targets.items()]
+    _fill(file, header, digest)
+    offsets, scratch = _offsets(bytes(header), size, expected), memoryview(bytearray(_PIECE_BYTES))
     position = 8 + n_header
-    while position < size:
-        home = next((place for place in places if position in place.words), None)
-        if home is not None:
-            piece = home.target[position - home.begin : home.words.stop - home.begin][:_PIECE_BYTES]
-        else:
-            end = min([size, *(place.words.start for place in places if place.words and place.words.start > position)])
-            piece = buffer[: end - position]
-        _fill(file, piece)
-        check.update(piece)
-        for place in places if home is None else ():
-            low, high = max(place.begin, position), min(place.stop, position + len(piece))
-            if low < high:
-                place.target[low - place.begin : high - place.begin] = piece[low - position : high - position]
-        position += len(piece)
-    return check.text()
+    for begin, stop, name in sorted((*offsets[name], name) for name in targets):
+        if begin < position:
+            raise ValueError("its tensors overlap")
+        _pass_over(file, begin - position, scratch, digest)
+        _fill(file, _bytes_of(targets[name]), digest)
+        position = stop
+    _pass_over(file, size - position, scratch, digest)
+    return digest.hexdigest()
 
 
-def _fill(file: Readable, view: memoryview) -> None:
-    n_read = 0
-    while n_read < len(view):
-        n = file.readinto(view[n_read:])
+def _fill(file: Readable, view: memoryview, digest: xxh3_128) -> None:
+    """Read as many bytes as ``view`` has into it, and ``digest`` them while they are in the processor's cache."""
+    while view:
+        n = file.readinto(view[:_PIECE_BYTES])
         if not n:
             raise ValueError("it ended early")
-        n_read += n
+        digest.update(view[:n])
+        view = view[n:]
+
+
+def _pass_over(file: Readable, n_bytes: int, scratch: memoryview, digest: xxh3_128) -> None:
+    for start in range(0, n_bytes, len(scratch)):
+        _fill(file, scratch[: n_bytes - start], digest)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -246,30 +229,11 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 _ADVICE = "delete it and run the command that wrote the cache again (the rest is kept), or restore it from a copy"
 
 
-def checksum(content: bytes | bytearray | memoryview) -> str:
-    """Exclusive or and sum of the content's 64-bit words, and its length: as fast as memory, so that every read can
-    look. It finds any flipped bit, truncation and exchange; nothing made to deceive it."""
-    check = _Checksum()
-    check.update(memoryview(content))
-    return check.text()
-
-
-class _Checksum:
-    """The same of content that comes in pieces, all but the last of whole words."""
-
-    def __init__(self) -> None:
-        self._mixed = self._total = self._size = 0
-
-    def update(self, piece: memoryview) -> None:
-        whole = len(piece) // 8 * 8
-        words = np.frombuffer(piece[:whole], dtype="<u8")
-        rest = int.from_bytes(bytes(piece[whole:]), "little")
-        self._mixed ^= int(np.bitwise_xor.reduce(words)) ^ rest
-        self._total = (self._total + int(np.add.reduce(words, dtype=np.uint64)) + rest) % 2**64
-        self._size += len(piece)
-
-    def text(self) -> str:
-        return f"{self._mixed:016x}{self._total:016x}{self._size:x}"
+def checksum(content: bytes) -> str:
+    """XXH3 of 128 bits, in hexadecimal: nearly as fast as memory, so that every read can look. It finds damage, not
+    what was made to deceive."""
+    digest: str = xxh3_128(content).hexdigest()
+    return digest
 
 
 def _offsets(content: bytes, size: int, expected: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[int, int]]:

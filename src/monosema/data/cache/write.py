@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import torch
@@ -149,11 +150,18 @@ def _write_chunk(folder: CacheFolder, plan: CachePlan, stream: ActivationStream,
 
 
 def write_permuted(folder: CacheFolder, plan: CachePlan, number: int, rows: Shard, order: Tensor) -> None:
-    """Write ``rows`` in ``order`` as the shards of chunk ``number``, and then what says that it is whole."""
-    records: list[ShardRecord] = []
-    for start in range(0, len(order), plan.shard_rows):
-        shard = rows.take(order[start : start + plan.shard_rows])
-        records.append(write_shard(folder, shard_name(number, len(records)), plan.shards, shard))
+    """Write ``rows`` in ``order`` as the shards of chunk ``number``, and then what says that it is whole.
+
+    Threads sum and write two shards while the next is put together: memory for three of them.
+    """
+    with ThreadPoolExecutor(2) as threads:
+        writing: list[Future[ShardRecord]] = []
+        for place, start in enumerate(range(0, len(order), plan.shard_rows)):
+            shard = rows.take(order[start : start + plan.shard_rows])
+            if place >= 2:
+                writing[place - 2].result()
+            writing.append(threads.submit(write_shard, folder, shard_name(number, place), plan.shards, shard))
+    records = [each.result() for each in writing]
     write_json(folder, chunk_name(number), [asdict(record) for record in records])
 
 
