@@ -11,7 +11,7 @@ from data_tiny import word_tokenizer
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.config import TextSource
 from monosema.data.documents import documents_from, open_source
-from monosema.data.tokens import load_tokens
+from monosema.data.loading import load_tokens
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] not in ['user', 'assistant', 'system'] %}"

@@ -12,9 +12,9 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.data.config import Mixture, TextSource
 from monosema.data.documents import TextFingerprint
 from monosema.data.file_formats import Document, named_by_text
+from monosema.data.loading import load_tokens
 from monosema.data.mixture import mix
 from monosema.data.tokenise import TokenisedDocument
-from monosema.data.tokens import load_tokens
 
 
 def documents(lengths):

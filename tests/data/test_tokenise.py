@@ -15,8 +15,8 @@ from data_tiny import word_tokenizer, words
 from monosema.core.errors import ConfigError, DataError
 from monosema.data import tokenise as module
 from monosema.data.file_formats import Document
+from monosema.data.loading import load_tokens
 from monosema.data.tokenise import encode, tokenise
-from monosema.data.tokens import load_tokens
 from monosema.data.workers import Workers
 
 DOCUMENTS = [Document(str(i), words(*(4 + (i + j) % 27 for j in range(i % 7 + 1)))) for i in range(40)]

@@ -1,8 +1,8 @@
 """From text to shuffled activations.
 
-Imports ``models`` and ``core``. Start with ``tokens`` (text to packed contexts with a held-out split), which
-``packed`` keeps on disk, then ``stream`` (contexts to shuffled rows); ``cache`` keeps these on disk, ``rows`` serves
-activations that are already there, and ``synthetic`` makes some from a known dictionary.
+Imports ``models`` and ``core``. Start with ``loading`` (text to ``tokens``: packed contexts with a held-out split),
+which ``packed`` keeps on disk, then ``stream`` (contexts to shuffled rows). ``cache`` keeps these on disk, ``rows``
+serves activations that are already there, and ``synthetic`` makes some from a known dictionary.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from monosema.core.lazy import lazy_exports
 _HOMES = {
     "monosema.data.cache": ("ActivationCache", "push_cache", "shuffle_cache", "write_cache"),
     "monosema.data.config": ("Mixture", "TextSource"),
+    "monosema.data.loading": ("load_tokens",),
     "monosema.data.packed.push": ("push_pretokenized",),
     "monosema.data.packed.write": ("pretokenize",),
     "monosema.data.packing": ("PackedBlock", "PackingRule", "pack", "pack_blocks", "packing_rule"),
@@ -22,13 +23,14 @@ _HOMES = {
     "monosema.data.sites": ("RowLayout",),
     "monosema.data.stream": ("ActivationStream",),
     "monosema.data.synthetic": ("SyntheticFeatures",),
-    "monosema.data.tokens": ("TokenSplit", "Tokens", "load_tokens"),
+    "monosema.data.tokens": ("TokenSplit", "Tokens"),
 }
 __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from monosema.data.cache import ActivationCache, push_cache, shuffle_cache, write_cache
     from monosema.data.config import Mixture, TextSource
+    from monosema.data.loading import load_tokens
     from monosema.data.packed.push import push_pretokenized
     from monosema.data.packed.write import pretokenize
     from monosema.data.packing import PackedBlock, PackingRule, pack, pack_blocks, packing_rule
@@ -37,4 +39,4 @@ if TYPE_CHECKING:
     from monosema.data.sites import RowLayout
     from monosema.data.stream import ActivationStream
     from monosema.data.synthetic import SyntheticFeatures
-    from monosema.data.tokens import Tokens, TokenSplit, load_tokens
+    from monosema.data.tokens import Tokens, TokenSplit

@@ -9,8 +9,9 @@ from typing import Any
 from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, FileError
 from monosema.data.config import IN_MEMORY, SOURCE_OPTIONS, Mixture, TextSource
+from monosema.data.loading import load_tokens
 from monosema.data.packing_config import Packing, Positions
-from monosema.data.tokens import Tokens, load_tokens
+from monosema.data.tokens import Tokens
 from monosema.models import LanguageModel, load_model
 
 logger = logging.getLogger("monosema.data.rebuild")

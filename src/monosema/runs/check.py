@@ -9,12 +9,12 @@ from monosema import hub
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, refuse_misspelling
 from monosema.data.cache.rows import check_cache_options
+from monosema.data.loading import resolve_heldout_fraction
 from monosema.data.named_models import refuse_repeated_sites
 from monosema.data.prefetch import check_prefetch
 from monosema.data.sites import RowLayout
 from monosema.data.stdlib import STDLIB
 from monosema.data.stream import check_sizes
-from monosema.data.tokens import resolve_heldout_fraction
 from monosema.evaluation.evaluate import check_options as check_evaluation
 from monosema.models.compiled import refuse_cuda_graphs
 from monosema.models.load import BUILTIN

@@ -19,13 +19,14 @@ from monosema.core.progress import Progress
 from monosema.data.config import TextSource
 from monosema.data.contexts import special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
+from monosema.data.loading import load_tokens, resolve_heldout_fraction, text_source
 from monosema.data.packed.manifest import Manifest, TokenPlan, is_packed, read_manifest
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packed.writer import TokenWriter
 from monosema.data.packing import packing_rule
 from monosema.data.packing_config import Packing
 from monosema.data.tokenise import encode
-from monosema.data.tokens import Tokens, load_tokens, resolve_heldout_fraction, text_source
+from monosema.data.tokens import Tokens
 from monosema.data.workers import Workers
 
 SHARD_BYTES = 2**26

@@ -14,6 +14,7 @@ from monosema.core.errors import DataError, FileError
 from monosema.core.files import free_disk, remove_leftovers
 from monosema.data.corpus import Corpus
 from monosema.data.file_formats import Document
+from monosema.data.loading import refuse_too_little
 from monosema.data.packed.contexts import DOCUMENTS, StoredContexts, write_shard
 from monosema.data.packed.layout import write_layout
 from monosema.data.packed.manifest import FoundText, Manifest, Position, StoredSide
@@ -21,7 +22,6 @@ from monosema.data.packed.read import StoredTokens
 from monosema.data.packing import PackedBlock, Packer, PackingRule, joined
 from monosema.data.stdlib import is_heldout_name
 from monosema.data.tokenise import TokenisedDocument
-from monosema.data.tokens import refuse_too_little
 
 
 class TokenWriter:
