@@ -174,6 +174,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         "input_ids of sample 0",
     ),
     "huge ids": ({"samples_metadata": [{"input_ids": [2**40]}] * N}, "input_ids of sample 0"),
+    "text that is none": ({"samples_metadata": [{"text": ["a"]}] * N}, "the text of sample 0"),
+    "endless text": ({"config": {"a": "x" * 10_001}}, "a text too long for an option"),
     "huge number": ({"samples_metadata": [{"sample_idx": 2**40}] * N}, "has the number 1099511627776"),
     "config that is none": ({"config": [1]}, "no mapping of options"),
     "endless config": ({"config": {"a": [0] * 10_001}}, "no mapping of options"),
@@ -221,6 +223,11 @@ def test_hostile_pickles_run_nothing(tmp_path: Path) -> None:
         laughs = [laughs] * 10
     with pytest.raises(FileError, match="no mapping of options"):
         open_source(save(tmp_path / "e", values=metadata(config={"a": laughs})))
+    ids, text = list(range(100)), "\ud800" * 100
+    shared = {"samples_metadata": [{"sample_idx": n, "text": text, "input_ids": ids} for n in range(N)]}
+    samples = open_source(save(tmp_path / "f", values=metadata(**shared))).samples
+    assert all(each.input_ids is samples[0].input_ids and each.text is samples[0].text for each in samples)
+    assert samples[0].text == "?" * 100 and samples[0].input_ids.tolist() == ids
     assert not mark.exists()
 
 

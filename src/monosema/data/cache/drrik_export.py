@@ -85,22 +85,20 @@ def _metadata(manifest: Manifest, width: int, samples: Sequence[DrrikSample]) ->
         "activation_dim": width,
         "layer_paths": [layer_path_of(name, model) for name in names],
         OWN: plan.plain(),
-        "samples_metadata": [
-            {
-                "sample_idx": each.sample_idx,
-                "text": each.text,
-                "input_ids": None if each.input_ids is None else each.input_ids.tolist(),
-            }
-            for each in samples
-        ],
     }
     text = json.dumps(values, ensure_ascii=False)
-    if len(text.encode()) > MOST_JSON_BYTES:
-        raise ConfigError(
-            f"the text and token ids of {len(samples):,} samples are more than a JSON file of "
-            f"{MOST_JSON_BYTES / 2**20:.0f} MiB holds; use the folder as it is, it is read without an export"
-        )
-    return text + "\n"
+    size, listed = len(text.encode()) + 32, []
+    for each in samples:
+        ids = None if each.input_ids is None else each.input_ids.tolist()
+        sample = {"sample_idx": each.sample_idx, "text": each.text, "input_ids": ids}
+        listed.append(json.dumps(sample, ensure_ascii=False))
+        size += len(listed[-1].encode()) + 2
+        if size > MOST_JSON_BYTES:
+            raise ConfigError(
+                f"the text and token ids of {len(samples):,} samples are more than a JSON file of "
+                f"{MOST_JSON_BYTES / 2**20:.0f} MiB holds; use the folder as it is, it is read without an export"
+            )
+    return f'{text[:-1]}, "samples_metadata": [{", ".join(listed)}]}}\n'
 
 
 def _config(plan: CachePlan, n_rows: int) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ _PATH = re.compile(r"[\w.:]+(?:\[\d+\][\w.:]*)*")
 _OURS = ("blocks.", "hook_", "ln_final.")
 _CHANGED_BEHIND_MLP = re.compile(r"gemma-?[23](?!b)|olmo-?[23](?!b)|exaone-?4|glm-?4|granite|minicpm", re.IGNORECASE)
 """Models that norm or scale what an MLP gives before it is added to the stream, which ``hook_mlp_out`` is after."""
-_MOST_PLAIN, _MOST_DEPTH = 10_000, 8
+_MOST_PLAIN, _MOST_DEPTH, _MOST_TEXT = 10_000, 8, 10_000
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,20 @@ def plain(value: Any) -> Any:
         if left[0] < 0 or depth > _MOST_DEPTH:
             raise ValueError("its config is no mapping of options")
         if isinstance(each, dict):
-            return {_text(key): convert(inner, depth + 1) for key, inner in each.items()}
+            return {
+                convert(key, depth) if isinstance(key, str) else _shown(key): convert(inner, depth + 1)
+                for key, inner in each.items()
+            }
         if isinstance(each, list | tuple | set | frozenset):
             return [convert(inner, depth + 1) for inner in each]
         if isinstance(each, np.generic):
             each = each.item()
-        if each is None or isinstance(each, bool | float) or (isinstance(each, int) and each.bit_length() <= 63):
+        is_number = isinstance(each, int) and each.bit_length() <= 63
+        if each is None or is_number or (isinstance(each, float) and math.isfinite(each)):
             return each
-        return _text(each) if isinstance(each, str | torch.dtype | torch.device) else _shown(each)
+        if isinstance(each, str) and len(each) > _MOST_TEXT:
+            raise ValueError("its config holds a text too long for an option")
+        return _text(str(each)) if isinstance(each, str | torch.dtype | torch.device) else _shown(each)
 
     converted = convert(value, 0)
     if not isinstance(converted, dict):
@@ -165,28 +172,42 @@ def _hook_names(paths: Any, model: str) -> list[str]:
 def _samples(values: Any, n: int) -> tuple[DrrikSample, ...]:
     if not isinstance(values, Sequence) or len(values) not in (0, n):
         raise ValueError(f"samples_metadata is not one mapping for each of {n:,} samples")
-    return tuple(_sample(each, number) for number, each in enumerate(values))
+    known: dict[int, Any] = {}
+
+    def once(value: Any, convert: Callable[[Any], Any]) -> Any:
+        """What stands in many samples of a pickle is converted once, and takes memory once."""
+        if id(value) not in known:
+            known[id(value)] = convert(value)
+        return known[id(value)]
+
+    return tuple(_sample(each, number, once) for number, each in enumerate(values))
 
 
-def _sample(values: Any, number: int) -> DrrikSample:
+def _sample(values: Any, number: int, once: Callable[[Any, Callable[[Any], Any]], Any]) -> DrrikSample:
     if not isinstance(values, dict):
         raise ValueError(f"sample {number} is no mapping")
     sample_idx, text, ids = values.get("sample_idx", number), values.get("text"), values.get("input_ids")
     if not isinstance(sample_idx, int | np.integer) or not -1 <= sample_idx < 2**31:
         raise ValueError(f"sample {number} has the number {_shown(sample_idx)}")
-    if ids is not None:
-        ids = np.asarray(ids) if isinstance(ids, np.ndarray) or _all_integers(ids) else None
-        if ids is None or ids.ndim != 1 or (len(ids) and (ids.dtype.kind not in "iu" or abs(int(ids[-1])) >= 2**31)):
-            raise ValueError(f"the input_ids of sample {number} are no list of token ids")
-    return DrrikSample(int(sample_idx), None if text is None else _text(text), ids)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the text of sample {number} is none")
+    found = None if ids is None else once(ids, _token_ids)
+    if ids is not None and found is None:
+        raise ValueError(f"the input_ids of sample {number} are no list of token ids")
+    return DrrikSample(int(sample_idx), None if text is None else once(text, _text), found)
 
 
-def _all_integers(values: Any) -> bool:
-    return isinstance(values, list | tuple) and all(type(each) is int for each in values)
+def _token_ids(values: Any) -> np.ndarray | None:
+    """``values`` as [n_tokens] integers; None where they are no such list."""
+    if isinstance(values, list | tuple) and all(type(each) is int for each in values):
+        values = np.array(values, dtype=np.int64)
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
+        return None
+    return None if len(values) and abs(int(values[-1])) >= 2**31 else values
 
 
-def _text(value: Any) -> str:
-    return str(value).encode("utf-8", "replace").decode()
+def _text(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()
 
 
 def _shown(value: Any) -> str:
