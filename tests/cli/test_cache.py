@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import yaml
 
@@ -32,7 +33,11 @@ def test_the_command_writes_a_cache_that_trains(
     assert shuffled.manifest.n_rows == cache.manifest.n_rows and shuffled.manifest.plan.n_chunks > 2
     assert main(["cache", "export", "shuffled", "--out", "arrow", "--quiet"]) == 0
     assert "without the last" in capsys.readouterr().out
-    for folder in ("shuffled", "arrow"):
+    assert main(["cache", "export", "shuffled", "--out", "array", "--format", "npy", "--quiet"]) == 0
+    assert len(np.load("array/activations.npy", mmap_mode="r")) == cache.manifest.n_rows
+    assert main(["cache", "export", "shuffled", "--out", "x", "--format", "npy", "--context-size", "8"]) == 2
+    assert "--context-size goes with --format arrow" in capsys.readouterr().err and not Path("x").exists()
+    for folder in ("shuffled", "arrow", "array"):
         options = ["--cache.folder", folder, "--cache.batch-size", "128", "--coder.d-sae", "64"]
         assert main(["train", *options, "--training.tokens", "1280", "--out", f"run-{folder}", "--quiet"]) == 0
         assert f"dictionary: run-{folder}/coder" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import sys
 import tempfile
 import zlib
@@ -40,6 +41,8 @@ from monosema.coders import (
 from monosema.core.config import differences, from_plain, load_plain, merge, to_plain, to_yaml
 from monosema.core.errors import DataError, UserError
 from monosema.data import ActivationCache
+from monosema.data.cache import export_npy
+from monosema.data.cache import open_source as open_cache
 from monosema.data.cache.folders import open_folder
 from monosema.data.cache.manifest import (
     MANIFEST,
@@ -404,6 +407,44 @@ def _forge_packed(case: Case) -> Case:
     return new
 
 
+# -- drrik's activations
+
+
+def _drrik() -> list[Case]:
+    rows = np.arange(48, dtype=np.float32).reshape(12, 4)
+    samples = [{"sample_idx": n, "text": f"text {n}", "input_ids": np.arange(n, n + 3)} for n in range(12)]
+    config = {"model": {"model_name": "google/gemma-2b"}, "mlp_layers": [1, 2], "output_dir": Path("out")}
+    paths = ["model.layers[1].mlp", "model.layers[2].mlp"]
+    metadata = {
+        "config": config,
+        "n_samples": 12,
+        "activation_dim": 4,
+        "layer_paths": paths,
+        "samples_metadata": samples,
+    }
+
+    def write(folder: Path, protocol: int) -> None:
+        np.save(folder / "activations.npy", rows)
+        (folder / "metadata.pkl").write_bytes(pickle.dumps(metadata, protocol))
+
+    def export(folder: Path) -> None:
+        write(folder, 4)
+        export_npy(open_cache(folder), folder / "out")
+
+    cases = [kept(lambda folder, p=protocol: write(folder, p)) for protocol in (0, 2, 5)]
+    legacy = {"activations": rows, "metadata": metadata}
+    exported = {name.removeprefix("out/"): each for name, each in kept(export).items() if name.startswith("out/")}
+    return [*cases, exported, *({"a.pkl": pickle.dumps(legacy, protocol)} for protocol in (2, 5))]
+
+
+def _read_drrik(folder: Path) -> None:
+    cache = ActivationCache(folder / "a.pkl" if (folder / "a.pkl").exists() else folder, 1)
+    json.dumps(cache.record())
+    with contextlib.suppress(DataError):  # values that are not finite
+        for batch in itertools.islice(cache, 20):
+            assert batch.shape == (1, cache.d_in)
+
+
 # -- arrays and reports
 
 
@@ -476,6 +517,7 @@ READERS: dict[str, Reader] = {
     "parquet": Reader(_tables, _read_texts),
     "dataset": Reader(_saved_datasets, _read_saved_dataset),
     "npy": Reader(_arrays, _read_array),
+    "drrik": Reader(_drrik, _read_drrik),
     "features": Reader(_features, _read_features),
     "crosscoder_report": Reader(_crosscoder_reports, _read_crosscoder_report),
 }

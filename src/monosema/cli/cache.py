@@ -1,7 +1,8 @@
 """``monosema cache``: write a model's activations to disk; the same command goes on with an unfinished cache.
 
 ``monosema cache shuffle FOLDER --out NEW`` writes the rows of a cache in another order, ``monosema cache export FOLDER
---out NEW`` in sae-lens' layout, and ``monosema cache push FOLDER owner/name`` uploads it to the hub.
+--out NEW`` in sae-lens' layout or, with ``--format npy``, as one array with drrik's metadata, and ``monosema cache push
+FOLDER owner/name`` uploads it to the hub.
 """
 
 from __future__ import annotations
@@ -50,12 +51,19 @@ def _shuffle(arguments: Sequence[str]) -> int:
 
 
 def _export(arguments: Sequence[str]) -> int:
-    parser = _parser("export", "Write a cache in sae-lens' layout: a datasets folder with a column for each hook.")
-    parser.add_argument("--context-size", type=int, help="rows in a context; the text's by default")
+    parser = _parser("export", "Write a cache for others to read.")
+    parser.add_argument(
+        "--format",
+        choices=("arrow", "npy"),
+        default="arrow",
+        help="arrow: sae-lens' layout, a datasets folder with a column for each hook (default); npy: activations.npy "
+        "and metadata.json, as drrik's",
+    )
+    parser.add_argument("--context-size", type=int, help="arrow: rows in a context; the text's by default")
     extra = _parsed(parser, arguments)
     from monosema.runs.cache import export
 
-    n_left = export(extra.folder, extra.out, context_size=extra.context_size)
+    n_left = export(extra.folder, extra.out, to=extra.format, context_size=extra.context_size)
     print(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
     return 0
 

@@ -106,20 +106,26 @@ def _by_site(arrays: Mapping[Any, Any]) -> dict[str, Array]:
     return {name: _as_array(array, name) for name, array in arrays.items()}
 
 
+def open_npy(path: str | Path, what: str = "an array") -> np.ndarray:
+    """The array in a ``.npy`` file, memory-mapped; ``FileError`` where it is none or damaged."""
+    try:
+        require_regular(path)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileError:
+        raise
+    except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError, *_DAMAGED) as error:
+        raise FileError(f"cannot read {what} from {path}: {error}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise FileError(f"cannot read {what} from {path}: it holds several arrays; give one .npy file")
+    return array
+
+
 def _as_array(array: Any, name: str = "") -> Array:
     of_site = f" of {name!r}" if name else ""
     path = array if isinstance(array, (str, Path)) else None
     if path is not None:
-        try:
-            require_regular(path)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileError:
-            raise
-        except (OSError, ValueError, TypeError, OverflowError, EOFError, MemoryError, *_DAMAGED) as error:
-            raise FileError(f"cannot read activations{of_site} from {path}: {error}") from error
-        if not isinstance(array, np.ndarray):
-            array.close()
-            raise FileError(f"cannot read activations from {path}: it holds several arrays; give one .npy file")
+        array = open_npy(path, f"activations{of_site}")
     if not isinstance(array, (np.ndarray, Tensor)):
         raise DataError(
             f"activations{of_site} must be a tensor, an array or the path of a .npy file, got {type(array).__name__}"

@@ -6,13 +6,17 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
+from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
-from monosema.data.cache import Manifest, export_arrow, open_source, shuffle_cache, write_cache
+from monosema.data.cache import Manifest, export_arrow, export_npy, open_source, shuffle_cache, write_cache
 from monosema.runs.check import check_rows
 from monosema.runs.config import CacheConfig
 from monosema.runs.session import build_model, build_stream, build_tokens
 
+ExportFormat = Literal["arrow", "npy"]
+"""``arrow``: a ``datasets`` folder as sae-lens reads it; ``npy``: ``activations.npy`` and ``metadata.json``."""
 Where = str | os.PathLike[str]
 
 
@@ -45,9 +49,14 @@ def shuffle(
         )
 
 
-def export(folder: Where, out: Where, *, context_size: int | None) -> int:
-    """Write a cache as sae-lens reads it; how many rows fill no context."""
-    return export_arrow(open_source(folder), out, context_size=context_size)
+def export(folder: Where, out: Where, *, to: ExportFormat = "arrow", context_size: int | None = None) -> int:
+    """Write a cache in another format; how many rows are left out, because they fill no context."""
+    if to == "arrow":
+        return export_arrow(open_source(folder), out, context_size=context_size)
+    if context_size is not None:
+        raise ConfigError("--context-size goes with --format arrow; an array has no contexts")
+    export_npy(open_source(folder), out)
+    return 0
 
 
 def _bar(name: str, total: int, progress: bool | float) -> Progress:

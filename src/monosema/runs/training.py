@@ -18,6 +18,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.files import write_atomically, write_json
 from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
+from monosema.data.cache import is_cache
 from monosema.data.cache.expectations import model_differences
 from monosema.evaluation import Report
 from monosema.runs.columns import Columns, columns_of
@@ -89,12 +90,13 @@ def train(
             ``{"name": (coder, config)}``: each has its own metrics and its own folder ``out/name``, one that stops
             being finite stops alone, and the result is a mapping as well. A coder made with ``hook_name`` reads that
             site of a stream of several.
-        source: an ``ActivationStream``; or rows ``[n, d]``: a tensor, NumPy array, ``.npy`` path, DataLoader or any
-            iterable (``row_options`` such as ``batch_size``, ``epochs``, ``validation_fraction`` then go to
-            ``ArrayRows`` or ``IterableRows``). Arrays of several sites are ``{site: array}``, row ``i`` of each being
-            token ``i``: a crosscoder reads and writes all of them, a transcoder or cross-layer transcoder writes
-            ``targets=`` (``train(transcoder, x, config, targets=y)``; ``{site: array}`` as well where ``source`` is).
-            Rows of a loader hold all that is read and then all that is written, side by side.
+        source: an ``ActivationStream``; an ``ActivationCache``, or the path of one (``row_options`` then go to it); or
+            rows ``[n, d]``: a tensor, NumPy array, ``.npy`` path, DataLoader or any iterable (``row_options`` such as
+            ``batch_size``, ``epochs``, ``validation_fraction`` then go to ``ArrayRows`` or ``IterableRows``). Arrays of
+            several sites are ``{site: array}``, row ``i`` of each being token ``i``: a crosscoder reads and writes all
+            of them, a transcoder or cross-layer transcoder writes ``targets=`` (``train(transcoder, x, config,
+            targets=y)``; ``{site: array}`` as well where ``source`` is). Rows of a loader hold all that is read and
+            then all that is written, side by side.
         config: the run; the defaults work untouched.
         out: the run folder. A run that was stopped or killed goes on bit for bit; a finished one is read.
         evaluation: evaluate the dictionary as saved at the end, on the held-out side of the stream's tokens or on an
@@ -304,6 +306,8 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
         if row_options:
             raise TypeError(f"{', '.join(row_options)}: options of plain rows; {type(source).__name__} has its own")
         return source
+    if is_cache(source):
+        return ActivationCache(source, **row_options)
     is_split = not isinstance(source, Mapping) and row_options.get("targets") is None
     if is_split and (not hasattr(source, "__next__") or row_options):
         writes_itself = coder.d_in == coder.d_out and coder.hook_name == coder.hook_name_out

@@ -35,7 +35,8 @@ class ActivationCache:
 
     Args:
         folder: what ``write_cache`` or ``monosema cache`` wrote, or sae-lens: a path, an fsspec URL, or the hub's name
-            of a dataset repository (``owner/name``).
+            of a dataset repository (``owner/name``). Or drrik's: its folder, or a legacy pickle; what its rows are of
+            is in ``source.samples``.
         batch_size: rows in a batch.
         hook_names: the sites read, of those in the cache; those it was made for by default.
         targets: the sites written, where they are others.
