@@ -3,7 +3,8 @@
     python benchmarks/cache_quality.py --write-docs
 
 The caches are written from one stream, with as many rows in a file whatever the type, so that all serve the same rows
-in the same order and differ in precision alone; the live run reads the same text in the stream's own order.
+in the same order and differ in precision alone. The live run reads the same text through a window that holds all of it,
+so that it mixes as many rows as the caches do.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def main() -> None:
     heldout = heldout_rows(model, tokens.heldout, options.site, options.heldout_tokens)
 
     def stream() -> ms.ActivationStream:
-        fresh = ms.ActivationStream(model, tokens, options.site, batch_size=options.batch_size)
+        window = int(1.1 * options.tokens / tokens.context_size)
+        fresh = ms.ActivationStream(model, tokens, options.site, batch_size=options.batch_size, chunk_contexts=window)
         fresh.plan(options.tokens)
         return fresh
 

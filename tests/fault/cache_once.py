@@ -22,6 +22,6 @@ write.write_shard = slow  # type: ignore[assignment]
 model = ms.load_model(model_path)
 tokens = ms.load_tokens(corpus, model.tokenizer, 16)
 stream = ActivationStream(model, tokens, "blocks.0.hook_resid_post", batch_size=32, chunk_contexts=12, seed=1)
-manifest = write_cache(stream, out, shard_bytes=4000, dtype="bfloat16")
+manifest = write_cache(stream, out, shard_bytes=32000, dtype="bfloat16")
 assert manifest is not None
 print(f"done {manifest.fingerprint}", flush=True)

@@ -186,7 +186,7 @@ def _nothing(source: Any) -> str:
         return "the list of texts is empty"
     if isinstance(source, Iterator):
         return "no text came; an iterator can be read once only, so give a function that returns a fresh one"
-    return "the text is empty"
+    return "the dataset is empty" if hasattr(source, "column_names") else "the text is empty"
 
 
 def _is_function(source: Any) -> bool:
