@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.recycling import Recycler
 from monosema.core.seeds import random_stream
 from monosema.data.cache.expectations import ExpectedModel, check_model
 from monosema.data.cache.groups import Group, group_bytes, read_group
@@ -102,6 +103,7 @@ class ActivationCache:
         self.n_dropped = 0
         self._group: Group | None = None
         self._spare: Tensor | None = None
+        self._batches = Recycler()
         self._prefetch: Prefetch[Group] | None = Prefetch((), ()) if prefetch else None
 
     # -- what it is
@@ -177,7 +179,7 @@ class ActivationCache:
                 raise StopIteration
         self._look_ahead()
         self._offset += self.batch_size
-        return self._group.served(self._offset - self.batch_size, self._offset)
+        return self._group.served(self._offset - self.batch_size, self._offset, self._batches.take)
 
     def preview(self, n_rows: int) -> Tensor:
         """At most ``n_rows`` of the first rows, without consuming them."""
