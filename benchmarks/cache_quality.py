@@ -37,9 +37,11 @@ def main() -> None:
     tokens = ms.load_tokens("stdlib", model.tokenizer, 256)
     heldout = heldout_rows(model, tokens.heldout, options.site, options.heldout_tokens)
 
-    def stream() -> ms.ActivationStream:
+    def stream(seed: int = 0) -> ms.ActivationStream:
         window = int(1.1 * options.tokens / tokens.context_size)
-        fresh = ms.ActivationStream(model, tokens, options.site, batch_size=options.batch_size, chunk_contexts=window)
+        fresh = ms.ActivationStream(
+            model, tokens, options.site, batch_size=options.batch_size, chunk_contexts=window, seed=seed
+        )
         fresh.plan(options.tokens)
         return fresh
 
@@ -56,7 +58,7 @@ def main() -> None:
             bytes_a_row[dtype] = sum(file.stat().st_size for file in folder.iterdir()) / manifest.n_rows
             results[dtype] = []
         for seed in range(options.seeds):
-            results[LIVE].append(trained_fve(stream(), heldout, seed, options))
+            results[LIVE].append(trained_fve(stream(seed), heldout, seed, options))
             for dtype in options.dtypes:
                 cache = ms.ActivationCache(Path(scratch) / dtype, options.batch_size, seed=seed)
                 results[dtype].append(trained_fve(cache, heldout, seed, options))

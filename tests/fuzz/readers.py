@@ -57,6 +57,7 @@ from monosema.data.cache.manifest import (
 from monosema.data.cache.shards import Shard, checksum, write_shard
 from monosema.data.config import TextSource
 from monosema.data.documents import documents_from, open_source
+from monosema.data.packed.manifest import is_packed
 from monosema.data.rows import ArrayRows
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
 from monosema.features import FeatureStore
@@ -389,6 +390,8 @@ def _packed() -> list[Case]:
 
 
 def _read_packed(folder: Path) -> None:
+    if not is_packed(folder):
+        return  # a dataset like any other
     tokens = ms.load_tokens(folder, None)
     for split in (tokens.train, tokens.heldout):
         _ = split.part(), split.fingerprint, split.rows_in_contexts()
