@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast, final, runtime_checkable
 
 from monosema.core.errors import FileError, MissingExtraError, UserError, first_line
-from monosema.core.files import cannot_write, read_json, remove_leftovers, require_regular, write_atomically
+from monosema.core.files import cannot_write, free_disk, read_json, remove_leftovers, require_regular, write_atomically
 
 
 @runtime_checkable
@@ -116,8 +115,7 @@ class LocalFolder:
             raise cannot_write(self.path / file, error) from error
 
     def free_bytes(self) -> int | None:
-        parent = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
-        return shutil.disk_usage(parent).free
+        return free_disk(self.path)
 
     def remove_leftovers(self) -> None:
         remove_leftovers(self.path)
