@@ -10,8 +10,8 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 (0/0) is NaN, and its docstring says when; an input that is not finite is a ``DataError``.
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
-``language.py`` compares next-token predictions;
-``recovery.py`` compares a decoder with a known dictionary and ``crosscoders.py`` the sites of one with each other.
+``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
+``weights.py`` latents with each other and ``crosscoders.py`` the sites of one with each other.
 """
 
 from monosema.metrics.checks import require_finite
@@ -47,6 +47,7 @@ from monosema.metrics.sparsity import (
     log10_density,
     n_alive,
 )
+from monosema.metrics.weights import encoder_decoder_cosine, encoder_norms, max_cosine_to_others
 
 __all__ = [
     "BETWEEN",
@@ -63,6 +64,8 @@ __all__ = [
     "cosine",
     "dead_fraction",
     "decoder_shares",
+    "encoder_decoder_cosine",
+    "encoder_norms",
     "firing_density",
     "fve",
     "kl_score",
@@ -72,6 +75,7 @@ __all__ = [
     "log10_density",
     "log_probs",
     "max_cosine",
+    "max_cosine_to_others",
     "mean_max_cosine",
     "mse",
     "n_alive",
