@@ -25,14 +25,28 @@ from monosema.metrics.crosscoders import (
     site_classes,
     site_cosines,
 )
-from monosema.metrics.language import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
+from monosema.metrics.groups import GroupSums, jackknife_interval, left_out_variation
+from monosema.metrics.language import (
+    ce_loss_score,
+    kl_score,
+    log_probs,
+    negative_entropy,
+    token_cross_entropy,
+    token_kl,
+    token_kl_from,
+)
+from monosema.metrics.latents import LatentSums
 from monosema.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
     fve,
+    fve_centred,
+    fve_per_dimension,
+    fvu,
     mse,
     norm_ratio,
     relative_reconstruction_bias,
+    token_terms,
 )
 from monosema.metrics.recovery import max_cosine, mean_max_cosine, recovered_fraction
 from monosema.metrics.sparsity import (
@@ -42,10 +56,13 @@ from monosema.metrics.sparsity import (
     dead_fraction,
     firing_density,
     l0,
+    l0_quantile,
     l0_std,
     l1,
     log10_density,
+    log10_density_histogram,
     n_alive,
+    share_above,
 )
 from monosema.metrics.weights import encoder_decoder_cosine, encoder_norms, max_cosine_to_others
 
@@ -54,12 +71,13 @@ __all__ = [
     "NOWHERE",
     "RELIABLE_DEAD_TOKENS",
     "SHARED",
+    "GroupSums",
     "LatentScaling",
     "LatentScalingSums",
+    "LatentSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
-    "TokenMean",
     "ce_loss_score",
     "cosine",
     "dead_fraction",
@@ -68,23 +86,34 @@ __all__ = [
     "encoder_norms",
     "firing_density",
     "fve",
+    "fve_centred",
+    "fve_per_dimension",
+    "fvu",
+    "jackknife_interval",
     "kl_score",
     "l0",
+    "l0_quantile",
     "l0_std",
     "l1",
+    "left_out_variation",
     "log10_density",
+    "log10_density_histogram",
     "log_probs",
     "max_cosine",
     "max_cosine_to_others",
     "mean_max_cosine",
     "mse",
     "n_alive",
+    "negative_entropy",
     "norm_ratio",
     "recovered_fraction",
     "relative_reconstruction_bias",
     "require_finite",
+    "share_above",
     "site_classes",
     "site_cosines",
     "token_cross_entropy",
     "token_kl",
+    "token_kl_from",
+    "token_terms",
 ]

@@ -41,6 +41,11 @@ class Suffix:
         """The module whose value ``resumed`` wants, for ``capture``; none where nothing is left out."""
         return self._model.blocks[self.n_blocks - 1 : self.n_blocks]
 
+    @property
+    def start_name(self) -> str:
+        """The name under which ``capture`` gives its value; empty where there is none."""
+        return next((self._model.site(module).name for module in self.start), "")
+
     @contextmanager
     def resumed(self, start_BTD: Tensor | None) -> Iterator[None]:
         """Inside, forward passes on the tokens that gave ``start_BTD`` at ``start`` leave out the blocks up to it.
