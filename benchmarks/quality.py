@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class Heldout:
                 predictions = CleanPredictions(self.model(contexts), next_token_task(contexts, special), f"row {start}")
             runs = [predictions.terms]
             for name, value in (("spliced", spliced), ("ablated", ablated)):
-                with torch.no_grad(), self.model.edits({self.site: lambda _, value=value: value}):
+                with torch.no_grad(), self.model.edits({self.site: partial(_put, value)}):
                     runs.append(predictions.compared(self.model(contexts), name))
             losses += torch.stack([terms[:, 1].sum() for terms in runs])
         score = ce_loss_score(*losses.tolist())
@@ -75,6 +76,10 @@ class Heldout:
             "ce_loss_score": score,
             "dead": float((result["fired"] == 0).mean()),
         }
+
+
+def _put(new: Tensor, old: Tensor) -> Tensor:
+    return new
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[Heldout, Path, Path]:

@@ -255,7 +255,8 @@ class Report:
         if values.get("models") is not None:
             values["models"] = {
                 key: ModelLosses(
-                    **{name: _number(value) for name, value in losses.items() if name not in _NESTED}, **_nested(losses)
+                    **{name: _number(value) for name, value in losses.items() if name not in _NESTED},  # type: ignore[arg-type]
+                    **_nested(losses),
                 )
                 for key, losses in values["models"].items()
             }
