@@ -123,7 +123,7 @@ class ModelRuns:
         self._suffixes: dict[tuple[Place, ...], dict[str, Suffix]] = {}
         self._whole: dict[str, Suffix] = {}
         if chosen.n_loss_contexts:
-            self._suffixes = {subject.written: self._suffixes_of(subject.written) for subject in subjects}
+            self._suffixes = {each: self._suffixes_of(each) for each in {each.written: None for each in subjects}}
             self._whole = self._suffixes_of({place for subject in subjects for place in subject.places})
 
     def measure(self, progress: Progress) -> list[Findings]:
