@@ -98,7 +98,12 @@ SPARSIFY = Environment(
     modules=("sparsify",),
     is_for_benchmarks_only=True,
 )
-ENVIRONMENTS = {environment.name: environment for environment in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)}
+SAEBENCH = Environment(
+    name="saebench",
+    steps=((TORCH,), ("sae-lens==6.54.12", TORCH), ("--no-deps", "sae-bench==0.6.0"), ("tabulate", TORCH)),
+    modules=("sae_bench.evals.core.main",),
+)
+ENVIRONMENTS = {environment.name: environment for environment in (SAELENS, DICTIONARY_LEARNING, SAEBENCH, SPARSIFY)}
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
 ``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
-``weights.py`` latents with each other and ``crosscoders.py`` the sites of one with each other.
+``weights.py`` latents with each other and ``crosscoders.py`` the sites of one with each other. ``published.py`` has
+figures as other libraries compute them, defects included.
 """
 
 from monosema.metrics.checks import require_finite
@@ -26,6 +27,14 @@ from monosema.metrics.crosscoders import (
     site_cosines,
 )
 from monosema.metrics.language import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
+from monosema.metrics.published import (
+    PublishedSums,
+    explained_variance_legacy,
+    explained_variance_saebench_0_6,
+    frac_variance_explained_dictionary_learning,
+    l2_loss_dictionary_learning,
+    mse_saebench_0_6,
+)
 from monosema.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
@@ -56,6 +65,7 @@ __all__ = [
     "SHARED",
     "LatentScaling",
     "LatentScalingSums",
+    "PublishedSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
@@ -66,18 +76,23 @@ __all__ = [
     "decoder_shares",
     "encoder_decoder_cosine",
     "encoder_norms",
+    "explained_variance_legacy",
+    "explained_variance_saebench_0_6",
     "firing_density",
+    "frac_variance_explained_dictionary_learning",
     "fve",
     "kl_score",
     "l0",
     "l0_std",
     "l1",
+    "l2_loss_dictionary_learning",
     "log10_density",
     "log_probs",
     "max_cosine",
     "max_cosine_to_others",
     "mean_max_cosine",
     "mse",
+    "mse_saebench_0_6",
     "n_alive",
     "norm_ratio",
     "recovered_fraction",
