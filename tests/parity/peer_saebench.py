@@ -35,23 +35,23 @@ def version() -> Mapping[str, Any]:
     return {"sae_bench": version_of("sae-bench"), "sae_lens": version_of("sae-lens")}
 
 
-def with_saelens(coder: str, model: str, tokens: str, batch: int) -> Mapping[str, Any]:
-    """``run_evals`` of sae-lens on every context of ``tokens``: its metrics and those by feature."""
+def with_saelens(coder: str, model: str, tokens: str, batch: int, n_batches: int) -> Mapping[str, Any]:
+    """``run_evals`` of sae-lens, so many batches for each of its two parts: its metrics and those by feature."""
     contexts = load_file(tokens)["tokens"]
     sae, hooked = _adapted(coder), _hooked(model)
     dataset = Dataset.from_dict({"tokens": contexts.tolist()})
     store = ActivationsStore.from_sae(
         hooked, sae, dataset, context_size=contexts.shape[1], streaming=False, total_tokens=1
     )
-    config = get_eval_everything_config(batch, len(contexts) // batch, len(contexts) // batch)
+    config = get_eval_everything_config(batch, n_batches, n_batches)
     metrics, features = run_evals(sae, store, hooked, ActivationScaler(), config)
     return {"metrics": metrics, "features": features}
 
 
 def with_saebench(
-    coder: str, model: str, tokens: str, batch: int, folder: str, restore_special: bool
+    coder: str, model: str, tokens: str, batch: int, n_batches: int, folder: str, restore_special: bool
 ) -> Mapping[str, Any]:
-    """SAEBench's core on every context of ``tokens``: the file it writes. What it would download is handed to it."""
+    """SAEBench's core on as many: the file it writes. What it would download is handed to it."""
     contexts = load_file(tokens)["tokens"]
     hooked, given = _hooked(model), Dataset.from_dict({"tokens": contexts.tolist()}).to_iterable_dataset()
 
@@ -64,8 +64,8 @@ def with_saebench(
     try:
         core.multiple_evals(
             [("ours", _adapted(coder))],
-            n_eval_reconstruction_batches=len(contexts) // batch,
-            n_eval_sparsity_variance_batches=len(contexts) // batch,
+            n_eval_reconstruction_batches=n_batches,
+            n_eval_sparsity_variance_batches=n_batches,
             eval_batch_size_prompts=batch,
             compute_featurewise_density_statistics=True,
             compute_featurewise_weight_based_metrics=True,

@@ -65,19 +65,24 @@ class Problem:
     def report(self) -> Report:
         return evaluate(self.coder, self.model, self.contexts, n_tokens=None, batch_size=BATCH, progress=False)
 
-    def saelens(self, peer: Peer, batch: int = BATCH) -> Mapping[str, Any]:
-        """All of its figures by name."""
-        answer = self._answer(peer, "with_saelens", batch=batch)
+    def saelens(self, peer: Peer, batch: int = BATCH, n_batches: int | None = None) -> Mapping[str, Any]:
+        """All of its figures by name, on all contexts."""
+        answer = self._answer(peer, "with_saelens", batch, n_batches)
         return _flat(answer["metrics"]) | answer["features"]
 
-    def saebench(self, peer: Peer, batch: int = BATCH, restore_special: bool = True) -> Mapping[str, Any]:
-        """All of its figures by name; those of latents are lists."""
+    def saebench(
+        self, peer: Peer, batch: int = BATCH, n_batches: int | None = None, restore_special: bool = True
+    ) -> Mapping[str, Any]:
+        """All of its figures by name, on all contexts; those of latents are lists."""
         folder = str(self.folder / "results")
-        answer = self._answer(peer, "with_saebench", batch=batch, folder=folder, restore_special=restore_special)
+        answer = self._answer(peer, "with_saebench", batch, n_batches, folder=folder, restore_special=restore_special)
         details = answer["eval_result_details"]
         return _flat(answer["eval_result_metrics"]) | {key: [each[key] for each in details] for key in details[0]}
 
-    def _answer(self, peer: Peer, command: str, **arguments: Any) -> Mapping[str, Any]:
+    def _answer(
+        self, peer: Peer, command: str, batch: int, n_batches: int | None, **arguments: Any
+    ) -> Mapping[str, Any]:
+        arguments |= {"batch": batch, "n_batches": n_batches or N_CONTEXTS // batch}
         key = json.dumps([command, arguments])
         if key not in self.answers:
             self.answers[key] = peer.call(command, **self._files, **arguments)
@@ -348,6 +353,17 @@ def test_tokens_are_counted_with_the_special_ones_there(saebench: Peer, problems
     for theirs in (problem.saelens(saebench), problem.saebench(saebench)):
         assert theirs["total_tokens_eval_sparsity_variance"] == N_CONTEXTS * CONTEXT
     assert problem.report.n_tokens == N_CONTEXTS * (CONTEXT - 1)
+
+
+def test_the_second_part_reads_on_there(saebench: Peer, problems: Mapping[str, Problem]):
+    """The text is rewound in between, but not what reads it: losses and reconstruction are of different contexts."""
+    problem, half = problems["BatchTopK"], N_CONTEXTS // 2
+    of_latents = (problem.latents[half:] != 0).sum(-1)[~problem.special[half:]].double().mean()
+    losses = token_cross_entropy(problem.log_probs()[:half, :-1], problem.contexts[:half, 1:])
+    for run in (problem.saelens, problem.saebench):
+        theirs = run(saebench, batch=half, n_batches=1)
+        assert theirs["l0"] == pytest.approx(float(of_latents), rel=CLOSE)
+        assert theirs["ce_loss_without_sae"] == pytest.approx(float(losses[:, 1:].mean()), rel=CLOSE)
 
 
 # -- what is not: SAEBench
