@@ -1,4 +1,4 @@
-"""Make the environments in which the peers run: ``.venv-saelens``, ``.venv-dictionary-learning``, others if named.
+"""Make the environments in which the peers run: ``.venv-saelens``, ``.venv-dictionary-learning`` and so on.
 
     python tests/parity/environments.py [--only NAME]
 
@@ -8,6 +8,9 @@ alone. Needs the network for pip only. torch comes first, so that every environm
 dictionary-learning asks for nnsight < 0.4 and with it for releases that torch 2.13 does not go with. It is installed
 without its dependencies: its coders and trainers, which are what we compare with, import torch, einops and tqdm only.
 Its reader of text imports one name of nnsight, for which an empty module is put there.
+
+sae-bench asks for numpy < 2, datasets < 4 and torchvision. Its core evaluation imports none of what these are for: it is
+installed without its dependencies beside sae-lens, whose own are all that it needs but for tabulate.
 """
 
 from __future__ import annotations
