@@ -70,6 +70,7 @@ PUBLIC_NAMES = [
     "collect_features",
     "evaluate",
     "evaluate_crosscoder",
+    "evaluate_many",
     "evaluate_replacement",
     "geometric_median",
     "load",

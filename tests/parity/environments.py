@@ -9,8 +9,8 @@ dictionary-learning asks for nnsight < 0.4 and with it for releases that torch 2
 without its dependencies: its coders and trainers, which are what we compare with, import torch, einops and tqdm only.
 Its reader of text imports one name of nnsight, for which an empty module is put there.
 
-sae-bench asks for numpy < 2, datasets < 4 and torchvision. Its core evaluation imports none of what these are for: it is
-installed without its dependencies beside sae-lens, whose own are all that it needs but for tabulate.
+sae-bench asks for numpy < 2, datasets < 4 and torchvision, for what its core evaluation does not import. It is
+installed without its dependencies beside sae-lens, whose own are all that the core needs but for tabulate.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -18,9 +19,9 @@ def core_layout(
 ) -> dict[str, Any]:
     """``report`` as JSON values of SAEBench's layout, with every key it has; -1 is what was not measured.
 
-    The numbers are ours, and where SAEBench's differ they are what SAEBench's were meant to be: ``docs/metrics.md`` says
-    which, and why; ``metrics.published`` has SAEBench's. Ablation is by zero there; where the report has none, its
-    figures are -1. The whole report is in ``eval_result_unstructured``, with its intervals.
+    The numbers are ours; where SAEBench's differ, and why, is in ``docs/metrics.md``, and ``metrics.published`` has
+    those. Ablation is by zero there; where the report has none, its figures are -1. The whole report is in
+    ``eval_result_unstructured``, with its intervals.
 
     Args:
         report: of one dictionary at one site of one model. With ``evaluate``'s table of latents, each has a record in
@@ -82,15 +83,16 @@ def core_layout(
 
 def _losses(report: Report) -> dict[str, _Figures]:
     zero = (report.ablations or {}).get("zero")
+    ablated: _Figures = {} if zero is None else asdict(zero)
     return {
         "model_behavior_preservation": {
-            "kl_div_score": zero and zero.kl_score,
-            "kl_div_with_ablation": zero and zero.kl,
+            "kl_div_score": ablated.get("kl_score"),
+            "kl_div_with_ablation": ablated.get("kl"),
             "kl_div_with_sae": report.kl,
         },
         "model_performance_preservation": {
-            "ce_loss_score": zero and zero.ce_loss_score,
-            "ce_loss_with_ablation": zero and zero.ce,
+            "ce_loss_score": ablated.get("ce_loss_score"),
+            "ce_loss_with_ablation": ablated.get("ce"),
             "ce_loss_with_sae": report.ce_spliced,
             "ce_loss_without_sae": report.ce_clean,
         },

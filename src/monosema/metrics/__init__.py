@@ -26,7 +26,17 @@ from monosema.metrics.crosscoders import (
     site_classes,
     site_cosines,
 )
-from monosema.metrics.language import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
+from monosema.metrics.groups import GroupSums, jackknife_interval, left_out_variation
+from monosema.metrics.language import (
+    ce_loss_score,
+    kl_score,
+    log_probs,
+    negative_entropy,
+    token_cross_entropy,
+    token_kl,
+    token_kl_from,
+)
+from monosema.metrics.latents import LatentSums
 from monosema.metrics.published import (
     PublishedSums,
     explained_variance_legacy,
@@ -39,9 +49,13 @@ from monosema.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
     fve,
+    fve_centred,
+    fve_per_dimension,
+    fvu,
     mse,
     norm_ratio,
     relative_reconstruction_bias,
+    token_terms,
 )
 from monosema.metrics.recovery import max_cosine, mean_max_cosine, recovered_fraction
 from monosema.metrics.sparsity import (
@@ -51,10 +65,13 @@ from monosema.metrics.sparsity import (
     dead_fraction,
     firing_density,
     l0,
+    l0_quantile,
     l0_std,
     l1,
     log10_density,
+    log10_density_histogram,
     n_alive,
+    share_above,
 )
 from monosema.metrics.weights import encoder_decoder_cosine, encoder_norms, max_cosine_to_others
 
@@ -63,13 +80,14 @@ __all__ = [
     "NOWHERE",
     "RELIABLE_DEAD_TOKENS",
     "SHARED",
+    "GroupSums",
     "LatentScaling",
     "LatentScalingSums",
+    "LatentSums",
     "PublishedSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
-    "TokenMean",
     "ce_loss_score",
     "cosine",
     "dead_fraction",
@@ -81,12 +99,19 @@ __all__ = [
     "firing_density",
     "frac_variance_explained_dictionary_learning",
     "fve",
+    "fve_centred",
+    "fve_per_dimension",
+    "fvu",
+    "jackknife_interval",
     "kl_score",
     "l0",
+    "l0_quantile",
     "l0_std",
     "l1",
     "l2_loss_dictionary_learning",
+    "left_out_variation",
     "log10_density",
+    "log10_density_histogram",
     "log_probs",
     "max_cosine",
     "max_cosine_to_others",
@@ -94,12 +119,16 @@ __all__ = [
     "mse",
     "mse_saebench_0_6",
     "n_alive",
+    "negative_entropy",
     "norm_ratio",
     "recovered_fraction",
     "relative_reconstruction_bias",
     "require_finite",
+    "share_above",
     "site_classes",
     "site_cosines",
     "token_cross_entropy",
     "token_kl",
+    "token_kl_from",
+    "token_terms",
 ]
