@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version as version_of
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 import torch
 from datasets import Dataset
 from peer_serve import serve
+from pydantic import TypeAdapter
 from sae_bench.evals.core import main as core
+from sae_bench.evals.core.eval_output import CoreEvalOutput
 from sae_lens import ActivationsStore
 from sae_lens.evals import get_eval_everything_config, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
@@ -81,6 +84,11 @@ def with_saebench(
     return json.loads((Path(folder) / "ours_custom_sae_eval_results.json").read_text())
 
 
+def read_core(file: str) -> Mapping[str, Any]:
+    """A result file read into SAEBench's own classes, which check it, and back."""
+    return asdict(TypeAdapter(CoreEvalOutput).validate_json(Path(file).read_text()))
+
+
 def _adapted(folder: str) -> saebench.SAEBenchAdapter:
     return saebench.adapter(load(folder), model_name="tiny", prepend_bos=False)
 
@@ -110,4 +118,4 @@ def _hooked(folder: str) -> HookedTransformer:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve({each.__name__: each for each in (version, with_saelens, with_saebench)})
+    serve({each.__name__: each for each in (version, with_saelens, with_saebench, read_core)})

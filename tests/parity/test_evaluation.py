@@ -24,7 +24,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosema.coders import SAE, AbsTopK, BatchTopK, Gated, SparseCoder
 from monosema.coders.config import ActivationConfig
-from monosema.evaluation import Report, evaluate
+from monosema.core.files import write_json
+from monosema.evaluation import Report, core_layout, evaluate
 from monosema.hub import load, save
 from monosema.metrics import (
     PublishedSums,
@@ -400,6 +401,20 @@ def test_saebench_sums_signed_latents_and_sees_no_negative_one(saebench: Peer, p
     positive = (latents > 0).double().mean(0)
     assert_agree(theirs, {"feature_density": positive, "frac_alive": float((positive > 0).double().mean())})
     assert float(positive.sum()) < 0.9 * float(problem.report.firing_density.sum())
+
+
+def test_saebench_reads_our_layout(saebench: Peer, problems: Mapping[str, Problem], tmp_path: Path):
+    """Its own classes take it, and what they hold is where its own evaluation puts it."""
+    problem = problems["BatchTopK"]
+    layout = core_layout(problem.report, name="ours")
+    write_json(tmp_path / "core.json", layout)
+    read = saebench.call("read_core", file=str(tmp_path / "core.json"))
+    assert _flat(read["eval_result_metrics"]) == _flat(layout["eval_result_metrics"])
+    assert read["eval_result_details"] == layout["eval_result_details"]
+    theirs, features = problem.saebench(saebench), ("feature_density", "consistent_activation_heuristic")
+    for name in ("l0", "frac_alive", "normalized_freq_over_1_percent", "normalized_freq_over_10_percent"):
+        assert _flat(read["eval_result_metrics"])[name] == pytest.approx(theirs[name], rel=CLOSE)
+    assert_agree(theirs, {name: [each[name] for each in read["eval_result_details"]] for name in features})
 
 
 # -- dictionary_learning
