@@ -11,7 +11,8 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
 ``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
-``weights.py`` latents with each other and ``crosscoders.py`` the sites of one with each other.
+``weights.py`` latents with each other and ``crosscoders.py`` the sites of one with each other. ``published.py`` has
+figures as other libraries compute them, defects included.
 """
 
 from monosema.metrics.checks import require_finite
@@ -36,6 +37,14 @@ from monosema.metrics.language import (
     token_kl_from,
 )
 from monosema.metrics.latents import LatentSums
+from monosema.metrics.published import (
+    PublishedSums,
+    explained_variance_legacy,
+    explained_variance_saebench_0_6,
+    frac_variance_explained_dictionary_learning,
+    l2_loss_dictionary_learning,
+    mse_saebench_0_6,
+)
 from monosema.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
@@ -75,6 +84,7 @@ __all__ = [
     "LatentScaling",
     "LatentScalingSums",
     "LatentSums",
+    "PublishedSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
@@ -84,7 +94,10 @@ __all__ = [
     "decoder_shares",
     "encoder_decoder_cosine",
     "encoder_norms",
+    "explained_variance_legacy",
+    "explained_variance_saebench_0_6",
     "firing_density",
+    "frac_variance_explained_dictionary_learning",
     "fve",
     "fve_centred",
     "fve_per_dimension",
@@ -95,6 +108,7 @@ __all__ = [
     "l0_quantile",
     "l0_std",
     "l1",
+    "l2_loss_dictionary_learning",
     "left_out_variation",
     "log10_density",
     "log10_density_histogram",
@@ -103,6 +117,7 @@ __all__ = [
     "max_cosine_to_others",
     "mean_max_cosine",
     "mse",
+    "mse_saebench_0_6",
     "n_alive",
     "negative_entropy",
     "norm_ratio",
