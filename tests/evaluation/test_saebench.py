@@ -93,6 +93,9 @@ def test_its_numbers_are_ours(report: Report) -> None:
         "average_max_encoder_cosine_sim": report.max_encoder_cosine,
         "average_max_decoder_cosine_sim": report.max_decoder_cosine,
         "frac_alive": report.n_alive / report.d_sae,
+        "explained_variance_legacy": report.fve_per_token_mean,
+        "l2_norm_in": report.norm_in,
+        "l2_norm_out": report.norm_out,
     }
     assert {name: values[name] for name in expected} == expected
     assert {name for name, value in values.items() if value == -1} == set(values) - set(expected) - {

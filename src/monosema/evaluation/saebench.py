@@ -34,13 +34,13 @@ def core_layout(
         **_losses(report),
         "reconstruction_quality": {
             "explained_variance": report.fve,
-            "explained_variance_legacy": None,
+            "explained_variance_legacy": report.fve_per_token_mean,
             "mse": report.mse,
             "cossim": report.cosine,
         },
         "shrinkage": {
-            "l2_norm_in": None,
-            "l2_norm_out": None,
+            "l2_norm_in": report.norm_in,
+            "l2_norm_out": report.norm_out,
             "l2_ratio": report.norm_ratio,
             "relative_reconstruction_bias": report.relative_reconstruction_bias,
         },
