@@ -1,0 +1,63 @@
+"""Intervals by hand, against leaving out for real, and their coverage."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from monosema.metrics import GroupSums, fve, jackknife_interval, left_out_variation
+
+
+def test_of_a_mean_of_equal_groups_it_is_the_standard_error():
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+    left_out = (values.sum() - values) / 3
+    low, high = jackknife_interval(3.0, left_out)
+    error = math.sqrt((4 + 1 + 0 + 9) / 3 / 4)  # s / sqrt(4)
+    assert (low, high) == (pytest.approx(3 - 1.959964 * error, rel=1e-6), pytest.approx(3 + 1.959964 * error, rel=1e-6))
+
+
+def test_without_spread_two_groups_or_a_defined_figure_there_is_none():
+    assert jackknife_interval(1.0, torch.ones(5)) == (1.0, 1.0)
+    assert jackknife_interval(1.0, torch.ones(1)) is None
+    assert jackknife_interval(math.nan, torch.ones(5)) is None
+    assert jackknife_interval(1.0, torch.tensor([1.0, math.inf])) is None
+
+
+def test_sums_of_groups_add_and_groups_without_tokens_are_no_groups():
+    terms = torch.tensor([[1.0, 5.0], [1.0, 7.0], [1.0, 1.0]])
+    groups = torch.tensor([0, 2, 2])
+    whole = GroupSums.of(terms, groups, 4)
+    assert whole.sums.tolist() == [[1, 5], [0, 0], [2, 8], [0, 0]]
+    parts = GroupSums.of(terms[:2], groups[:2], 4) + GroupSums.of(terms[2:], groups[2:], 4)
+    assert torch.equal(parts.sums, whole.sums)
+    assert whole.left_out.tolist() == [[2, 8], [1, 5]]
+
+
+def test_variation_left_out_is_that_of_the_other_rows_about_their_own_mean():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator, dtype=torch.float64) + 3
+    groups = torch.randint(0, 4, (60,), generator=generator)
+    x += groups.unsqueeze(1)
+    moved = x - 2.5
+    terms = torch.cat([torch.ones(60, 1, dtype=torch.float64), moved.square().sum(1, keepdim=True), moved], 1)
+    found = left_out_variation(GroupSums.of(terms, groups, 4))
+    for index in range(4):
+        rest = x[groups != index]
+        assert float(found[index]) == pytest.approx(float((rest - rest.mean(0)).square().sum()), rel=1e-12)
+    assert fve(x, x) == 1
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(400):
+        centres = torch.randn(40, 1, generator=generator, dtype=torch.float64)
+        values = centres + 0.1 * torch.randn(40, 25, generator=generator, dtype=torch.float64)  # alike in a document
+        terms = torch.stack([torch.ones(1000), values.flatten()], 1)
+        sums = GroupSums.of(terms, torch.arange(40).repeat_interleave(25), 40)
+        rest = sums.left_out
+        low, high = jackknife_interval(float(values.mean()), rest[:, 1] / rest[:, 0])
+        covered += low <= 0 <= high
+    assert 0.92 <= covered / 400 <= 0.97
