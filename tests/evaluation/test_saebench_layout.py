@@ -5,8 +5,6 @@ import math
 import time
 import uuid
 
-import pytest
-
 from monosema.evaluation.saebench_layout import envelope
 
 KEYS = {
@@ -49,8 +47,3 @@ def test_what_is_not_measured_is_minus_one() -> None:
     assert written["eval_result_unstructured"] == {"deep": {"values": [1.0, -1]}}
     assert written["eval_config"] == {"absent": None}
     json.dumps(written, allow_nan=False)
-
-
-def test_metrics_lie_one_level_below_their_category() -> None:
-    with pytest.raises(TypeError, match="one level"):
-        envelope("core", {"a": {"b": {"c": 1.0}}}, config={})  # type: ignore[dict-item]

@@ -14,7 +14,7 @@ UNMEASURED = -1
 
 def envelope(
     eval_type_id: str,
-    metrics: Mapping[str, Mapping[str, float | None]],
+    metrics: Mapping[str, Mapping[str, float | int | None]],
     *,
     config: Mapping[str, Any],
     details: Sequence[Mapping[str, Any]] = (),
@@ -36,12 +36,7 @@ def envelope(
         coder_config: the dictionary's config.
         name: the dictionary's name, as graphs show it.
         unstructured: anything else.
-
-    Raises ``TypeError`` for metrics that are not one level deep.
     """
-    for category, values in metrics.items():
-        if any(isinstance(value, (Mapping, list, tuple)) for value in values.values()):
-            raise TypeError(f"the metrics of {category} must be numbers, exactly one level below their category")
     return {
         "eval_type_id": eval_type_id,
         "eval_config": dict(config),
