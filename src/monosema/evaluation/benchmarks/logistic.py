@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.metrics import require_finite
 
-_CONVERGED = 1e-5
+_CONVERGED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LogisticFit:
     bias: float
     """Not penalised."""
     converged: bool
-    """Whether the gradient of the mean loss is below 1e-5 in every (scaled) coordinate."""
+    """Whether the gradient is below 1e-4 in every scaled coordinate, in which curvatures are about 1."""
 
     def margins(self, x: Tensor) -> Tensor:
         """``x @ weights + bias`` ``[n]`` float64, the log odds of yes."""
@@ -33,9 +33,9 @@ class LogisticFit:
 def fit_logistic(x: Tensor, labels: Tensor, C: float = 1.0, max_iterations: int = 1000) -> LogisticFit:
     """The minimum over ``w`` and ``b`` of ``½ ‖w‖² + C Σ_i log(1 + exp(-y_i (w·x_i + b)))``, ``y = ±1``.
 
-    That is scikit-learn's ``LogisticRegression(C=C)``. The minimum is unique; it is found by L-BFGS in float64, on
-    centred columns, each divided by the root of its curvature's bound ``1 + C/4 Σ_i x²`` so that large ones do not
-    slow it down; the penalty is still that on ``w`` itself. No random number is drawn.
+    That is scikit-learn's ``LogisticRegression(C=C)``. The minimum is unique; L-BFGS finds it in float64, on centred
+    columns, each parameter in units of the root of its curvature's bound (``1 + C/4 Σ_i x²``), so that large columns
+    do not slow it down; the penalty is still that on ``w`` itself. No random number is drawn.
 
     Args:
         x: ``[n, d]``.
@@ -57,10 +57,12 @@ def fit_logistic(x: Tensor, labels: Tensor, C: float = 1.0, max_iterations: int 
     require_finite("the probe's activations", x)
     x, sign = x.double().cpu(), torch.where(labels.cpu(), 1.0, -1.0).double()
     mean = x.mean(dim=0)
-    centred = x - mean
+    centred = torch.cat([x - mean, x.new_ones(len(x), 1)], dim=1)
+    penalty = torch.ones_like(centred[0])
+    penalty[-1] = 0  # the bias
     scale = (1 + C / 4 * centred.square().sum(dim=0)).rsqrt()
-    inner = centred * scale
-    parameters = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    inner, penalty = centred * scale, penalty * scale.square()
+    parameters = torch.zeros_like(scale, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [parameters],
         max_iter=max_iterations,
@@ -73,9 +75,7 @@ def fit_logistic(x: Tensor, labels: Tensor, C: float = 1.0, max_iterations: int 
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        weights = parameters[:-1]
-        errors = softplus(-sign * (inner @ weights + parameters[-1])).sum()
-        value = (errors + (weights * scale).square().sum() / (2 * C)) / len(sign)
+        value = C * softplus(-sign * (inner @ parameters)).sum() + (penalty * parameters.square()).sum() / 2
         value.backward()
         return value
 
@@ -83,6 +83,6 @@ def fit_logistic(x: Tensor, labels: Tensor, C: float = 1.0, max_iterations: int 
         optimizer.step(loss)
         loss()
     assert parameters.grad is not None
-    weights = parameters.detach()[:-1] * scale
-    bias = float(parameters.detach()[-1] - mean @ weights)
-    return LogisticFit(weights, bias, bool(parameters.grad.abs().max() < _CONVERGED))
+    solution = parameters.detach() * scale
+    weights, bias = solution[:-1], solution[-1]
+    return LogisticFit(weights, float(bias - mean @ weights), bool(parameters.grad.abs().max() < _CONVERGED))

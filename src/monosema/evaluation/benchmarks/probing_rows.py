@@ -16,7 +16,7 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
 from monosema.data.packing import packing_rule
 from monosema.data.packing_config import Packing
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode
+from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode, require_finite_weights
 from monosema.evaluation.sites import side_by_side, sites_of
 from monosema.kernels.latents import latents_from_dense, stack_tokens
 from monosema.metrics import require_finite
@@ -102,6 +102,7 @@ def _encoded(
     bar: Progress,
 ) -> Iterator[tuple[Tensor, Tensor, Latents]]:
     """Batch by batch: the number of each row's context in the batch, its activations in float32 and its latents."""
+    require_finite_weights(coder)
     sites = sites_of(coder, {"": model}, to_be_written=False)
     names = sites.of_model("")
     per_batch = max(1, ROWS_PER_STEP // max(map(len, contexts)))
@@ -118,7 +119,6 @@ def _encoded(
             x_NI = side_by_side(values, sites.read, counted_BT)
             require_finite(f"activations read at {coder.hook_name}, batch {start // per_batch}", x_NI)
             latents = coder.encode_sparse(x_NI.to(device=coder.device, dtype=coder.dtype))
-            require_finite(f"the coder's latents for batch {start // per_batch}", latents.values)
             yield counted_BT.nonzero()[:, 0], x_NI.float().cpu(), _on_cpu(latents)
             bar.advance(int(present_BT.sum()))
 

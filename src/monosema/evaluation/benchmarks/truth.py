@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 from monosema.coders import SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.synthetic import SyntheticFeatures
-from monosema.evaluation.benchmarks.ground_truth_report import FeatureMatches, GroundTruthReport
 from monosema.evaluation.benchmarks.intervals import bootstrap_mean
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode
+from monosema.evaluation.benchmarks.truth_report import FeatureMatches, GroundTruthReport
+from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode, require_finite_weights
 from monosema.metrics import best_assignment, require_finite
 
 
@@ -85,14 +85,13 @@ def ground_truth(
     Raises:
         ConfigError: an option out of range, or a coder that is no SAE.
         ShapeError: the coder's width is not the features'.
-        DataError: weights, rows or latents that are not finite.
+        DataError: weights or rows that are not finite.
     """
     if n_rows < 1 or not -1 <= threshold < 1:
         raise ConfigError(f"n_rows must be at least 1 and threshold in [-1, 1), got {n_rows} and {threshold}")
     known = features if isinstance(features, KnownFeatures) else _drawn(features, n_rows, seed)
     _check_coder(coder, known.directions.shape[1])
     decoder_FD = coder.W_dec.detach().double().cpu()
-    require_finite("the coder's decoder", decoder_FD)
     directions_ND = known.directions.double().cpu()
     cosine_NF = normalize(directions_ND, dim=1) @ normalize(decoder_FD, dim=1).T
     latent = best_assignment(cosine_NF)
@@ -178,7 +177,6 @@ def _counted(coder: SparseCoder, known: KnownFeatures, own: Tensor) -> _Counts:
             x_BD = a_BN @ known.directions.cpu().double() if known.rows is None else known.rows[part]
             require_finite(f"rows from {start}", x_BD)
             f_BF = coder.encode_sparse(x_BD.to(device=coder.device, dtype=coder.dtype)).to_dense().cpu()
-            require_finite(f"the coder's latents for rows from {start}", f_BF)
             has_BN, f_BN = a_BN > 0, f_BF[:, own].double()
             both_BN = has_BN & (f_BN > 0)
             counts.feature_fires += has_BN.sum(0)
@@ -200,6 +198,7 @@ def _check_coder(coder: SparseCoder, width: int) -> None:
         raise ShapeError(
             f"the coder's width is {coder.d_in}, that of the true directions {width}; train it on their rows"
         )
+    require_finite_weights(coder)
 
 
 def _where(kept: Tensor, values: Tensor) -> Tensor:
