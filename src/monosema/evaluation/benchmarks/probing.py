@@ -122,8 +122,6 @@ def probe_tokens(
     parts, groups, places = [], [], []
     left = config.n_tokens
     for number, text in enumerate(documents):
-        if left <= 0:
-            break
         output = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = output["input_ids"][:left], output["offset_mapping"][:left]
         left -= len(ids)
@@ -133,6 +131,8 @@ def probe_tokens(
             own = ids[start : start + framing.room]
             places += [(len(contexts), framing.n_before + at) for at in range(len(own))]
             contexts.append(framing.around(own))
+        if left <= 0:
+            break
     if not places:
         raise DataError("no token to probe: every document is empty; give text")
     group_N = torch.tensor(groups)
