@@ -33,6 +33,11 @@ def test_the_mean_is_over_values_and_not_over_groups() -> None:
     assert bootstrap_mean(torch.tensor([1.0, 1.0, 1.0, 0.0]), 0, torch.tensor([0, 0, 0, 1])).value == 0.75
 
 
+def test_groups_of_unequal_size_weigh_what_they_hold() -> None:
+    groups = torch.tensor([0] * 9 + [1, 2, 2])
+    assert bootstrap_mean(torch.full((12,), 0.5), 0, groups) == Interval(0.5, 0.5, 0.5)
+
+
 def test_a_seed_gives_one_interval_and_values_that_agree_none() -> None:
     values = torch.rand(30, generator=torch.Generator().manual_seed(0))
     assert bootstrap_mean(values, 3) == bootstrap_mean(values, 3) != bootstrap_mean(values, 4)

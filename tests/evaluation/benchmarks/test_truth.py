@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -74,7 +75,9 @@ def test_a_latent_learned_twice_is_a_duplicate() -> None:
 
 
 def test_a_missing_feature_counts_as_nothing() -> None:
-    report = ground_truth(sae(AXES[:3], AXES[:3]), KNOWN)
+    magnitudes = MAGNITUDES.clone()
+    magnitudes[0, 3] = 1  # where latent 0 fires
+    report = ground_truth(sae(AXES[:3], AXES[:3]), KnownFeatures(directions=AXES, magnitudes=magnitudes))
     assert report.features.latent.tolist() == [0, 1, 2, -1]
     assert values(report, *DIRECTIONS, *DETECTION) == [0.75] * 6
     assert values(report, "magnitude_ratio") == [1.0]
@@ -99,6 +102,18 @@ def test_a_false_and_a_dead_latent() -> None:
     # The mixture is nearest to feature 0 (the first of equals), the zero row to none.
     assert (report.n_recovered, report.n_duplicate, report.n_false, report.n_dead) == (4, 0, 2, 1)
     assert report.uniqueness == 4 / 6
+
+
+def test_the_threshold_decides_what_is_found() -> None:
+    tilted = AXES.clone()
+    tilted[0, :2] = torch.tensor([0.8, -0.6])
+    report = ground_truth(sae(AXES, tilted), KNOWN)
+    assert report.features.cosine.tolist() == pytest.approx([0.8, 1, 1, 1])
+    assert (report.recovered_fraction.value, report.n_recovered, report.n_false) == (0.75, 3, 1)
+    assert ground_truth(sae(AXES, tilted), KNOWN, threshold=0.7).recovered_fraction.value == 1
+    # Its contribution along the direction is 0.8 of the magnitude, and counts only where it is found.
+    assert report.features.magnitude_ratio[0] == pytest.approx(0.8)
+    assert report.magnitude_ratio.value == pytest.approx(1.0)
 
 
 def test_a_direction_backwards_is_not_the_direction() -> None:
@@ -185,6 +200,8 @@ def test_the_report_is_json_and_text() -> None:
     assert plain["features"]["magnitude_ratio"] == [1, 1, 1, None]
     assert "features" not in report.to_dict()
     assert "3 latents against 4 known features" in str(report)
+    for each in fields(report):
+        assert each.name in ("features", "notes") or f" {each.name} " in str(report)
     for name in ("mean_matched_cosine           0.7500 [", "uniqueness                    1.0000"):
         assert name in str(report)
 
