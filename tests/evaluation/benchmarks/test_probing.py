@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -223,3 +224,20 @@ def test_documents_without_tokens_and_slow_tokenizers_are_refused(model: Languag
         probe_tokens(coder, model, ["def def"], SMALL, progress=False)
     with pytest.raises(DataError, match="at least two texts"):
         probe_tokens(coder, model, ["a!" * 100], SMALL, labels=MARKS, progress=False)
+    words = SimpleNamespace(
+        **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")),
+        bos_token_id=0,
+        eos_token_id=0,
+        all_special_ids=[0],
+        is_fast=False,
+    )
+    with pytest.raises(ConfigError, match="fast tokenizer"):
+        probe_tokens(coder, LanguageModel(model.hf, words, name="slow"), ["a!"], SMALL, labels=MARKS, progress=False)
+
+
+def test_an_encoders_text_stands_between_its_own_tokens(model: LanguageModel) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"cls_token": "<|endoftext|>", "sep_token": "z"})
+    framing = Framing(LanguageModel(model.hf, tokenizer, name="framed"), 24)
+    assert (framing.room, framing.n_before) == (22, 1)
+    assert framing.around([7, 8]) == [0, 7, 8, tokenizer.sep_token_id]
