@@ -7,7 +7,7 @@ May import: ``core``, ``metrics``, ``coders``, ``models``, ``data``. Start readi
 chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over the batches and ``losses.py`` compares
 the clean, spliced and ablated runs of each. ``replacement.py`` puts coders in place of all MLPs at once, by the run
 in ``replaced.py``; ``crosscoder.py`` compares the sites of a crosscoder. ``calibrate.py`` sets thresholds by the L0
-they give.
+they give. ``benchmarks`` compares a coder with what is known to be there.
 """
 
 from monosema.evaluation.calibrate import calibrate_threshold

@@ -106,6 +106,12 @@ def require_enough(n_tokens: int) -> None:
         )
 
 
+def require_finite_weights(coder: Dictionary) -> None:
+    """Raise ``DataError`` for a parameter that is not finite; a latent with a NaN encoder just never fires."""
+    for name, parameter in coder.named_parameters():
+        require_finite(f"the coder's {name}", parameter.detach())
+
+
 @contextlib.contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
     """Every submodule out of training mode and gradients off; each flag as it was afterwards."""

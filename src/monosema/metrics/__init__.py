@@ -11,9 +11,11 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
 ``language.py`` compares next-token predictions;
-``recovery.py`` compares a decoder with a known dictionary and ``crosscoders.py`` the sites of one with each other.
+``recovery.py`` compares a decoder with a known dictionary, ``assignment.py`` pairs the two and ``crosscoders.py``
+compares the sites of one with each other.
 """
 
+from monosema.metrics.assignment import best_assignment
 from monosema.metrics.checks import require_finite
 from monosema.metrics.crosscoders import (
     BETWEEN,
@@ -59,6 +61,7 @@ __all__ = [
     "SparseRows",
     "SparsitySums",
     "TokenMean",
+    "best_assignment",
     "ce_loss_score",
     "cosine",
     "dead_fraction",
