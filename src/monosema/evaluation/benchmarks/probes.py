@@ -35,6 +35,10 @@ class Probe:
         """[N] bool: whether the logit is above zero."""
         return self.logits(x_ND) > 0
 
+    def to(self, device: torch.device) -> Probe:
+        """The same probe on another device."""
+        return Probe(self.weight_D.to(device), self.bias)
+
 
 def fit_probe(x_ND: Tensor, y_N: Tensor, *, weights_N: Tensor | None = None, c: float = 1.0) -> Probe:
     """The w and b that minimise ``‖w‖² / (2 c) + Σ_i s_i log(1 + exp(-t_i (⟨w, x_i⟩ + b)))``, ``t = ±1`` for the label.

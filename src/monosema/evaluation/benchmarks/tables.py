@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +10,11 @@ from monosema.evaluation.report import labelled, plain_value, shown
 
 
 def plain_fields(report: Any) -> dict[str, Any]:
-    """The fields of a report as JSON values; what is not finite becomes None, keys become text."""
-    return {each.name: _text_keys(plain_value(getattr(report, each.name))) for each in fields(report)}
+    """The fields of a report, or a mapping of them, as JSON values; what is not finite becomes None, keys text."""
+    values = (
+        report if isinstance(report, Mapping) else {each.name: getattr(report, each.name) for each in fields(report)}
+    )
+    return {name: _text_keys(plain_value(value)) for name, value in values.items()}
 
 
 def table(
