@@ -20,7 +20,10 @@ from monosema.metrics import require_finite
 
 
 def require_plain_sae(coder: Dictionary, benchmark: str) -> SparseCoder:
-    """``coder``, which must reconstruct the site it reads as ``Σ_i f_i W_dec[i] + b_dec``; ``ConfigError`` if not."""
+    """``coder``, which must reconstruct the site it reads as ``Σ_i f_i W_dec[i] + b_dec``; ``ConfigError`` if not.
+
+    Raises ``DataError`` where a weight is not finite: a latent whose encoder is NaN would merely be silent.
+    """
     if not isinstance(coder, SparseCoder) or not coder.config.reconstructs or coder.W_skip is not None:
         raise ConfigError(f"{benchmark} needs an SAE: its decoder rows must lie in the site that it reads")
     if coder.config.token_scaling != "none":
@@ -28,6 +31,8 @@ def require_plain_sae(coder: Dictionary, benchmark: str) -> SparseCoder:
             f"{benchmark} needs decoder rows in the units of the site, and token_scaling="
             f"{coder.config.token_scaling!r} gives each token units of its own; train with a linear input_scaling"
         )
+    for name, parameter in coder.named_parameters():
+        require_finite(f"the coder's {name}", parameter)
     return coder
 
 
