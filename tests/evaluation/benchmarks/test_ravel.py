@@ -27,19 +27,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def data(model: LanguageModel) -> AttributeData:
+    found = asked(model, TEMPLATES)
+    assert len(found.answers) >= 4
+    return found
+
+
+def asked(model: LanguageModel, templates: dict[str, str]) -> AttributeData:
     """Entities of one letter, with what the model says itself as their answers."""
     answers: dict[str, dict[str, str]] = {}
     for entity in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
         texts = {}
-        for attribute, template in TEMPLATES.items():
+        for attribute, template in templates.items():
             ids = [0, *model.tokenizer(template.replace("{word}", entity))["input_ids"]]
             with torch.no_grad():
                 given = int(model(torch.tensor([ids]))[0, -1].argmax())
             texts[attribute] = model.tokenizer.decode([given])
         if all(text.isascii() and len(text) == 1 for text in texts.values()):
             answers[entity] = texts
-    assert len(answers) >= 4
-    return AttributeData(templates=TEMPLATES, answers=answers)
+    return AttributeData(templates=templates, answers=answers)
 
 
 def sae():
@@ -57,6 +62,15 @@ def test_all_latents_of_a_perfect_dictionary_move_every_attribute(model: Languag
         assert (score.cause, score.isolation, score.disentangle) == (1.0, 0.0, 0.5)
         assert (score.cause_interval.low, score.isolation_interval.high) == pytest.approx((1.0, 0.0))
     assert report.disentangle == {32: 0.5}
+
+
+def test_only_the_entity_is_edited(model: LanguageModel):
+    """After the last layer no position reaches another: an entity that is not the last token moves no answer."""
+    tried = (asked(model, {name: template + end for name, template in TEMPLATES.items()}) for end in "_982?!")
+    data = next(each for each in tried if len({texts["first"] for texts in each.answers.values()}) > 1)
+    report = cause_and_isolation(sae(), model, data, RavelOptions(n_latents=(32,), n_resamples=20))
+    assert all(score.cause == 0 for score in report.scores)
+    assert all(score.isolation == 1 or score.n_isolation == 0 for score in report.scores)
 
 
 def test_latents_that_write_nothing_move_nothing(model: LanguageModel, data: AttributeData):
