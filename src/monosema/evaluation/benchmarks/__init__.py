@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING
 from monosema.core.lazy import lazy_exports
 
 _HOMES = {
+    "monosema.evaluation.benchmarks.ablation": ("AblationOptions",),
+    "monosema.evaluation.benchmarks.absorption": ("AbsorptionOptions", "first_letters", "measure_absorption"),
+    "monosema.evaluation.benchmarks.meta": ("measure_meta",),
+    "monosema.evaluation.benchmarks.ravel": ("AttributeData", "RavelOptions", "cause_and_isolation"),
+    "monosema.evaluation.benchmarks.scr": ("spurious_removal",),
+    "monosema.evaluation.benchmarks.tpp": ("targeted_perturbation",),
+    "monosema.evaluation.benchmarks.words": ("capture_words",),
     "monosema.evaluation.benchmarks.truth": ("KnownFeatures", "ground_truth"),
     "monosema.evaluation.benchmarks.truth_report": ("FeatureMatches", "GroundTruthReport"),
     "monosema.evaluation.benchmarks.intervals": ("Interval",),
