@@ -11,9 +11,8 @@ import pytest
 
 import monosema as ms
 from monosema.evaluation import LatentSites, ReplacedLayer, SiteFigures
-from monosema.evaluation.benchmarks import GroundTruthReport, ProbingReport
-from monosema.evaluation.benchmarks.absorption_report import AbsorptionReport
-from monosema.evaluation.benchmarks.ravel import AttributeScore
+from monosema.evaluation.benchmarks import AbsorptionReport, GroundTruthReport, ProbingReport
+from monosema.evaluation.benchmarks.ravel_report import AttributeScore
 from monosema.evaluation.benchmarks.tpp import PerturbationScore
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,10 @@ import torch
 
 from monosema.coders import SAE, ReLU, SparseCoder
 from monosema.core.errors import ConfigError
-from monosema.runs.decoder_structure import MetaOptions, decoder_structure
+from monosema.evaluation.benchmarks import MetaConfig
+from monosema.runs.decoder_structure import decoder_structure
 
-OPTIONS = MetaOptions(width_fraction=1 / 8, k=2, n_steps=60, lr=2e-2, seeds=(0, 1))
+OPTIONS = MetaConfig(width_fraction=1 / 8, k=2, n_steps=60, lr=2e-2, seeds=(0, 1))
 
 
 def dictionary(decoder: torch.Tensor) -> SparseCoder:
@@ -45,9 +46,9 @@ def test_composed_directions_are_explained_and_random_ones_are_not():
 )
 def test_options_without_sense_are_refused(wrong: dict):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        MetaOptions(**wrong)
+        MetaConfig(**wrong)
 
 
 def test_more_active_meta_latents_than_there_are_is_refused():
     with pytest.raises(ConfigError, match="k"):
-        decoder_structure(dictionary(torch.eye(8)), MetaOptions(n_steps=1), progress=False)
+        decoder_structure(dictionary(torch.eye(8)), MetaConfig(n_steps=1), progress=False)

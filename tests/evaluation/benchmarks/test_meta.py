@@ -11,7 +11,7 @@ from benchmark_cases import axis_sae
 
 from monosema.coders import CLT, ReLU
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.evaluation.benchmarks.meta import decoder_directions, measure_meta
+from monosema.evaluation.benchmarks.meta import MetaReport, decoder_directions, measure_meta
 
 DECODER = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0], [3.0, 4.0]])
 """Axis 0, axis 1, nothing, and a direction (0.6, 0.8) made of both."""
@@ -48,12 +48,12 @@ def test_half_of_the_axes_explains_what_is_worked_out_by_hand():
     one = axis_sae(2, 2, encoder=torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     report = measure_meta(dictionary(), {0: one, 1: axis_sae(2)})
     first, second = report.dictionaries
-    assert first.fve == pytest.approx(1 - 1.64 / (3 - (1.6**2 + 1.8**2) / 3))
+    assert first.fve.value == pytest.approx(1 - 1.64 / (3 - (1.6**2 + 1.8**2) / 3))
     assert first.dead_fraction == 0.5
     assert first.errors.tolist() == pytest.approx([0, 1, 0.64])
-    assert report.fve == pytest.approx((first.fve + 1) / 2)
-    assert report.fve_std == pytest.approx((second.fve - first.fve) / math.sqrt(2))
-    assert first.fve_interval.low < first.fve < first.fve_interval.high
+    assert report.fve == pytest.approx((first.fve.value + 1) / 2)
+    assert report.fve_std == pytest.approx((second.fve.value - first.fve.value) / math.sqrt(2))
+    assert first.fve.low < first.fve.value < first.fve.high
     assert report.decomposition(3, 1).meta_latents == (1, 0)
 
 
@@ -62,10 +62,11 @@ def test_the_report_can_be_written():
     plain = json.loads(json.dumps(report.to_dict(per_latent=True), allow_nan=False))
     assert plain["fve_std"] is None
     assert plain["dictionaries"][0]["l0"] == pytest.approx(4 / 3)
-    assert [each["latent"] for each in plain["decompositions"][0]] == [0, 1, 3]
-    assert set(report.to_dict()["dictionaries"][0]) == {
-        "seed", "fve", "fve_interval", "l0", "dead_fraction", "n_meta_latents",
-    }  # fmt: skip
+    assert plain["kept"] == [0, 1, 3]
+    assert set(report.to_dict()["dictionaries"][0]) == {"seed", "fve", "l0", "dead_fraction", "n_meta_latents"}
+    assert MetaReport.from_dict(plain).decomposition(3) == report.decomposition(3)
+    with pytest.raises(ConfigError, match="measure again"):
+        MetaReport.from_dict(report.to_dict()).decomposition(3)
     assert "meta-dictionaries of 4 decoder directions at site" in str(report)
     assert "1 latents without a direction" in str(report)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.evaluation.benchmarks.probes import balanced_weights, f1_score, fit_probe
+from monosema.evaluation.benchmarks.probes import balanced_weights, f1_score, fit_probe, unconverged
 
 
 def test_one_dimension_has_the_root_of_its_derivative():
@@ -19,7 +19,7 @@ def test_one_dimension_has_the_root_of_its_derivative():
             middle = (low + high) / 2
             low, high = (middle, high) if middle / c < 2 * n / (1 + math.exp(middle)) else (low, middle)
         x = torch.tensor([[1.0]] * n + [[-1.0]] * n)
-        probe = fit_probe(x, x[:, 0] > 0, c=c)
+        probe = fit_probe(x, x[:, 0] > 0, C=c)
         assert float(probe.weight_D) == pytest.approx(low, abs=1e-6)
         assert probe.bias == pytest.approx(0, abs=1e-6)
 
@@ -37,7 +37,8 @@ def test_the_gradient_of_the_objective_vanishes(scale: float):
     generator = torch.Generator().manual_seed(0)
     x = scale * (torch.randn(60, 7, generator=generator).double() + 4)
     y, s = torch.rand(60, generator=generator) < 0.3, torch.rand(60, generator=generator).double()
-    probe = fit_probe(x, y, weights_N=s, c=0.5 / scale**2)
+    probe = fit_probe(x, y, weights_N=s, C=0.5 / scale**2)
+    assert probe.converged
     residual = s * (torch.sigmoid(probe.logits(x)) - y.double())
     penalty = probe.weight_D * scale**2 / 0.5
     assert float(((residual @ x + penalty) / scale).abs().max()) < 1e-4
@@ -63,11 +64,35 @@ def test_balanced_weights_and_f1_by_hand():
     assert f1_score(torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)) == 0
 
 
+def test_columns_of_very_different_size_reach_it_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 6, generator=generator).double()
+    labels = x[:, 0] - 0.5 * x[:, 1] + torch.randn(300, generator=generator) > 0.3
+    x = x * torch.tensor([1.0, 1e3, 1e-3, 1, 30, 0.1]).double() + torch.tensor([0.0, 5e3, 0, 100, 0, 0])
+    probe = fit_probe(x, labels)
+    assert probe.converged
+    error = torch.sigmoid(probe.logits(x)) - labels.double()
+    scale = (1 + (x - x.mean(0)).square().sum(0) / 4).rsqrt()
+    assert abs(float(error.sum())) < 1e-3
+    assert float(((probe.weight_D + x.T @ error) * scale).abs().max()) < 1e-2
+
+
+def test_it_works_inside_no_grad_and_says_when_it_stopped_early() -> None:
+    x, labels = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 3 == 0
+    with torch.no_grad():
+        assert fit_probe(x, labels).converged
+    early = fit_probe(x, labels, max_iterations=1)
+    assert not early.converged
+    assert unconverged({"done": fit_probe(x, labels), "early": early}) == [
+        "probes of early did not converge; their accuracy may be too low"
+    ]
+
+
 def test_bad_input_is_refused():
     x, y = torch.randn(4, 2), torch.tensor([True, False, True, False])
-    with pytest.raises(DataError, match="both labels"):
+    with pytest.raises(DataError, match="both classes"):
         fit_probe(x, torch.ones(4, dtype=torch.bool))
-    with pytest.raises(DataError, match="both labels"):
+    with pytest.raises(DataError, match="both classes"):
         fit_probe(x[:0], y[:0])
     with pytest.raises(DataError, match="finite"):
         fit_probe(x.clone().fill_(float("nan")), y)
@@ -75,5 +100,5 @@ def test_bad_input_is_refused():
         fit_probe(x, torch.tensor([1, 0, 1, 0]))
     with pytest.raises(ShapeError, match="bool labels"):
         fit_probe(x, y[:3])
-    with pytest.raises(ConfigError, match="c must be positive"):
-        fit_probe(x, y, c=0)
+    with pytest.raises(ConfigError, match="C must be above 0"):
+        fit_probe(x, y, C=0)

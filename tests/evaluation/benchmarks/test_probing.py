@@ -15,9 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from monosema.coders import SAE, ReLU, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError, UnknownNameError
-from monosema.core.progress import Progress
 from monosema.evaluation.benchmarks import ProbingConfig, ProbingReport, TokenLabels, probe_texts, probe_tokens
-from monosema.evaluation.benchmarks.probing_rows import Framing, chosen_rows, mean_rows
 from monosema.models import LanguageModel
 
 WIDTH, MARK, LATENT = 32, "!", 5
@@ -134,34 +132,26 @@ def test_python_is_the_default(model: LanguageModel, coder: SparseCoder) -> None
     assert any("class_name is left out: 0 and" in note for note in report.notes)
 
 
+def test_copies_of_a_text_or_document_are_on_one_side(model: LanguageModel, coder: SparseCoder) -> None:
+    texts = sentences(30)
+    labels = [random.Random(text).random() < 0.5 for text in texts]  # nothing to be told but by heart
+    config = ProbingConfig(ks=(1,), n_train=400, n_test=100, context_size=24, min_examples=5)
+    report = probe_texts(coder, model, texts * 20, labels * 20, config, progress=False)
+    assert report.activations.value < 0.9
+    with pytest.raises(DataError, match="at least two texts"):
+        probe_tokens(coder, model, ["a!" * 100] * 3, SMALL, labels=MARKS, progress=False)
+    with pytest.raises(DataError, match="a single string"):
+        probe_tokens(coder, model, "a!" * 100, SMALL, labels=MARKS, progress=False)
+
+
 def test_only_so_many_tokens_are_labelled(model: LanguageModel, coder: SparseCoder) -> None:
     def documents() -> Iterator[str]:
-        yield from ["!a" * 50] * 4
+        yield from (f"!{letter}" * 50 for letter in "abcd")
         raise AssertionError("a document too many was read")
 
     config = ProbingConfig(ks=(1,), n_train=80, n_test=20, context_size=24, min_examples=5, n_tokens=350)
     report = probe_tokens(coder, model, documents(), config, labels=MARKS, progress=False)
     assert report.tasks[0].n_train == 80
-
-
-def test_rows_are_those_of_each_context_alone(model: LanguageModel, coder: SparseCoder) -> None:
-    coder.bind("blocks.1.hook_resid_post", "blocks.1.hook_resid_post", {})
-    framing = Framing(model, 24)
-    texts = ["a short one", "another that is longer", "!"]
-    contexts = [framing.around(model.tokenizer(text)["input_ids"][: framing.room]) for text in texts]
-    assert framing.room == 23
-    assert contexts[0][0] == 0  # BOS, which no mean counts
-    site = "blocks.1.hook_resid_post"
-    alone = [model.capture(torch.tensor([context]), [site])[site][0] for context in contexts]
-    means = mean_rows(coder, model, contexts, Progress("", None, enabled=False))
-    for row, values in enumerate(alone):
-        torch.testing.assert_close(means.x_NI[row], values[1:].mean(0))
-        torch.testing.assert_close(means.latents.to_dense()[row], coder.encode(values[1:]).mean(0).detach())
-    picked = [torch.tensor([1, 4]), torch.tensor([], dtype=torch.int64), torch.tensor([1])]
-    rows = chosen_rows(coder, model, contexts, picked, Progress("", None, enabled=False))
-    expected = torch.cat([alone[0][[1, 4]], alone[2][[1]]])
-    torch.testing.assert_close(rows.x_NI, expected)
-    torch.testing.assert_close(rows.latents.to_dense(), coder.encode(expected).detach())
 
 
 def test_the_report_is_json_and_text(model: LanguageModel, coder: SparseCoder) -> None:
@@ -171,7 +161,7 @@ def test_the_report_is_json_and_text(model: LanguageModel, coder: SparseCoder) -
     assert plain["sparse"][0]["latents"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert plain["config"]["ks"] == [1, 3]
     assert "12 latents at hook_embed of bytes" in str(report)
-    assert "latents, k=1                  1.0000 [1.0000, 1.0000]" in str(report)
+    assert "1.0000 [1.0000, 1.0000]" in str(report)
 
 
 def test_bad_input_is_refused(model: LanguageModel, coder: SparseCoder) -> None:
@@ -196,7 +186,7 @@ def test_bad_input_is_refused(model: LanguageModel, coder: SparseCoder) -> None:
     with pytest.raises(DataError, match="no label has enough examples"):
         probe(texts=texts[148:152], labels=labels[148:152])
     with pytest.raises(DataError, match="no token that is not special"):
-        probe(texts=["" if has else text for text, has in zip(texts, labels, strict=True)])
+        probe(texts=["\0" * at if has else text for at, (text, has) in enumerate(zip(texts, labels, strict=True))])
     with pytest.raises(ConfigError, match="k=13 is more than the 12 latents"):
         probe(config=ProbingConfig(ks=(1, 13)))
     with pytest.raises(ConfigError, match="has no tokenizer"):
@@ -233,11 +223,3 @@ def test_documents_without_tokens_and_slow_tokenizers_are_refused(model: Languag
     )
     with pytest.raises(ConfigError, match="fast tokenizer"):
         probe_tokens(coder, LanguageModel(model.hf, words, name="slow"), ["a!"], SMALL, labels=MARKS, progress=False)
-
-
-def test_an_encoders_text_stands_between_its_own_tokens(model: LanguageModel) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"cls_token": "<|endoftext|>", "sep_token": "z"})
-    framing = Framing(LanguageModel(model.hf, tokenizer, name="framed"), 24)
-    assert (framing.room, framing.n_before) == (22, 1)
-    assert framing.around([7, 8]) == [0, 7, 8, tokenizer.sep_token_id]

@@ -10,13 +10,12 @@ from benchmark_cases import axis_sae
 from torch import Tensor
 
 from monosema.core.errors import DataError, ShapeError
-from monosema.evaluation.benchmarks.ablation import AblationOptions
-from monosema.evaluation.benchmarks.scr import spurious_removal
+from monosema.evaluation.benchmarks import AblationConfig, Interval, spurious_removal
 
 N = 20
 TARGET = torch.arange(4 * N) // N >= 2
 SPURIOUS = torch.arange(4 * N) // N % 2 == 1
-OPTIONS = AblationOptions(n_latents=(1, 2), n_resamples=50)
+CONFIG = AblationConfig(n_latents=(1, 2))
 
 
 def site(noise: float = 0.0) -> Tensor:
@@ -30,13 +29,13 @@ def test_the_biased_probe_follows_the_confound_and_ablation_of_it_helps():
     """The biased probe weighs x_1 over x_0 so that it tells the spurious label exactly: by hand, logits of the cells
     (target, spurious) = (1, 0) and (0, 1) are below and above zero. On the target it is right in two cells of four.
     """
-    report = spurious_removal(axis_sae(3), site(), TARGET, SPURIOUS, OPTIONS)
+    report = spurious_removal(axis_sae(3), site(), TARGET, SPURIOUS, CONFIG)
     assert (report.biased_target, report.biased_spurious) == (0.5, 1.0)
     assert (report.oracle_target, report.oracle_spurious) == (1.0, 1.0)
     first = report.scores[0]
     # Without axis 1 no row reaches the biased probe's threshold: it says "no" always, and is right in two cells again.
-    assert first.target == first.score == 0.0
-    assert first.spurious == 0.0  # no gap: the biased probe tells the spurious label perfectly
+    assert first.target.value == first.score.value == 0.0
+    assert first.spurious.value == 0.0  # no gap: the biased probe tells the spurious label perfectly
     assert (report.n_train, report.n_test) == (64, 16)
 
 
@@ -47,20 +46,19 @@ def test_all_is_won_back_where_the_bias_does_not_rest_on_the_confound():
     """
     x = site()
     x[:, 1], x[:, 2] = SPURIOUS.double(), (~SPURIOUS).double()
-    report = spurious_removal(axis_sae(3), x, TARGET, SPURIOUS, OPTIONS)
+    report = spurious_removal(axis_sae(3), x, TARGET, SPURIOUS, CONFIG)
     assert (report.biased_target, report.biased_spurious) == (0.5, 1.0)
-    assert (report.scores[1].target, report.scores[1].score) == (1.0, 1.0)
-    assert (report.scores[1].score_interval.low, report.scores[1].score_interval.high) == (1.0, 1.0)
+    assert report.scores[1].target == report.scores[1].score == Interval(1.0, 1.0, 1.0)
 
 
 def test_the_seed_decides_and_the_report_can_be_written():
-    first, again = (spurious_removal(axis_sae(3), site(0.4), TARGET, SPURIOUS, OPTIONS) for _ in range(2))
+    first, again = (spurious_removal(axis_sae(3), site(0.4), TARGET, SPURIOUS, CONFIG) for _ in range(2))
     assert first == again
-    score = first.scores[1]
-    assert score.target_interval.low <= score.target <= score.target_interval.high
-    assert json.loads(json.dumps(first.to_dict(), allow_nan=False))["scores"][1]["target"] == score.target
+    target = first.scores[1].target
+    assert target.low <= target.value <= target.high
+    assert json.loads(json.dumps(first.to_dict(), allow_nan=False))["scores"][1]["target"]["value"] == target.value
     assert "spurious correlation removal with 3 latents at site" in str(first)
-    assert f"{first.biased_target:.4f} on the target" in str(first)
+    assert f"{first.biased_target:.4f}" in str(first)
 
 
 def test_bad_input_is_refused():

@@ -11,14 +11,18 @@ from torch import Tensor
 
 from monosema.coders import ReLU, Transcoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.evaluation.benchmarks.ablation import AblatedLogits, AblationOptions, strongest_latents
+from monosema.evaluation.benchmarks import AblationConfig, Interval, encode_rows, targeted_perturbation
+from monosema.evaluation.benchmarks.ablation import AblatedLogits, strongest_latents
 from monosema.evaluation.benchmarks.probes import Probe
-from monosema.evaluation.benchmarks.rows import EncodedRows
-from monosema.evaluation.benchmarks.tpp import targeted_perturbation
 
 N = 20
 LABELS = ["red"] * N + ["green"] * N + ["blue"] * N
-ONE = AblationOptions(n_latents=(1, 3), n_resamples=50)
+ONE = AblationConfig(n_latents=(1, 3))
+
+
+def alone(value: float) -> Interval:
+    """What all resamples agree on."""
+    return Interval(value, value, value)
 
 
 def site() -> Tensor:
@@ -39,11 +43,14 @@ def test_latents_of_one_class_each_reach_the_best_score():
     assert [each.latents[0] for each in report.classes] == [2, 1, 0]
     assert report.mean_accuracy == 1
     first = report.scores[0]
-    assert (first.score, first.intended, first.unintended) == (0.5, 0.5, 0.0)
-    assert (first.score_interval.low, first.score_interval.high) == (0.5, 0.5)
+    assert (first.score, first.intended, first.unintended) == (alone(0.5), alone(0.5), alone(0.0))
     # The latents of other classes lower the logit, so theirs is a positive effect, too. Without any of the three all
     # rows are alike, and every probe is at chance.
-    assert (report.scores[1].score, report.scores[1].intended, report.scores[1].unintended) == (0.0, 0.5, 0.5)
+    assert (report.scores[1].score, report.scores[1].intended, report.scores[1].unintended) == (
+        alone(0.0),
+        alone(0.5),
+        alone(0.5),
+    )
     assert (report.n_train, report.n_test) == (48, 12)
 
 
@@ -51,8 +58,8 @@ def test_a_latent_of_all_classes_has_nothing_targeted():
     """One latent ``red + green + blue`` with an equal decoder is no class's: nothing has a positive effect."""
     encoder, decoder = torch.tensor([[1.0, 1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     report = targeted_perturbation(axis_sae(4, 1, encoder=encoder, decoder=decoder), site(), LABELS, ONE)
-    assert report.scores[0].score == pytest.approx(0, abs=1e-12)
-    assert report.scores[0].intended == pytest.approx(0, abs=1e-12)
+    assert report.scores[0].score.value == pytest.approx(0, abs=1e-12)
+    assert report.scores[0].intended.value == pytest.approx(0, abs=1e-12)
 
 
 def test_a_latent_of_two_classes_hurts_both():
@@ -60,9 +67,9 @@ def test_a_latent_of_two_classes_hurts_both():
     encoder = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
     decoder = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
     coder = axis_sae(4, 2, encoder=encoder, decoder=decoder)
-    report = targeted_perturbation(coder, site(), LABELS, AblationOptions(n_latents=(1,), n_resamples=20))
+    report = targeted_perturbation(coder, site(), LABELS, AblationConfig(n_latents=(1,)))
     shared, separate = report.scores[0], targeted_perturbation(axis_sae(4), site(), LABELS, ONE).scores[0]
-    assert shared.score < separate.score
+    assert shared.score.value < separate.score.value
 
 
 def test_ablation_keeps_the_error_term():
@@ -73,8 +80,8 @@ def test_ablation_keeps_the_error_term():
     )
     x = torch.randn(9, 5, generator=generator).double()
     probes = [Probe(torch.randn(5, generator=generator).double(), 0.3) for _ in range(2)]
-    rows, places = EncodedRows.of(coder, x), torch.tensor([1, 4, 8])
-    logits = AblatedLogits(rows, places, torch.tensor([6, 2, 3]), coder.W_dec.detach(), probes).without(2)
+    rows, places = encode_rows(coder, x), torch.tensor([1, 4, 8])
+    logits = AblatedLogits(rows, places, torch.tensor([6, 2, 3]), coder.W_dec.detach().double(), probes).without(2)
     f = coder.encode(x).detach()
     edited = f.clone()
     edited[:, [6, 2]] = 0
@@ -84,7 +91,7 @@ def test_ablation_keeps_the_error_term():
 
 
 def test_latents_are_ordered_by_effect_and_only_positive_ones_count():
-    difference, W_dec = torch.tensor([1.0, 2.0, -1.0, 3.0]), torch.tensor([[1.0], [1.0], [-4.0], [-1.0]])
+    difference, W_dec = torch.tensor([1.0, 2.0, -1.0, 3.0]), torch.tensor([[1.0], [1.0], [-4.0], [-1.0]]).double()
     probe = Probe(torch.ones(1, dtype=torch.float64), 0.0)
     assert strongest_latents(difference.double(), W_dec, probe, 10).tolist() == [2, 1, 0]
     assert strongest_latents(difference.double(), W_dec, probe, 1).tolist() == [2]
@@ -93,15 +100,15 @@ def test_latents_are_ordered_by_effect_and_only_positive_ones_count():
 def test_the_seed_decides_and_the_report_can_be_written():
     x = site() + 0.6 * torch.randn(3 * N, 4, generator=torch.Generator().manual_seed(2)).double()
     first, again, other = (
-        targeted_perturbation(axis_sae(4), x, LABELS, AblationOptions(n_latents=(1,), seed=seed)) for seed in (1, 1, 2)
+        targeted_perturbation(axis_sae(4), x, LABELS, AblationConfig(n_latents=(1,), seed=seed)) for seed in (1, 1, 2)
     )
     assert first == again
     assert first.scores != other.scores
-    score = first.scores[0]
-    assert score.score_interval.low < score.score < score.score_interval.high
+    score = first.scores[0].score
+    assert score.low < score.value < score.high
     plain = json.loads(json.dumps(first.to_dict(), allow_nan=False))
-    assert plain["scores"][0]["score_interval"]["low"] == score.score_interval.low
-    assert f"{score.score:.4f}" in str(first)
+    assert plain["scores"][0]["score"]["low"] == score.low
+    assert str(score) in str(first)
     assert "targeted probe perturbation of 4 latents at site" in str(first)
 
 
@@ -109,7 +116,7 @@ def test_bad_input_is_refused():
     x, coder = site(), axis_sae(4)
     with pytest.raises(DataError, match="at least two"):
         targeted_perturbation(coder, x, ["red"] * len(x))
-    with pytest.raises(DataError, match="single row"):
+    with pytest.raises(DataError, match="1 rows of a class cannot be split"):
         targeted_perturbation(coder, x, ["pink", *LABELS[1:]])
     with pytest.raises(ShapeError, match="one label for each row"):
         targeted_perturbation(coder, x, LABELS[1:])
@@ -123,4 +130,4 @@ def test_bad_input_is_refused():
         targeted_perturbation(Transcoder(4, 4, 8, activation=ReLU()), x, LABELS)
     for wrong in ((), (0,), (5, 2), (2, 2)):
         with pytest.raises(ConfigError, match="n_latents"):
-            AblationOptions(n_latents=wrong)
+            AblationConfig(n_latents=wrong)

@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 from monosema.coders import SAE, ReLU, SparseCoder, Transcoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data import SyntheticFeatures
-from monosema.evaluation.benchmarks import GroundTruthReport, KnownFeatures, ground_truth
+from monosema.evaluation.benchmarks import GroundTruthReport, KnownFeatures, TruthConfig, ground_truth
+from monosema.evaluation.benchmarks.truth_report import FeatureMatches
 
 AXES = torch.eye(4, dtype=torch.float64)
 MAGNITUDES = torch.tensor(
@@ -42,6 +43,11 @@ def values(report: GroundTruthReport, *names: str) -> list[float]:
     return [getattr(report, name).value for name in names]
 
 
+def matches(report: GroundTruthReport) -> FeatureMatches:
+    assert report.features is not None
+    return report.features
+
+
 DIRECTIONS = ("mean_matched_cosine", "mean_max_cosine", "recovered_fraction")
 DETECTION = ("precision", "recall", "f1")
 
@@ -51,9 +57,9 @@ def test_a_perfect_dictionary_permuted_and_scaled_is_perfect(order: list[int], s
     report = ground_truth(sae(AXES[order] * scale, AXES[order] / scale), KNOWN)
     assert values(report, *DIRECTIONS, *DETECTION, "magnitude_ratio") == [1.0] * 7
     assert (report.uniqueness, report.n_recovered, report.n_duplicate, report.n_false, report.n_dead) == (1, 4, 0, 0, 0)
-    assert [order[latent] for latent in report.features.latent.tolist()] == [0, 1, 2, 3]
+    assert [order[latent] for latent in matches(report).latent.tolist()] == [0, 1, 2, 3]
     assert report.l0 == report.true_l0 == 8 / 6
-    assert report.features.frequency.tolist() == [2 / 6, 2 / 6, 2 / 6, 2 / 6]
+    assert matches(report).frequency.tolist() == [2 / 6, 2 / 6, 2 / 6, 2 / 6]
     assert report.notes == ()
 
 
@@ -78,16 +84,16 @@ def test_a_missing_feature_counts_as_nothing() -> None:
     magnitudes = MAGNITUDES.clone()
     magnitudes[0, 3] = 1  # where latent 0 fires
     report = ground_truth(sae(AXES[:3], AXES[:3]), KnownFeatures(directions=AXES, magnitudes=magnitudes))
-    assert report.features.latent.tolist() == [0, 1, 2, -1]
+    assert matches(report).latent.tolist() == [0, 1, 2, -1]
     assert values(report, *DIRECTIONS, *DETECTION) == [0.75] * 6
     assert values(report, "magnitude_ratio") == [1.0]
-    assert math.isnan(report.features.magnitude_ratio[3])
+    assert math.isnan(matches(report).magnitude_ratio[3])
 
 
 def test_one_latent_cannot_stand_for_two_features() -> None:
     between = normalize(AXES[:1] + AXES[1:2], dim=1)
     known = KnownFeatures(directions=AXES[:2], magnitudes=MAGNITUDES[:, :2])
-    report = ground_truth(sae(between, between), known, threshold=0.5)
+    report = ground_truth(sae(between, between), known, TruthConfig(threshold=0.5))
     assert values(report, *DIRECTIONS) == [
         pytest.approx(math.sqrt(0.5) / 2),
         pytest.approx(math.sqrt(0.5)),
@@ -108,11 +114,11 @@ def test_the_threshold_decides_what_is_found() -> None:
     tilted = AXES.clone()
     tilted[0, :2] = torch.tensor([0.8, -0.6])
     report = ground_truth(sae(AXES, tilted), KNOWN)
-    assert report.features.cosine.tolist() == pytest.approx([0.8, 1, 1, 1])
+    assert matches(report).cosine.tolist() == pytest.approx([0.8, 1, 1, 1])
     assert (report.recovered_fraction.value, report.n_recovered, report.n_false) == (0.75, 3, 1)
-    assert ground_truth(sae(AXES, tilted), KNOWN, threshold=0.7).recovered_fraction.value == 1
+    assert ground_truth(sae(AXES, tilted), KNOWN, TruthConfig(threshold=0.7)).recovered_fraction.value == 1
     # Its contribution along the direction is 0.8 of the magnitude, and counts only where it is found.
-    assert report.features.magnitude_ratio[0] == pytest.approx(0.8)
+    assert matches(report).magnitude_ratio[0] == pytest.approx(0.8)
     assert report.magnitude_ratio.value == pytest.approx(1.0)
 
 
@@ -128,10 +134,10 @@ def test_precision_and_recall_by_hand() -> None:
     report = ground_truth(sae(encoder, AXES, bias=-0.6), KNOWN)
     # Feature 0 is in rows 0 and 1, where its latent fires; it fires in row 2 as well, for feature 1.
     # Of features 1 and 2, the magnitudes 0.2 and 0.5 are below the bias.
-    assert report.features.precision.tolist() == [2 / 3, 1, 1, 1]
-    assert report.features.recall.tolist() == [1, 0.5, 0.5, 1]
-    assert report.features.f1.tolist() == pytest.approx([0.8, 2 / 3, 2 / 3, 1])
-    assert report.features.magnitude_ratio.tolist() == pytest.approx([(0.4 + 1.4) / 3, 0.4, 0.4, (2.4 + 0.4) / 4])
+    assert matches(report).precision.tolist() == [2 / 3, 1, 1, 1]
+    assert matches(report).recall.tolist() == [1, 0.5, 0.5, 1]
+    assert matches(report).f1.tolist() == pytest.approx([0.8, 2 / 3, 2 / 3, 1])
+    assert matches(report).magnitude_ratio.tolist() == pytest.approx([(0.4 + 1.4) / 3, 0.4, 0.4, (2.4 + 0.4) / 4])
     assert report.recall.value == 0.75
 
 
@@ -147,7 +153,7 @@ def test_a_feature_that_never_fires_is_left_out_of_detection() -> None:
     magnitudes[:, 3] = 0
     report = ground_truth(sae(AXES, AXES), KnownFeatures(directions=AXES, magnitudes=magnitudes))
     assert values(report, *DIRECTIONS, *DETECTION) == [1.0] * 6
-    assert math.isnan(report.features.recall[3])
+    assert math.isnan(matches(report).recall[3])
     assert report.n_silent_features == 1
     assert "1 features fire on no row" in report.notes[0]
 
@@ -167,16 +173,16 @@ def test_synthetic_rows_are_those_of_the_seed_over_several_steps() -> None:
     features = SyntheticFeatures(kind="hierarchical", d_in=64, n_features=8, l0=2.0)
     directions = features.directions().double()
     coder = sae(directions, directions, bias=-0.3)
-    report = ground_truth(coder, features, n_rows=5000, seed=7)
+    report = ground_truth(coder, features, TruthConfig(n_rows=5000, seed=7))
     fires = (features.rows(5000, seed=7).double() @ directions.T - 0.3) > 0
     has = features.latents(5000, seed=7) > 0
     recall = (fires & has).sum(0) / has.sum(0)
-    torch.testing.assert_close(report.features.recall, recall.double())
-    torch.testing.assert_close(report.features.precision, ((fires & has).sum(0) / fires.sum(0)).double())
+    torch.testing.assert_close(matches(report).recall, recall.double())
+    torch.testing.assert_close(matches(report).precision, ((fires & has).sum(0) / fires.sum(0)).double())
     assert report.n_rows == 5000
     assert report.mean_matched_cosine.value == pytest.approx(1.0)
-    assert ground_truth(coder, features, n_rows=5000, seed=7) == report
-    assert ground_truth(coder, features, n_rows=5000, seed=8).recall != report.recall
+    assert ground_truth(coder, features, TruthConfig(n_rows=5000, seed=7)) == report
+    assert ground_truth(coder, features, TruthConfig(n_rows=5000, seed=8)).recall != report.recall
 
 
 def test_rows_may_hold_more_than_the_features() -> None:
@@ -195,22 +201,19 @@ def test_a_coder_that_scales_tokens_has_no_magnitudes() -> None:
 
 def test_the_report_is_json_and_text() -> None:
     report = ground_truth(sae(AXES[:3], AXES[:3]), KNOWN)
-    plain = json.loads(json.dumps(report.to_dict(per_feature=True)))
+    plain = json.loads(json.dumps(report.to_dict(per_latent=True)))
     assert plain["mean_matched_cosine"]["value"] == 0.75
     assert plain["features"]["magnitude_ratio"] == [1, 1, 1, None]
     assert "features" not in report.to_dict()
     assert "3 latents against 4 known features" in str(report)
     for each in fields(report):
-        assert each.name in ("features", "notes") or f" {each.name} " in str(report)
-    for name in ("mean_matched_cosine           0.7500 [", "uniqueness                    1.0000"):
-        assert name in str(report)
+        assert each.name in ("features", "notes", "hook_name", "config") or f" {each.name} " in str(report)
+    assert f"mean_matched_cosine  {report.mean_matched_cosine}" in str(report)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"n_rows": 0}, ConfigError, "n_rows must be at least 1"),
-        ({"threshold": 1.0}, ConfigError, r"threshold in \[-1, 1\)"),
         ({"coder": Transcoder(4, 4, 8, activation=ReLU())}, None, ""),
         ({"coder": SAE(5, 8, activation=ReLU())}, ShapeError, "width is 5, that of the true directions 4"),
         ({"coder": sae(AXES, AXES * math.nan)}, DataError, "coder's W_dec must be finite"),
@@ -224,6 +227,13 @@ def test_bad_input_is_refused(options: dict[str, Any], error: type[Exception] | 
         error, message = ConfigError, "give one"
     with pytest.raises(error, match=message):
         ground_truth(**{"coder": sae(AXES, AXES), "features": KNOWN, **options})
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_rows must be at least 1"):
+        TruthConfig(n_rows=0)
+    with pytest.raises(ConfigError, match=r"threshold must be in \[-1, 1\)"):
+        TruthConfig(threshold=1.0)
 
 
 @pytest.mark.parametrize(

@@ -14,54 +14,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from monosema.coders import Dictionary
-from monosema.core.config import check_types
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.core.seeds import random_stream
 from monosema.evaluation.benchmarks.absorption_report import AbsorptionReport, ParentAbsorption
-from monosema.evaluation.benchmarks.shares import percentile_interval, resample_shares
-from monosema.evaluation.benchmarks.probes import Probe, balanced_weights, f1_score, fit_probe
-from monosema.evaluation.benchmarks.rows import EncodedRows, require_plain_sae, split_rows
+from monosema.evaluation.benchmarks.config import AbsorptionConfig
+from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.probes import Probe, balanced_weights, f1_score, fit_probe, unconverged
+from monosema.evaluation.benchmarks.rows import EncodedRows, decoder_rows, encode_rows, require_plain_sae
+from monosema.evaluation.benchmarks.splits import held_out
 
 _ROW_ELEMENTS = 2**23
-
-
-@dataclass(frozen=True, kw_only=True)
-class AbsorptionOptions:
-    """Constants of the protocol; the defaults are those of SAEBench 0.6.0."""
-
-    least_probe_f1: float = 0.6
-    """Parents whose probe has no higher F1 on test rows are left out: the site does not hold the label."""
-    most_main_latents: int = 10
-    """Latents tried as a parent's own."""
-    f1_gain: float = 0.03
-    """A further latent is a parent's own where it raises the F1 of the k-sparse probe by more than this."""
-    silent_below: float = 1e-8
-    """Activation under which a latent is silent."""
-    least_cosine: float = 0.025
-    """Cosine of decoder row and probe from which one latent may absorb fully."""
-    least_cosine_partial: float = 0.1
-    """The same for the latents counted in the absorption fraction."""
-    least_share: float = 0.4
-    """Share of the row's projection on the probe that absorbing latents must bring."""
-    most_absorbing: int = 3
-    """Latents counted in the absorption fraction."""
-    c: float = 1.0
-    """Inverse strength of the probes' penalty (``fit_probe``)."""
-    test_fraction: float = 0.2
-    """Share of the rows that probes and latents are judged on."""
-    n_resamples: int = 1000
-    """Bootstrap resamples of the test rows."""
-    seed: int = 0
-    """Decides the split and the resamples."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("most_main_latents", "most_absorbing", "n_resamples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"AbsorptionOptions: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("least_probe_f1", "least_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"AbsorptionOptions: {name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -80,10 +41,10 @@ class _Verdicts:
 
 def measure_absorption(
     coder: Dictionary,
-    activations: Tensor,
+    rows: Tensor | EncodedRows,
     labels: Sequence[str],
     hierarchy: Mapping[str, Sequence[str]],
-    options: AbsorptionOptions | None = None,
+    config: AbsorptionConfig | None = None,
 ) -> AbsorptionReport:
     """How often a latent of a child label takes over the direction of its parent's (Chanin et al. 2024, 2409.14507).
 
@@ -110,52 +71,54 @@ def measure_absorption(
 
     Args:
         coder: an SAE.
-        activations: ``[N, d_in]`` of its site.
+        rows: activations ``[N, d_in]`` of its site, or rows encoded by ``word_rows`` or ``text_rows``.
         labels: N labels, each a child (or a parent) of the hierarchy, or none of it.
         hierarchy: children of each parent; a child may have several parents.
-        options: constants of the protocol.
+        config: constants of the protocol; by default ``AbsorptionConfig()``.
 
     Raises:
         ConfigError: not an SAE in the units of its site, or an empty hierarchy.
         ShapeError: activations of another width, or not as many labels.
-        DataError: no rows, a value that is not finite, or a parent with fewer than two rows or all of them.
+        DataError: no rows, a value that is not finite, no parent that can be scored.
     """
-    options, sae = options or AbsorptionOptions(), require_plain_sae(coder, "absorption")
+    config, sae = config or AbsorptionConfig(), require_plain_sae(coder, "absorption")
     if isinstance(hierarchy, str) or not hierarchy or any(isinstance(each, str) for each in hierarchy.values()):
         raise ConfigError("hierarchy must map each parent label to a list of its child labels, and hold at least one")
-    if len(labels) != len(activations):
-        raise ShapeError(f"there must be one label for each row, got {len(labels)} for {len(activations)}")
-    rows = EncodedRows.of(sae, activations)
+    if len(labels) != len(rows):
+        raise ShapeError(f"there must be one label for each row, got {len(labels)} for {len(rows)}")
+    rows = encode_rows(sae, rows)
     members = torch.stack([_member_rows(labels, parent, children) for parent, children in hierarchy.items()], dim=1)
     _, kinds = members.unique(dim=0, return_inverse=True)
-    train, test = split_rows(kinds, options.test_fraction, options.seed, "absorption")
-    W_dec = sae.W_dec.detach().double()
-    parents, skipped, resampled = [], {}, []
+    is_test = held_out(rows.groups_N, config.test_fraction, config.seed, "absorption", kinds)
+    train, test = (~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]
+    W_dec = decoder_rows(sae)
+    parents, skipped, resampled, probes = [], {}, [], {}
     for number, parent in enumerate(hierarchy):
-        y = members[:, number].to(rows.x_ND.device)
-        probe = fit_probe(rows.x_ND[train], y[train], weights_N=balanced_weights(y[train]), c=options.c)
+        y = members[:, number]
+        if not bool(y[train].any() and y[test].any() and (~y[train]).any()):
+            skipped[parent] = f"its {int(y.sum())} rows are too few to fit on some and test on others"
+            continue
+        probe = fit_probe(rows.x_ND[train], y[train], weights_N=balanced_weights(y[train]), C=config.C)
+        probes[parent] = probe
         right = probe.predict(rows.x_ND[test])
         f1 = f1_score(right, y[test])
-        judged = test[(right & y[test]).cpu()]
-        if f1 <= options.least_probe_f1 or not len(judged):
+        judged = test[right & y[test]]
+        if f1 <= config.least_probe_f1 or not len(judged):
             skipped[parent] = f"the probe's F1 is {f1:.3f}"
             continue
-        main, main_f1 = main_latents(rows, y, train, test, options)
+        main, main_f1 = main_latents(rows, y, train, test, config)
         if not len(main):
             skipped[parent] = "no latent is more active on its rows than on others"
             continue
-        verdicts = _judge(rows, judged, W_dec, probe, main, options)
-        generator = random_stream(options.seed, "benchmark", "absorption", parent)
-        shares = resample_shares(len(judged), options.n_resamples, generator)
-        samples = shares @ torch.stack([verdicts.full, verdicts.fraction], dim=1)
-        resampled.append(samples)
+        verdicts = _judge(rows, judged, W_dec, probe, main, config)
+        both = torch.stack([verdicts.full, verdicts.fraction], dim=1)
+        scores = resampled_means(both, config.seed, "absorption", parent, groups=rows.groups_N[judged])
+        resampled.append(scores)
         parents.append(
             ParentAbsorption(
                 parent=parent,
-                full=float(verdicts.full.mean()),
-                full_interval=percentile_interval(samples[:, 0]),
-                fraction=float(verdicts.fraction.mean()),
-                fraction_interval=percentile_interval(samples[:, 1]),
+                full=Interval.of(scores[:, 0]),
+                fraction=Interval.of(scores[:, 1]),
                 silent_fraction=float(verdicts.silent.mean()),
                 n_rows=len(judged),
                 probe_f1=f1,
@@ -170,18 +133,16 @@ def measure_absorption(
         raise DataError(f"no parent can be scored ({reasons}); give more rows, or another site of the model")
     scores = torch.stack(resampled).mean(0)
     return AbsorptionReport(
-        mean_full=sum(each.full for each in parents) / len(parents),
-        mean_full_interval=percentile_interval(scores[:, 0]),
-        mean_fraction=sum(each.fraction for each in parents) / len(parents),
-        mean_fraction_interval=percentile_interval(scores[:, 1]),
+        mean_full=Interval.of(scores[:, 0]),
+        mean_fraction=Interval.of(scores[:, 1]),
         mean_n_main_latents=sum(len(each.main_latents) for each in parents) / len(parents),
         parents=tuple(parents),
-        skipped=skipped,
         n_train=len(train),
         n_test=len(test),
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
-        seed=options.seed,
+        config=config,
+        notes=(*(f"{parent}: left out, {reason}" for parent, reason in skipped.items()), *unconverged(probes)),
     )
 
 
@@ -196,28 +157,28 @@ def first_letters(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def main_latents(
-    rows: EncodedRows, y_N: Tensor, train: Tensor, test: Tensor, options: AbsorptionOptions
+    rows: EncodedRows, y_N: Tensor, train: Tensor, test: Tensor, config: AbsorptionConfig
 ) -> tuple[Tensor, float]:
     """The latents that stand for label y (best first; empty where none does), and the F1 of a probe on them.
 
     Latents are chosen on the training rows alone; the F1 returned is that of the test rows.
     """
     difference = rows.mean_difference(y_N, among=train)
-    best, order = difference.topk(min(options.most_main_latents, len(difference)))
+    best, order = difference.topk(min(config.most_main_latents, len(difference)))
     order = order[best > 0]
     columns, weights = rows.columns(order), balanced_weights(y_N[train])
     kept, reached, on_test = 0, 0.0, 0.0
     for k in range(1, len(order) + 1):
-        probe = fit_probe(columns[train, :k], y_N[train], weights_N=weights, c=options.c)
+        probe = fit_probe(columns[train, :k], y_N[train], weights_N=weights, C=config.C)
         f1 = f1_score(probe.predict(columns[train, :k]), y_N[train])
-        if k > 1 and f1 <= reached + options.f1_gain:
+        if k > 1 and f1 <= reached + config.f1_gain:
             break
         kept, reached, on_test = k, f1, f1_score(probe.predict(columns[test, :k]), y_N[test])
     return order[:kept], on_test
 
 
 def _judge(
-    rows: EncodedRows, judged: Tensor, W_dec: Tensor, probe: Probe, main: Tensor, options: AbsorptionOptions
+    rows: EncodedRows, judged: Tensor, W_dec: Tensor, probe: Probe, main: Tensor, config: AbsorptionConfig
 ) -> _Verdicts:
     direction = normalize(probe.weight_D, dim=0)
     along, cosine = W_dec @ direction, normalize(W_dec, dim=1) @ direction
@@ -227,26 +188,26 @@ def _judge(
         whole = rows.x_ND[part].double() @ direction
         projections = f * along
         by_main = projections[:, main].sum(1).clamp(min=0)
-        silent = (f[:, main].abs() < options.silent_below).all(1)
+        silent = (f[:, main].abs() < config.silent_below).all(1)
         projections[:, main] = -torch.inf
         top, absorber = projections.max(1)
-        needed = options.least_share * whole
-        full = silent & (whole > 0) & (cosine[absorber] >= options.least_cosine) & (top >= needed) & (top > 0)
-        allowed = projections.where(cosine >= options.least_cosine_partial, torch.zeros(()).to(projections))
-        absorbed = allowed.clamp(min=0).topk(min(options.most_absorbing, len(W_dec))).values.sum(1)
+        needed = config.least_share * whole
+        full = silent & (whole > 0) & (cosine[absorber] >= config.least_cosine) & (top >= needed) & (top > 0)
+        allowed = projections.where(cosine >= config.least_cosine_partial, torch.zeros(()).to(projections))
+        absorbed = allowed.clamp(min=0).topk(min(config.most_absorbing, len(W_dec))).values.sum(1)
         partial = (whole > 0) & (by_main < whole) & (absorbed >= needed) & (absorbed > 0)
         fraction = torch.where(partial, absorbed / (absorbed + by_main), torch.zeros_like(absorbed))
         parts.append(_Verdicts(full.double(), fraction, silent.double(), absorber))
-    return _Verdicts(*(torch.cat([getattr(p, n) for p in parts]).cpu() for n in _Verdicts.__dataclass_fields__))
+    return _Verdicts(*(torch.cat([getattr(p, n) for p in parts]) for n in _Verdicts.__dataclass_fields__))
 
 
 def _member_rows(labels: Sequence[str], parent: str, children: Sequence[str]) -> Tensor:
     names = {parent, *children}
     member = torch.tensor([label in names for label in labels], dtype=torch.bool)
-    if int(member.sum()) < 2 or bool(member.all()):
+    if not bool(member.any()) or bool(member.all()):
         raise DataError(
-            f"{int(member.sum())} of {len(labels)} rows belong to the parent {parent!r}; a probe needs at least two "
-            "rows of it and some of others"
+            f"{int(member.sum())} of {len(labels)} rows belong to the parent {parent!r}; a probe needs rows of it and "
+            "some of others"
         )
     return member
 

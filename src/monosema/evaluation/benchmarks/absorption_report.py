@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from monosema.evaluation.benchmarks.shares import Interval
-from monosema.evaluation.benchmarks.tables import plain_fields, table
+from monosema.evaluation.benchmarks.config import AbsorptionConfig
+from monosema.evaluation.benchmarks.intervals import Interval
+from monosema.evaluation.benchmarks.report import BenchmarkReport, Cell, Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParentAbsorption:
-    """One parent label. Means are over the test rows of the parent that its probe gets right."""
+    """One parent label. Means are over those test rows of it that its probe gets right, intervals over resamples."""
 
     parent: str
     """The label."""
-    full: float
+    full: Interval
     """Fraction of the rows that are fully absorbed."""
-    full_interval: Interval
-    """Over resamples of the rows."""
-    fraction: float
+    fraction: Interval
     """Mean absorption fraction."""
-    fraction_interval: Interval
-    """Over resamples of the rows."""
     silent_fraction: float
     """Fraction of the rows on which all main latents are silent, absorbed or not."""
     n_rows: int
@@ -41,56 +37,37 @@ class ParentAbsorption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbsorptionReport:
-    """Feature absorption of a dictionary on a label hierarchy; ``measure_absorption`` defines the scores."""
+class AbsorptionReport(BenchmarkReport):
+    """Feature absorption of a dictionary on a label hierarchy; ``measure_absorption`` defines the scores.
 
-    mean_full: float
+    Intervals are over resamples of the test rows of each parent.
+    """
+
+    benchmark = "absorption"
+
+    mean_full: Interval
     """Mean over parents of ``full``: 0 is none."""
-    mean_full_interval: Interval
-    """Over resamples of the test rows of each parent."""
-    mean_fraction: float
+    mean_fraction: Interval
     """Mean over parents of ``fraction``."""
-    mean_fraction_interval: Interval
-    """Over resamples of the test rows of each parent."""
     mean_n_main_latents: float
     """Mean number of main latents (feature splitting)."""
     parents: tuple[ParentAbsorption, ...]
-    """The parents scored."""
-    skipped: Mapping[str, str]
-    """The parents left out, and why."""
+    """The parents scored; ``notes`` says which were left out, and why."""
     n_train: int
     """Rows that probes and main latents were fitted on."""
     n_test: int
     """Rows that they were judged on."""
-    d_sae: int
-    """Latents of the dictionary."""
-    hook_name: str
-    """Its site."""
-    seed: int
-    """Of the split and the resamples."""
+    config: AbsorptionConfig
+    """The options."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; NaN becomes None."""
-        return plain_fields(self)
+    def _title(self) -> str:
+        return f"feature absorption of {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
 
-    def __str__(self) -> str:
-        title = f"feature absorption of {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
-        rows = [
-            (
-                each.parent,
-                each.full,
-                str(each.full_interval),
-                each.fraction,
-                str(each.fraction_interval),
-                len(each.main_latents),
-                each.main_f1,
-                each.probe_f1,
-                each.n_rows,
-            )
+    def _tables(self) -> list[Table]:
+        heads = ("parent", "full", "fraction", "main latents", "their F1", "probe F1", "rows")
+        rows: list[tuple[Cell, ...]] = [
+            (each.parent, each.full, each.fraction, len(each.main_latents), each.main_f1, each.probe_f1, each.n_rows)
             for each in self.parents
         ]
-        heads = ("parent", "full", "95 %", "fraction", "95 %", "main latents", "their F1", "probe F1", "rows")
-        mean = ("mean", self.mean_full, str(self.mean_full_interval), self.mean_fraction)
-        rows.append((*mean, str(self.mean_fraction_interval), self.mean_n_main_latents, "", "", ""))  # type: ignore[arg-type]
-        skipped = [f"{parent}: left out, {reason}" for parent, reason in self.skipped.items()]
-        return table(title, heads, rows, (*skipped, f"seed {self.seed}, {self.n_train:,} rows fitted on"))
+        mean: tuple[Cell, ...] = ("mean", self.mean_full, self.mean_fraction, self.mean_n_main_latents, "", "", "")
+        return [Table(heads, [*rows, mean])]

@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from monosema.coders import Dictionary, Latents, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.core.seeds import random_stream
-from monosema.evaluation.benchmarks.shares import Interval, percentile_interval, resample_shares
-from monosema.evaluation.benchmarks.tables import plain_fields, table
-from monosema.evaluation.measure import evaluation_mode
-from monosema.metrics import fve, require_finite
+from monosema.evaluation.benchmarks.config import MetaConfig
+from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
+from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode
+from monosema.kernels.latents import stack_tokens
+from monosema.metrics import require_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +30,17 @@ class MetaDictionary:
 
     seed: int
     """Of its training."""
-    fve: float
-    """Fraction of the rows' variance that it explains."""
-    fve_interval: Interval
-    """Over resamples of the rows."""
+    fve: Interval
+    """Fraction of the rows' variance that it explains; over resamples of the rows."""
     l0: float
     """Mean number of meta-latents of a row."""
     dead_fraction: float
     """Fraction of meta-latents that no row uses."""
     n_meta_latents: int
     """Meta-latents."""
-    latents: Latents = field(repr=False, compare=False)
+    latents: Latents | None = field(default=None, repr=False, compare=False)
     """[N] meta-latents of each row."""
-    errors: Tensor = field(repr=False, compare=False)
+    errors: Tensor | None = field(default=None, repr=False, compare=False)
     """[N] float64: ``‖row - reconstruction‖²`` of each unit row."""
 
 
@@ -60,8 +59,10 @@ class Decomposition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaReport:
+class MetaReport(BenchmarkReport):
     """Shared structure of a dictionary's decoder directions; ``measure_meta`` defines the score."""
+
+    benchmark = "meta"
 
     fve: float
     """Mean over the meta-dictionaries: 0 is no shared structure."""
@@ -71,13 +72,9 @@ class MetaReport:
     """The meta-dictionaries, one for each seed."""
     n_zero: int
     """Latents without a decoder direction, left out."""
-    d_sae: int
-    """Latents of the dictionary."""
-    hook_name: str
-    """Its site."""
-    resampling_seed: int
-    """Of the bootstrap."""
-    kept: Tensor = field(repr=False, compare=False)
+    config: MetaConfig | None = None
+    """How the meta-dictionaries were trained; None where they were given."""
+    kept: Tensor | None = field(default=None, repr=False, compare=False)
     """[N] int64: the latent of each row."""
 
     def decomposition(self, latent: int, which: int = 0) -> Decomposition:
@@ -85,6 +82,8 @@ class MetaReport:
 
         Raises ``ConfigError`` for a latent or a dictionary that does not exist, or a latent without a direction.
         """
+        if self.kept is None:
+            raise ConfigError("the report was read from a file without what is measured for each latent; measure again")
         row = (self.kept == latent).nonzero()
         if not 0 <= which < len(self.dictionaries) or not len(row):
             raise ConfigError(
@@ -92,6 +91,8 @@ class MetaReport:
                 f"({self.n_zero} without a direction), {len(self.dictionaries)} meta-dictionaries"
             )
         meta, place = self.dictionaries[which], int(row[0])
+        assert meta.latents is not None
+        assert meta.errors is not None
         own = slice(int(meta.latents.crow[place]), int(meta.latents.crow[place + 1]))
         values, indices = meta.latents.values[own].double(), meta.latents.indices[own]
         order = [at for at in values.argsort(descending=True, stable=True).tolist() if float(values[at]) != 0]
@@ -102,29 +103,17 @@ class MetaReport:
             error=float(meta.errors[place]),
         )
 
-    def to_dict(self, *, per_latent: bool = False) -> dict[str, Any]:
-        """The fields as JSON values; NaN becomes None. ``per_latent`` adds every decomposition of each dictionary."""
-        plain = {each.name: getattr(self, each.name) for each in fields(self)}
-        del plain["kept"], plain["dictionaries"]
-        shown = [each for each in fields(MetaDictionary) if each.name not in ("latents", "errors")]
-        plain["dictionaries"] = tuple({e.name: getattr(meta, e.name) for e in shown} for meta in self.dictionaries)
-        if per_latent:
-            plain["decompositions"] = tuple(
-                tuple(self.decomposition(latent, which) for latent in self.kept.tolist())
-                for which in range(len(self.dictionaries))
-            )
-        return plain_fields(plain)
+    def _title(self) -> str:
+        return (
+            f"meta-dictionaries of {self.d_sae:,} decoder directions at {self.hook_name or 'a site not recorded'}: "
+            f"fve {self.fve:.4f}, standard deviation {self.fve_std:.4f}"
+        )
 
-    def __str__(self) -> str:
-        title = f"meta-dictionaries of {self.d_sae:,} decoder directions at {self.hook_name or 'a site not recorded'}"
-        heads = ("seed", "fve", "95 %", "l0", "dead_fraction", "meta-latents")
-        rows: list[tuple[float | int | str, ...]] = [
-            (each.seed, each.fve, str(each.fve_interval), each.l0, each.dead_fraction, each.n_meta_latents)
-            for each in self.dictionaries
+    def _tables(self) -> list[Table]:
+        rows = [
+            (str(each.seed), each.fve, each.l0, each.dead_fraction, each.n_meta_latents) for each in self.dictionaries
         ]
-        rows.append(("mean", self.fve, f"std {self.fve_std:.4f}", "", "", ""))
-        notes = [f"{self.n_zero:,} latents without a direction are left out"] if self.n_zero else []
-        return table(title, heads, rows, notes)
+        return [Table(("seed", "fve", "l0", "dead_fraction", "meta-latents"), rows)]
 
 
 def decoder_directions(coder: Dictionary) -> tuple[Tensor, Tensor]:
@@ -142,9 +131,7 @@ def decoder_directions(coder: Dictionary) -> tuple[Tensor, Tensor]:
     return normalize(W_dec[kept], dim=1), kept.cpu()
 
 
-def measure_meta(
-    coder: Dictionary, metas: Mapping[int, SparseCoder], *, n_resamples: int = 1000, seed: int = 0
-) -> MetaReport:
+def measure_meta(coder: Dictionary, metas: Mapping[int, SparseCoder]) -> MetaReport:
     """What small dictionaries of ``coder``'s decoder directions explain of them (Bussmann et al. 2024, "meta-SAEs").
 
     The rows are ``W_dec[i] / ‖W_dec[i]‖``. A meta-dictionary writes each as a sum of a few of its meta-latents; its
@@ -159,9 +146,7 @@ def measure_meta(
 
     Args:
         coder: the dictionary whose decoder is looked at.
-        metas: meta-dictionaries, SAEs of width ``coder.d_out``, by the seed of their training.
-        n_resamples: bootstrap resamples.
-        seed: of these.
+        metas: meta-dictionaries, SAEs of width ``coder.d_out``, by the seed of their training, and of resamples.
 
     Raises ``ConfigError``, ``ShapeError`` and ``DataError`` for a stack, a meta-dictionary of another width or none at
     all, and weights that are not finite.
@@ -176,34 +161,34 @@ def measure_meta(
                 f"a meta-dictionary must read and write decoder rows of width {rows.shape[1]}, got one of {meta.d_in} "
                 f"and {meta.d_out}"
             )
-        measured.append(_measure(rows.to(meta.device, meta.dtype), meta, number, n_resamples, seed))
-    scores = [each.fve for each in measured]
+        measured.append(_measure(rows.to(meta.device, meta.dtype), meta, number))
+    scores = [each.fve.value for each in measured]
+    n_zero = coder.d_sae - len(kept)
     return MetaReport(
         fve=statistics.fmean(scores),
         fve_std=statistics.stdev(scores) if len(scores) > 1 else math.nan,
         dictionaries=tuple(measured),
-        n_zero=coder.d_sae - len(kept),
+        n_zero=n_zero,
         d_sae=coder.d_sae,
         hook_name=coder.hook_name_out or "",
-        resampling_seed=seed,
         kept=kept,
+        notes=(f"{n_zero:,} latents without a direction are left out",) if n_zero else (),
     )
 
 
-def _measure(rows: Tensor, meta: SparseCoder, number: int, n_resamples: int, seed: int) -> MetaDictionary:
+def _measure(rows: Tensor, meta: SparseCoder, number: int) -> MetaDictionary:
     with evaluation_mode(meta):
-        latents = meta.encode_sparse(rows)
+        latents = stack_tokens([meta.encode_sparse(part) for part in rows.split(ROWS_PER_STEP)])
         x_hat = meta.decode(latents, rows)
     require_finite(f"the reconstruction by meta-dictionary {number}", x_hat)
     wide = rows.double()
     errors = (wide - x_hat.double()).square().sum(1).cpu()
     spread = (wide - wide.mean(0)).square().sum(1).cpu()
-    shares = resample_shares(len(rows), n_resamples, random_stream(seed, "benchmark", "meta", number))
+    means = resampled_means(torch.stack([errors, spread], dim=1), number, "meta")
     fired = latents.firings()
     return MetaDictionary(
         seed=number,
-        fve=fve(rows, x_hat),
-        fve_interval=percentile_interval(1 - (shares @ errors) / (shares @ spread)),
+        fve=Interval.of(1 - means[:, 0] / means[:, 1]),
         l0=float((latents.values != 0).sum()) / len(rows),
         dead_fraction=float((fired == 0).double().mean()),
         n_meta_latents=meta.d_sae,

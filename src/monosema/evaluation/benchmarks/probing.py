@@ -1,6 +1,6 @@
 """k-sparse probing: how well a few latents tell what people tell apart.
 
-Shape letters: N examples, F latents, I input width, K columns chosen.
+Shape letters: N examples, F latents, D input width, K columns chosen.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, Latents
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError
-from monosema.core.progress import Progress
 from monosema.data.stdlib import HELDOUT_FRACTION, is_heldout_name, stdlib_modules
-from monosema.data.tokenise import encode
+from monosema.evaluation.benchmarks.config import ProbingConfig
 from monosema.evaluation.benchmarks.intervals import Interval, bootstrap_mean
 from monosema.evaluation.benchmarks.labels import PYTHON_LABELS, TokenLabels
-from monosema.evaluation.benchmarks.logistic import fit_logistic
-from monosema.evaluation.benchmarks.probing_config import ProbingConfig
+from monosema.evaluation.benchmarks.probes import fit_probe
 from monosema.evaluation.benchmarks.probing_report import ProbedTask, ProbingReport, SparseAccuracy
-from monosema.evaluation.benchmarks.probing_rows import Framing, ProbeRows, chosen_rows, mean_rows
-from monosema.evaluation.benchmarks.probing_tasks import ProbeTask, Tasks, balanced_tasks
+from monosema.evaluation.benchmarks.rows import EncodedRows
+from monosema.evaluation.benchmarks.splits import ProbeTask, Tasks, balanced_tasks
+from monosema.evaluation.benchmarks.texts import Framing, require_offsets, rows_at, same, text_rows
 from monosema.models import LanguageModel
 
 _FEW_TEXTS = 20
@@ -43,7 +42,7 @@ def probe_texts(
     ``context_size`` tokens are run; activations and latents are averaged over those that are not special. For each
     label, as many texts with it as without are drawn, on a training and on a held-out side. The k latents with the
     largest ``|mean with the label - mean without|`` on the training side are read by a logistic regression
-    (``fit_logistic``) fitted there; ``accuracy = P(prediction = label)`` on the held-out side, 0 to 1, chance 0.5.
+    (``fit_probe``) fitted there; ``accuracy = P(prediction = label)`` on the held-out side, 0 to 1, chance 0.5.
     The same is done with the k dimensions of the activation that differ most, and with all of them: what the model
     itself offers.
 
@@ -72,14 +71,12 @@ def probe_texts(
         raise DataError(f"probes need texts of at least two labels, got {len(kinds)} in {len(texts)} texts")
     kinds = kinds[1:] if len(kinds) == 2 else kinds
     labels_NL = torch.tensor([[label == kind for kind in kinds] for label in labels])
-    tasks = balanced_tasks([str(kind) for kind in kinds], labels_NL, torch.arange(len(texts)), config)
-    framing = Framing(model, config.context_size)
+    groups = same(texts)
+    tasks = balanced_tasks([str(kind) for kind in kinds], labels_NL, groups, config)
     used = tasks.examples
-    encoded = encode(model.tokenizer, [texts[number] for number in used.tolist()])
-    contexts = [framing.around(ids[: framing.room].tolist()) for ids in encoded]
-    bar = Progress("probe", sum(map(len, contexts)), enabled=progress)
-    rows = mean_rows(coder, model, contexts, bar)
-    return _report(coder, model, rows, tasks, used, used, config, "text")
+    chosen = [texts[number] for number in used.tolist()]
+    rows = text_rows(coder, model, chosen, context_size=config.context_size, progress=progress)
+    return _report(coder, model, rows, tasks, used, groups[used], config, "text")
 
 
 def probe_tokens(
@@ -110,23 +107,24 @@ def probe_tokens(
     Raises as ``probe_texts`` does, and ``DataError`` for a document that is not Python source.
     """
     config = _checked(config, coder)
+    if isinstance(documents, str):
+        raise DataError("documents must be several texts, got a single string")
     if documents is None:
         documents = (each.text for each in stdlib_modules() if is_heldout_name(each.name, HELDOUT_FRACTION))
     framing = Framing(model, config.context_size)
+    require_offsets(model)
     tokenizer = model.tokenizer
-    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
-        raise ConfigError(
-            f"labels of tokens need a fast tokenizer, which says where they lie; {model.name} has another"
-        )
+    assert tokenizer is not None
     contexts: list[list[int]] = []
     parts, groups, places = [], [], []
     left = config.n_tokens
-    for number, text in enumerate(documents):
+    numbers: dict[str, int] = {}
+    for text in documents:
         output = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = output["input_ids"][:left], output["offset_mapping"][:left]
         left -= len(ids)
         parts.append(labels.of(text, offsets))
-        groups += [number] * len(ids)
+        groups += [numbers.setdefault(text, len(numbers))] * len(ids)
         for start in range(0, len(ids), framing.room):
             own = ids[start : start + framing.room]
             places += [(len(contexts), framing.n_before + at) for at in range(len(own))]
@@ -141,15 +139,14 @@ def probe_tokens(
     context_N, position_N = torch.tensor(places)[used].T
     run = context_N.unique().tolist()
     chosen = [position_N[context_N == number] for number in run]
-    bar = Progress("probe", sum(len(contexts[number]) for number in run), enabled=progress)
-    rows = chosen_rows(coder, model, [contexts[number] for number in run], chosen, bar)
+    rows = rows_at(coder, model, [contexts[number] for number in run], chosen, progress)
     return _report(coder, model, rows, tasks, used, group_N[used], config, "token")
 
 
 def _report(
     coder: Dictionary,
     model: LanguageModel,
-    rows: ProbeRows,
+    rows: EncodedRows,
     tasks: Tasks,
     used: Tensor,
     groups: Tensor,
@@ -185,21 +182,21 @@ def _report(
     )
 
 
-def _probed(task: ProbeTask, rows: ProbeRows, used: Tensor, groups: Tensor, config: ProbingConfig) -> ProbedTask:
+def _probed(task: ProbeTask, rows: EncodedRows, used: Tensor, groups: Tensor, config: ProbingConfig) -> ProbedTask:
     train, test = (torch.searchsorted(used, side.examples) for side in (task.train, task.test))
     # Half of the examples have the label, so this is the difference of the two means.
     weight_N = torch.zeros(len(used), dtype=torch.float64)
     weight_N[train] = torch.where(task.train.labels, 2.0, -2.0).double() / len(train)
-    of_latents = _largest(_weighted_sum(rows.latents, weight_N), max(config.ks))
-    of_dimensions = _largest(weight_N @ rows.x_NI.double(), max(config.ks))
-    latents_NK = _columns(rows.latents, of_latents)
-    sparse = [columns[:, :k] for k in config.ks for columns in (latents_NK, rows.x_NI[:, of_dimensions])]
+    of_latents = _largest(rows.sums(weight_N), max(config.ks))
+    of_dimensions = _largest(weight_N @ rows.x_ND.double(), max(config.ks))
+    latents_NK = rows.columns(of_latents)
+    sparse = [columns[:, :k] for k in config.ks for columns in (latents_NK, rows.x_ND[:, of_dimensions])]
     accuracies, converged = [], True
-    for columns in (*sparse, rows.x_NI):
-        fit = fit_logistic(columns[train], task.train.labels, config.C)
-        is_right = (fit.margins(columns[test]) > 0) == task.test.labels
-        accuracies.append(bootstrap_mean(is_right.double(), config.seed, groups[test]))
-        converged = converged and fit.converged
+    for columns in (*sparse, rows.x_ND):
+        probe = fit_probe(columns[train], task.train.labels, C=config.C)
+        is_right = probe.predict(columns[test]) == task.test.labels
+        accuracies.append(bootstrap_mean(is_right.double(), config.seed, task.name, groups=groups[test]))
+        converged = converged and probe.converged
     return ProbedTask(
         label=task.name,
         sparse=tuple(
@@ -214,26 +211,9 @@ def _probed(task: ProbeTask, rows: ProbeRows, used: Tensor, groups: Tensor, conf
     )
 
 
-def _weighted_sum(latents: Latents, weight_N: Tensor) -> Tensor:
-    """``[F]`` float64."""
-    weighted = latents.values.double() * weight_N[latents.rows()]
-    return torch.zeros(latents.d_sae, dtype=torch.float64).index_add_(0, latents.indices, weighted)
-
-
 def _largest(difference: Tensor, k: int) -> Tensor:
     """The ``k`` with the largest absolute values, the first among equals first."""
     return difference.abs().sort(descending=True, stable=True).indices[:k]
-
-
-def _columns(latents: Latents, chosen_K: Tensor) -> Tensor:
-    """``[N, K]`` dense."""
-    column_F = torch.full((latents.d_sae,), -1)
-    column_F[chosen_K] = torch.arange(len(chosen_K))
-    column_E = column_F[latents.indices.long()]
-    kept = column_E >= 0
-    dense = latents.values.new_zeros(latents.n_tokens, len(chosen_K))
-    dense[latents.rows()[kept], column_E[kept]] = latents.values[kept]
-    return dense
 
 
 def _mean(accuracies: list[Interval], config: ProbingConfig) -> Interval:

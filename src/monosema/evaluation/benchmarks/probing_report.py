@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from monosema.evaluation.benchmarks.config import ProbingConfig
 from monosema.evaluation.benchmarks.intervals import Interval
-from monosema.evaluation.benchmarks.probing_config import ProbingConfig
-from monosema.evaluation.report import labelled, plain_value, shown
+from monosema.evaluation.benchmarks.report import BenchmarkReport, Cell, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,10 @@ class ProbedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbingReport:
+class ProbingReport(BenchmarkReport):
     """Accuracies of probes on a coder's latents and on the activations it reads; ``probe_texts`` defines them."""
+
+    benchmark = "probe"
 
     sparse: tuple[SparseAccuracy, ...]
     """Means over tasks, with intervals over tasks."""
@@ -56,37 +58,24 @@ class ProbingReport:
     """What was labelled; of a text the mean over its tokens is read."""
     d_in: int
     """Width of the activations."""
-    d_sae: int
-    """Latents in all."""
-    hook_name: str
-    """Site read."""
     model_name: str
     """The model."""
     config: ProbingConfig
     """The options."""
-    notes: tuple[str, ...] = ()
-    """What a reader of the numbers must know."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; NaN becomes None."""
-        return {each.name: plain_value(getattr(self, each.name)) for each in fields(self)}
-
-    def __str__(self) -> str:
-        lines = [
+    def _title(self) -> str:
+        return (
             f"{self.d_sae:,} latents at {self.hook_name} of {self.model_name}: accuracy of probes on k of them, on k "
             f"of {self.d_in:,} dimensions, and on all dimensions"
-        ]
-        means = [
-            f"{name:<29} {value}"
-            for each in self.sparse
-            for name, value in ((f"latents, k={each.k}", each.latents), (f"dimensions, k={each.k}", each.activations))
-        ]
-        lines += labelled("mean of tasks", [*means, f"{'all dimensions':<29} {self.activations}"])
-        width = max(len(task.label) for task in self.tasks)
-        lines += labelled(f"by {self.unit}", [f"{task.label:<{width}}  {_brief(task)}" for task in self.tasks])
-        return "\n".join([*lines, *labelled("note", self.notes)])
+        )
 
-
-def _brief(task: ProbedTask) -> str:
-    by_k = [f"k={each.k} {shown(each.latents.value)} / {shown(each.activations.value)}" for each in task.sparse]
-    return "  ".join([*by_k, f"all {shown(task.activations.value)}", f"of {task.n_test:,}"])
+    def _tables(self) -> list[Table]:
+        means = [("mean of tasks", each.k, each.latents, each.activations) for each in self.sparse]
+        tasks: list[tuple[Cell, ...]] = [
+            (task.label, *(each.latents for each in task.sparse), task.activations, task.n_test) for task in self.tasks
+        ]
+        by_k = [f"latents, k={each.k}" for each in self.sparse]
+        return [
+            Table(("", "k", "latents", "dimensions"), [*means, ("", "all", "", self.activations)]),
+            Table((f"by {self.unit}", *by_k, "all dimensions", "examples"), tasks),
+        ]

@@ -6,19 +6,19 @@ Shape letters: N rows, D width, F latents, R resamples (the first is the rows as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import DataError, ShapeError
-from monosema.core.seeds import random_stream
-from monosema.evaluation.benchmarks.ablation import AblatedLogits, AblationOptions, strongest_latents
-from monosema.evaluation.benchmarks.shares import Interval, percentile_interval, resample_shares
-from monosema.evaluation.benchmarks.probes import balanced_weights, fit_probe
-from monosema.evaluation.benchmarks.rows import EncodedRows, require_plain_sae, split_rows
-from monosema.evaluation.benchmarks.tables import plain_fields, table
+from monosema.evaluation.benchmarks.ablation import AblatedLogits, strongest_latents
+from monosema.evaluation.benchmarks.config import AblationConfig
+from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.probes import balanced_weights, fit_probe, unconverged
+from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
+from monosema.evaluation.benchmarks.rows import EncodedRows, decoder_rows, encode_rows, require_plain_sae
+from monosema.evaluation.benchmarks.splits import train_and_test
 
 _LEAST_GAP = 1e-3
 """Between biased and oracle probe; nothing can be won back below it (SAEBench's)."""
@@ -30,23 +30,22 @@ class RemovalScore:
 
     n_latents: int
     """Latents ablated; fewer where fewer have a positive effect."""
-    score: float
+    score: Interval
     """The score of the direction in which the biased probe is weaker."""
-    score_interval: Interval
-    """Over resamples of the test rows."""
-    target: float
+    target: Interval
     """Score of the biased probe on the target, without the latents of the spurious label."""
-    target_interval: Interval
-    """Over resamples of the test rows."""
-    spurious: float
+    spurious: Interval
     """Score of the biased probe on the spurious label, without the latents of the target."""
-    spurious_interval: Interval
-    """Over resamples of the test rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemovalReport:
-    """Spurious correlation removal by a dictionary; ``spurious_removal`` defines the scores."""
+class RemovalReport(BenchmarkReport):
+    """Spurious correlation removal by a dictionary; ``spurious_removal`` defines the scores.
+
+    Intervals are over resamples of the test rows.
+    """
+
+    benchmark = "scr"
 
     scores: tuple[RemovalScore, ...]
     """By number of latents."""
@@ -62,46 +61,34 @@ class RemovalReport:
     """Rows that probes were fitted and latents chosen on."""
     n_test: int
     """Rows that accuracies were measured on."""
-    d_sae: int
-    """Latents of the dictionary."""
-    hook_name: str
-    """Its site."""
-    seed: int
-    """Of the split and the resamples."""
+    config: AblationConfig
+    """The options."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; NaN becomes None."""
-        return plain_fields(self)
+    def _title(self) -> str:
+        return f"spurious correlation removal with {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
 
-    def __str__(self) -> str:
-        title = f"spurious correlation removal with {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
-        heads = ("latents ablated", "score", "95 %", "target", "95 %", "spurious", "95 %")
-        rows = [
-            (
-                each.n_latents,
-                each.score,
-                str(each.score_interval),
-                each.target,
-                str(each.target_interval),
-                each.spurious,
-                str(each.spurious_interval),
-            )
-            for each in self.scores
+    def _tables(self) -> list[Table]:
+        return [
+            Table(
+                ("latents ablated", "score", "target", "spurious"),
+                [(str(each.n_latents), each.score, each.target, each.spurious) for each in self.scores],
+            ),
+            Table(
+                ("accuracy", "on the target", "on the spurious label"),
+                [
+                    ("biased probe", self.biased_target, self.biased_spurious),
+                    ("oracle probes", self.oracle_target, self.oracle_spurious),
+                ],
+            ),
         ]
-        notes = [
-            f"biased probe: {self.biased_target:.4f} on the target, {self.biased_spurious:.4f} on the spurious label",
-            f"oracle probes: {self.oracle_target:.4f} and {self.oracle_spurious:.4f}",
-            f"seed {self.seed}, {self.n_train:,} rows fitted on, {self.n_test:,} measured",
-        ]
-        return table(title, heads, rows, notes)
 
 
 def spurious_removal(
     coder: Dictionary,
-    activations: Tensor,
+    rows: Tensor | EncodedRows,
     target: Tensor,
     spurious: Tensor,
-    options: AblationOptions | None = None,
+    config: AblationConfig | None = None,
 ) -> RemovalReport:
     """The SCR score: how much of what a confound cost a probe is won back by ablating the confound's latents.
 
@@ -123,62 +110,56 @@ def spurious_removal(
 
     Args:
         coder: an SAE.
-        activations: ``[N, d_in]`` of its site.
+        rows: ``text_rows`` of the texts, or activations ``[N, d_in]`` of its site.
         target: ``[N]`` bool, what a probe should tell.
         spurious: ``[N]`` bool, what it is confounded with; every pair of the two must occur at least twice.
-        options: numbers of latents, split and seed.
+        config: numbers of latents, split and seed; by default ``AblationConfig()``.
 
     Raises:
         ConfigError: not an SAE in the units of its site.
-        ShapeError: activations of another width, or labels that are not [N] bool.
+        ShapeError: rows of another width, or labels that are not [N] bool.
         DataError: no rows, a value that is not finite, or a pair of labels with fewer than two rows.
     """
-    options, sae = options or AblationOptions(), require_plain_sae(coder, "spurious correlation removal")
+    config, sae = config or AblationConfig(), require_plain_sae(coder, "spurious correlation removal")
     for name, labels in (("target", target), ("spurious", spurious)):
-        if labels.dtype != torch.bool or labels.shape != activations.shape[:1]:
+        if labels.dtype != torch.bool or labels.shape != (len(rows),):
             raise ShapeError(f"{name} must be a bool for each row, got {list(labels.shape)} {labels.dtype}")
-    rows = EncodedRows.of(sae, activations)
-    target, spurious = target.cpu(), spurious.cpu()
+    rows, target, spurious = encode_rows(sae, rows), target.cpu(), spurious.cpu()
     cells = 2 * target.long() + spurious.long()
-    counts = torch.bincount(cells, minlength=4)
-    if int(counts.min()) < 2:
+    counts = torch.bincount(cells, minlength=4).tolist()
+    if min(counts) < 2:
         raise DataError(
             "every pair of target and spurious label needs at least two rows, got "
             f"{counts[3]} of both, {counts[2]} of the target alone, {counts[1]} of the spurious alone, {counts[0]} of "
             "neither; give rows of all four, balance is made by weights"
         )
-    train, test = split_rows(cells, options.test_fraction, options.seed, "scr")
-    x, weights = rows.x_ND.cpu(), balanced_weights(cells[train])
+    train, test = train_and_test(rows.groups_N, config.test_fraction, config.seed, "scr", cells)
+    x, weights, W_dec = rows.x_ND, balanced_weights(cells[train]), decoder_rows(sae)
     agree = train[(target == spurious)[train]]
-    biased = fit_probe(x[agree], target[agree], weights_N=balanced_weights(target[agree]), c=options.c)
-    W_dec = sae.W_dec.detach()
-    resamples = _Resamples(cells[test], options)
+    biased = fit_probe(x[agree], target[agree], weights_N=balanced_weights(target[agree]), C=config.C)
+    of_target, of_spurious = (
+        fit_probe(x[train], each[train], weights_N=weights, C=config.C) for each in (target, spurious)
+    )
+    accuracies = _Accuracies(cells[test], rows.groups_N[test], config.seed)
     directions = []
-    for judged, removed in ((target, spurious), (spurious, target)):
-        oracle = fit_probe(x[train], judged[train], weights_N=weights, c=options.c)
-        confound = fit_probe(x[train], removed[train], weights_N=weights, c=options.c)
+    for judged, oracle, removed, confound in (
+        (target, of_target, spurious, of_spurious),
+        (spurious, of_spurious, target, of_target),
+    ):
         difference = rows.mean_difference(removed, train, weights)
-        device = rows.x_ND.device
-        latents = strongest_latents(difference, W_dec, confound.to(device), options.n_latents[-1])
-        logits = AblatedLogits(rows, test, latents, W_dec, [biased.to(device)])
-        base = resamples.accuracies(logits.without(0)[:, 0] > 0, judged[test])
-        best = resamples.accuracies(oracle.predict(x[test]), judged[test])
-        ablated = [resamples.accuracies(logits.without(n)[:, 0] > 0, judged[test]) for n in options.n_latents]
+        latents = strongest_latents(difference, W_dec, confound, config.n_latents[-1])
+        logits = AblatedLogits(rows, test, latents, W_dec, [biased])
+        base = accuracies.of(logits.without(0)[:, 0] > 0, judged[test])
+        best = accuracies.of(oracle.predict(x[test]), judged[test])
+        ablated = [accuracies.of(logits.without(n)[:, 0] > 0, judged[test]) for n in config.n_latents]
         directions.append((float(base[0]), float(best[0]), [_won_back(base, best, each) for each in ablated]))
-    (base_t, best_t, of_target), (base_s, best_s, of_spurious) = directions
-    headline = of_target if base_t <= base_s else of_spurious
+    (base_t, best_t, won_t), (base_s, best_s, won_s) = directions
+    headline = won_t if base_t <= base_s else won_s
+    probes = {"the biased target": biased, "the target": of_target, "the spurious label": of_spurious}
     return RemovalReport(
         scores=tuple(
-            RemovalScore(
-                n_latents=n,
-                score=float(headline[place][0]),
-                score_interval=percentile_interval(headline[place][1:]),
-                target=float(of_target[place][0]),
-                target_interval=percentile_interval(of_target[place][1:]),
-                spurious=float(of_spurious[place][0]),
-                spurious_interval=percentile_interval(of_spurious[place][1:]),
-            )
-            for place, n in enumerate(options.n_latents)
+            RemovalScore(n_latents=n, score=Interval.of(score), target=Interval.of(t), spurious=Interval.of(s))
+            for n, score, t, s in zip(config.n_latents, headline, won_t, won_s, strict=True)
         ),
         biased_target=base_t,
         biased_spurious=base_s,
@@ -188,25 +169,26 @@ def spurious_removal(
         n_test=len(test),
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
-        seed=options.seed,
+        config=config,
+        notes=tuple(unconverged(probes)),
     )
 
 
-class _Resamples:
+class _Accuracies:
     """Accuracies on the test rows with every cell of equal weight, and on resamples of them within each cell."""
 
-    def __init__(self, cells_N: Tensor, options: AblationOptions) -> None:
-        generator = random_stream(options.seed, "benchmark", "scr", "resamples")
-        n = options.n_resamples
-        self._shares_RN = torch.zeros(1 + n, len(cells_N), dtype=torch.float64)
-        for cell in range(4):
-            own = (cells_N == cell).nonzero().squeeze(1)
-            self._shares_RN[0, own] = 0.25 / len(own)
-            self._shares_RN[1:, own] = 0.25 * resample_shares(len(own), n, generator)
+    def __init__(self, cells_N: Tensor, groups_N: Tensor, seed: int) -> None:
+        self._cells_N, self._groups_N, self._seed = cells_N, groups_N, seed
 
-    def accuracies(self, predicted_N: Tensor, y_N: Tensor) -> Tensor:
+    def of(self, predicted_N: Tensor, y_N: Tensor) -> Tensor:
         """[R]."""
-        return self._shares_RN @ (predicted_N.cpu() == y_N).double()
+        is_right = predicted_N == y_N
+        cells = [(self._cells_N == cell).nonzero()[:, 0] for cell in range(4)]
+        means = [
+            resampled_means(is_right[own], self._seed, "scr", cell, groups=self._groups_N[own])
+            for cell, own in enumerate(cells)
+        ]
+        return torch.stack(means).mean(0)
 
 
 def _won_back(base_R: Tensor, best_R: Tensor, ablated_R: Tensor) -> Tensor:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import DataError, ShapeError
-from monosema.core.seeds import random_stream
-from monosema.evaluation.benchmarks.ablation import AblatedLogits, AblationOptions, strongest_latents
-from monosema.evaluation.benchmarks.shares import Interval, percentile_interval, resample_shares
-from monosema.evaluation.benchmarks.probes import balanced_weights, fit_probe
-from monosema.evaluation.benchmarks.rows import EncodedRows, require_plain_sae, split_rows
-from monosema.evaluation.benchmarks.tables import plain_fields, table
+from monosema.evaluation.benchmarks.ablation import AblatedLogits, strongest_latents
+from monosema.evaluation.benchmarks.config import AblationConfig
+from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.probes import balanced_weights, fit_probe, unconverged
+from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
+from monosema.evaluation.benchmarks.rows import EncodedRows, decoder_rows, encode_rows, require_plain_sae
+from monosema.evaluation.benchmarks.splits import train_and_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +42,22 @@ class PerturbationScore:
 
     n_latents: int
     """Latents ablated; fewer where fewer have a positive effect."""
-    score: float
+    score: Interval
     """``intended - unintended``."""
-    score_interval: Interval
-    """Over resamples of the test rows."""
-    intended: float
+    intended: Interval
     """Mean fall of a class's accuracy by its own latents."""
-    intended_interval: Interval
-    """Over resamples of the test rows."""
-    unintended: float
+    unintended: Interval
     """Mean fall of a class's accuracy by another class's latents."""
-    unintended_interval: Interval
-    """Over resamples of the test rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbationReport:
-    """Targeted probe perturbation of a dictionary; ``targeted_perturbation`` defines the scores."""
+class PerturbationReport(BenchmarkReport):
+    """Targeted probe perturbation of a dictionary; ``targeted_perturbation`` defines the scores.
+
+    Intervals are over resamples of the test rows.
+    """
+
+    benchmark = "tpp"
 
     scores: tuple[PerturbationScore, ...]
     """By number of latents."""
@@ -70,52 +69,39 @@ class PerturbationReport:
     """Rows that probes were fitted and latents chosen on."""
     n_test: int
     """Rows that accuracies were measured on."""
-    d_sae: int
-    """Latents of the dictionary."""
-    hook_name: str
-    """Its site."""
-    seed: int
-    """Of the split and the resamples."""
+    config: AblationConfig
+    """The options."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; NaN becomes None."""
-        return plain_fields(self)
+    def _title(self) -> str:
+        return f"targeted probe perturbation of {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
 
-    def __str__(self) -> str:
-        title = f"targeted probe perturbation of {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
-        heads = ("latents ablated", "score", "95 %", "intended", "95 %", "unintended", "95 %")
-        rows = [
-            (
-                each.n_latents,
-                each.score,
-                str(each.score_interval),
-                each.intended,
-                str(each.intended_interval),
-                each.unintended,
-                str(each.unintended_interval),
-            )
-            for each in self.scores
+    def _tables(self) -> list[Table]:
+        return [
+            Table(
+                ("latents ablated", "score", "intended", "unintended"),
+                [(str(each.n_latents), each.score, each.intended, each.unintended) for each in self.scores],
+            ),
+            Table(
+                ("class", "accuracy of its probe", "test rows"),
+                [(each.label, each.accuracy, each.n_rows) for each in self.classes],
+            ),
         ]
-        notes = [
-            f"{len(self.classes)} classes, mean accuracy of their probes {self.mean_accuracy:.4f}",
-            f"seed {self.seed}, {self.n_train:,} rows fitted on, {self.n_test:,} measured",
-        ]
-        return table(title, heads, rows, notes)
 
 
 def targeted_perturbation(
-    coder: Dictionary, activations: Tensor, labels: Sequence[str], options: AblationOptions | None = None
+    coder: Dictionary, rows: Tensor | EncodedRows, labels: Sequence[str], config: AblationConfig | None = None
 ) -> PerturbationReport:
     """The TPP score: what ablating a class's latents costs its own probe, less what it costs the others'.
 
     A probe for each class against all others is fitted on the activations, both sides of equal weight. A latent's
     effect on class c is ``(E[f_i | c] - E[f_i | not c]) ⟨W_dec[i], w_c⟩`` on the training rows (positive, too, for a
     latent of other classes that lowers the logit); the n latents with the largest positive effect are ablated in the
-    test rows, the reconstruction error kept: ``x - Σ_i f_i W_dec[i]``. With
-    ``A_{c'}`` the balanced accuracy of the probe of c' and ``A_{c'}(c)`` the same with the latents of c ablated,
-    ``intended = mean_c (A_c - A_c(c))``, ``unintended = mean_{c ≠ c'} (A_{c'} - A_{c'}(c))`` and ``score`` is their
-    difference: in about [-1, 1], 0 for latents that say nothing of classes, and 0.5 at most for perfect probes whose
-    class falls to chance (or 1 where it is turned around). SAEBench (2503.09532), after Marks et al. 2024.
+    test rows, the reconstruction error kept: ``x - Σ_i f_i W_dec[i]``. With ``A_{c'}`` the balanced accuracy of the
+    probe of c' and ``A_{c'}(c)`` the same with the latents of c ablated, ``intended = mean_c (A_c - A_c(c))``,
+    ``unintended = mean_{c ≠ c'} (A_{c'} - A_{c'}(c))`` and ``score`` is their difference: in about [-1, 1], 0 for
+    latents that say nothing of classes, and 0.5 at most for perfect probes whose class falls to chance (or 1 where it
+    is turned around). SAEBench (2503.09532), after Marks et al. 2024; as there, ``text_rows`` reads of each text the
+    mean over its tokens, and ablating a latent in all of them takes its mean out.
 
     Differences from SAEBench 0.6.0: probes are solved exactly with an L2 penalty (there AdamW with L1, 20 epochs of
     batches of 16, on whose noise the scores depend), and accuracies are balanced over all rows in place of drawn ones.
@@ -127,39 +113,37 @@ def targeted_perturbation(
 
     Args:
         coder: an SAE.
-        activations: ``[N, d_in]`` of its site (of texts, the mean over tokens in SAEBench).
+        rows: ``text_rows`` of the texts, or activations ``[N, d_in]`` of its site.
         labels: the class of each row, at least two classes.
-        options: numbers of latents, split and seed.
+        config: numbers of latents, split and seed; by default ``AblationConfig()``.
 
     Raises:
         ConfigError: not an SAE in the units of its site.
-        ShapeError: activations of another width, or not as many labels.
+        ShapeError: rows of another width, or not as many labels.
         DataError: no rows, a value that is not finite, one class only, or a class with a single row.
     """
-    options, sae = options or AblationOptions(), require_plain_sae(coder, "targeted probe perturbation")
-    if len(labels) != len(activations):
-        raise ShapeError(f"there must be one label for each row, got {len(labels)} for {len(activations)}")
-    names = sorted(set(labels))
-    rows = EncodedRows.of(sae, activations)
+    config, sae = config or AblationConfig(), require_plain_sae(coder, "targeted probe perturbation")
+    if len(labels) != len(rows):
+        raise ShapeError(f"there must be one label for each row, got {len(labels)} for {len(rows)}")
+    rows, names = encode_rows(sae, rows), sorted(set(labels))
     if len(names) < 2:
         raise DataError(f"targeted perturbation compares classes, got {names} alone; give rows of at least two")
     number = {name: place for place, name in enumerate(names)}
     y_N = torch.tensor([number[label] for label in labels])
-    train, test = split_rows(y_N, options.test_fraction, options.seed, "tpp")
-    W_dec = sae.W_dec.detach()
-    probes, chosen = [], []
+    train, test = train_and_test(rows.groups_N, config.test_fraction, config.seed, "tpp", y_N)
+    W_dec, probes, chosen = decoder_rows(sae), [], []
     for c in range(len(names)):
-        is_c = (y_N == c).to(rows.x_ND.device)
-        probe = fit_probe(rows.x_ND[train], is_c[train], weights_N=balanced_weights(is_c[train]), c=options.c)
+        is_c = y_N == c
+        probe = fit_probe(rows.x_ND[train], is_c[train], weights_N=balanced_weights(is_c[train]), C=config.C)
         probes.append(probe)
         difference = rows.mean_difference(is_c, among=train)
-        chosen.append(strongest_latents(difference, W_dec, probe, options.n_latents[-1]))
+        chosen.append(strongest_latents(difference, W_dec, probe, config.n_latents[-1]))
+    accuracies = _Accuracies(y_N[test], rows.groups_N[test], len(names), config.seed)
     ablated = [AblatedLogits(rows, test, latents, W_dec, probes) for latents in chosen]
-    resamples = _Resamples(y_N[test], len(names), options)
-    clean_RC = resamples.accuracies(ablated[0].without(0))
+    clean_RC = accuracies.of(ablated[0].without(0))
     scores = [
-        _score(n, clean_RC, torch.stack([resamples.accuracies(each.without(n)) for each in ablated], dim=1))
-        for n in options.n_latents
+        _score(n, clean_RC, torch.stack([accuracies.of(each.without(n)) for each in ablated], dim=1))
+        for n in config.n_latents
     ]
     return PerturbationReport(
         scores=tuple(scores),
@@ -177,34 +161,29 @@ def targeted_perturbation(
         n_test=len(test),
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
-        seed=options.seed,
+        config=config,
+        notes=tuple(unconverged(dict(zip(names, probes, strict=True)))),
     )
 
 
-class _Resamples:
+class _Accuracies:
     """Balanced accuracies of every class's probe on the test rows, and on resamples of them within each class."""
 
-    def __init__(self, y_N: Tensor, n_classes: int, options: AblationOptions) -> None:
-        generator = random_stream(options.seed, "benchmark", "tpp", "resamples")
+    def __init__(self, y_N: Tensor, groups_N: Tensor, n_classes: int, seed: int) -> None:
         self._y_NC = torch.nn.functional.one_hot(y_N, n_classes).bool()
-        self._rows = [(y_N == c).nonzero().squeeze(1) for c in range(n_classes)]
-        self._shares = [
-            torch.cat(
-                [
-                    torch.full((1, len(own)), 1 / len(own), dtype=torch.float64),
-                    resample_shares(len(own), options.n_resamples, generator),
-                ]
-            )
-            for own in self._rows
-        ]
-        counts = torch.tensor([len(own) for own in self._rows], dtype=torch.float64)
+        self._own = [(y_N == c).nonzero()[:, 0] for c in range(n_classes)]
+        self._groups_N, self._seed = groups_N, seed
+        counts = torch.tensor([len(own) for own in self._own], dtype=torch.float64)
         others = counts[:, None] * (1 - torch.eye(n_classes, dtype=torch.float64))
         self._weights_CC = 0.5 * torch.eye(n_classes, dtype=torch.float64) + 0.5 * others / others.sum(0)
 
-    def accuracies(self, logits_NC: Tensor) -> Tensor:
+    def of(self, logits_NC: Tensor) -> Tensor:
         """[R, C]: half the accuracy on the class's rows, half that on all others."""
-        correct_NC = ((logits_NC > 0) == self._y_NC).double()
-        by_class = [shares @ correct_NC[own] for own, shares in zip(self._rows, self._shares, strict=True)]
+        correct_NC = (logits_NC > 0) == self._y_NC
+        by_class = [
+            resampled_means(correct_NC[own], self._seed, "tpp", c, groups=self._groups_N[own])
+            for c, own in enumerate(self._own)
+        ]
         return (torch.stack(by_class, dim=1) * self._weights_CC).sum(1)
 
 
@@ -213,13 +192,9 @@ def _score(n: int, clean_RC: Tensor, ablated_RCC: Tensor) -> PerturbationScore:
     n_classes = falls_RCC.shape[1]
     intended = falls_RCC.diagonal(dim1=1, dim2=2).mean(1)
     unintended = (falls_RCC.sum((1, 2)) - n_classes * intended) / (n_classes * (n_classes - 1))
-    score = intended - unintended
     return PerturbationScore(
         n_latents=n,
-        score=float(score[0]),
-        score_interval=percentile_interval(score[1:]),
-        intended=float(intended[0]),
-        intended_interval=percentile_interval(intended[1:]),
-        unintended=float(unintended[0]),
-        unintended_interval=percentile_interval(unintended[1:]),
+        score=Interval.of(intended - unintended),
+        intended=Interval.of(intended),
+        unintended=Interval.of(unintended),
     )

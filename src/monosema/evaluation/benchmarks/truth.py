@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from monosema.coders import SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.synthetic import SyntheticFeatures
+from monosema.evaluation.benchmarks.config import TruthConfig
 from monosema.evaluation.benchmarks.intervals import bootstrap_mean
 from monosema.evaluation.benchmarks.truth_report import FeatureMatches, GroundTruthReport
 from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode, require_finite_weights
@@ -50,10 +51,7 @@ class KnownFeatures:
 def ground_truth(
     coder: SparseCoder,
     features: SyntheticFeatures | KnownFeatures,
-    *,
-    n_rows: int = 50_000,
-    threshold: float = 0.9,
-    seed: int = 1,
+    config: TruthConfig | None = None,
 ) -> GroundTruthReport:
     """How much of a known dictionary ``coder`` has found, in its decoder and in what it detects.
 
@@ -77,19 +75,17 @@ def ground_truth(
 
     Args:
         coder: an SAE as wide as the directions.
-        features: what the activations are made of. Training draws its rows with seed 0 unless told otherwise.
-        n_rows: rows to draw from ``SyntheticFeatures``; all rows of ``KnownFeatures`` are used.
-        threshold: cosine above which a feature counts as found.
-        seed: of the rows drawn, and of the intervals (1,000 resamples of features).
+        features: what the activations are made of.
+        config: rows, threshold and seed; by default ``TruthConfig()``. Intervals are of 1,000 resamples of features.
 
     Raises:
-        ConfigError: an option out of range, or a coder that is no SAE.
+        ConfigError: a coder that is no SAE.
         ShapeError: the coder's width is not the features'.
         DataError: weights or rows that are not finite.
     """
-    if n_rows < 1 or not -1 <= threshold < 1:
-        raise ConfigError(f"n_rows must be at least 1 and threshold in [-1, 1), got {n_rows} and {threshold}")
-    known = features if isinstance(features, KnownFeatures) else _drawn(features, n_rows, seed)
+    config = config or TruthConfig()
+    seed, threshold = config.seed, config.threshold
+    known = features if isinstance(features, KnownFeatures) else _drawn(features, config.n_rows, seed)
     _check_coder(coder, known.directions.shape[1])
     decoder_FD = coder.W_dec.detach().double().cpu()
     directions_ND = known.directions.double().cpu()
@@ -144,8 +140,8 @@ def ground_truth(
         n_features=len(latent),
         n_silent_features=int((~seen).sum()),
         n_rows=len(known.magnitudes),
-        threshold=threshold,
-        seed=seed,
+        config=config,
+        hook_name=coder.hook_name or "",
         notes=tuple(notes),
         features=matches,
     )

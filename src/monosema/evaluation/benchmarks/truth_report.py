@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from monosema.evaluation.benchmarks.config import TruthConfig
 from monosema.evaluation.benchmarks.intervals import Interval
-from monosema.evaluation.report import labelled, plain_value, shown
+from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
 
 _GROUPS = {
     "directions": ("mean_matched_cosine", "mean_max_cosine", "recovered_fraction"),
     "detection": ("precision", "recall", "f1", "magnitude_ratio"),
     "latents": ("uniqueness", "n_recovered", "n_duplicate", "n_false", "n_dead", "d_sae"),
-    "data": ("l0", "true_l0", "n_features", "n_silent_features", "n_rows", "threshold", "seed"),
+    "data": ("l0", "true_l0", "n_features", "n_silent_features", "n_rows"),
 }
 
 
@@ -39,11 +39,13 @@ class FeatureMatches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroundTruthReport:
+class GroundTruthReport(BenchmarkReport):
     """How much of a known dictionary a coder has found; ``ground_truth`` defines each number.
 
     Intervals are over features. A value is NaN where there was nothing to average.
     """
+
+    benchmark = "truth"
 
     mean_matched_cosine: Interval
     """Mean over features of the cosine with the latent assigned to it: 1 is perfect, also permuted and scaled."""
@@ -69,8 +71,6 @@ class GroundTruthReport:
     """Latents near no feature."""
     n_dead: int
     """Latents that fired on no row; each is also one of the three above."""
-    d_sae: int
-    """Latents in all."""
     l0: float
     """Mean number of latents that fire on a row."""
     true_l0: float
@@ -81,29 +81,16 @@ class GroundTruthReport:
     """Features that no row has, left out of precision, recall, F1 and magnitudes."""
     n_rows: int
     """Rows measured."""
-    threshold: float
-    """Cosine above which a feature counts as found."""
-    seed: int
-    """Of the rows and of the intervals."""
-    notes: tuple[str, ...] = ()
-    """What a reader of the numbers must know."""
-    features: FeatureMatches = field(repr=False, compare=False)
+    config: TruthConfig
+    """The options."""
+    features: FeatureMatches | None = field(default=None, repr=False, compare=False)
     """Each feature's numbers."""
 
-    def to_dict(self, *, per_feature: bool = False) -> dict[str, Any]:
-        """The fields as JSON values, NaN as None; ``features`` as lists, and only if asked for."""
-        plain = {each.name: plain_value(getattr(self, each.name)) for each in fields(self) if each.name != "features"}
-        if per_feature:
-            tensors = {each.name: getattr(self.features, each.name).tolist() for each in fields(self.features)}
-            plain["features"] = {name: plain_value(tuple(values)) for name, values in tensors.items()}
-        return plain
+    def _title(self) -> str:
+        return f"{self.d_sae:,} latents against {self.n_features:,} known features"
 
-    def __str__(self) -> str:
-        lines = [f"{self.d_sae:,} latents against {self.n_features:,} known features"]
-        for group, names in _GROUPS.items():
-            lines += labelled(group, [f"{name:<29} {_shown(getattr(self, name))}" for name in names])
-        return "\n".join([*lines, *labelled("note", self.notes)])
-
-
-def _shown(value: Interval | float) -> str:
-    return str(value) if isinstance(value, Interval) else shown(value)
+    def _tables(self) -> list[Table]:
+        return [
+            Table((group, ""), [(f"  {name}", getattr(self, name)) for name in names])
+            for group, names in _GROUPS.items()
+        ]

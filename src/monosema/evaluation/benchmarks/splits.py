@@ -1,11 +1,10 @@
-"""Which examples a probe is fitted and tested on: balanced, and of different texts.
+"""Which examples something is fitted and tested on; what belongs together is never on both sides.
 
 Shape letters: N examples, L labels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,43 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
-from monosema.evaluation.benchmarks.probing_config import ProbingConfig
+from monosema.evaluation.benchmarks.config import ProbingConfig
+
+
+def held_out(group_N: Tensor, fraction: float, seed: int, purpose: str, strata_N: Tensor | None = None) -> Tensor:
+    """[N] bool: the examples of the groups held out, a ``fraction`` of them, at least one of two, and never all.
+
+    ``group_N`` int64 says which examples belong together (tokens of a document, copies of a text). With ``strata_N``
+    (int64, such as classes) the share is that of each stratum; a group is in the stratum of its first example.
+    """
+    groups, index = group_N.unique(return_inverse=True)
+    first = torch.full((len(groups),), len(group_N)).scatter_reduce_(0, index, torch.arange(len(group_N)), "amin")
+    stratum = torch.zeros_like(groups) if strata_N is None else strata_N[first]
+    generator = random_stream(seed, "benchmark", purpose, "held out")
+    is_out = torch.zeros(len(groups), dtype=torch.bool)
+    for each in stratum.unique().tolist():
+        own = (stratum == each).nonzero()[:, 0]
+        n_out = min(len(own) - 1, max(1, round(fraction * len(own))))
+        is_out[own[torch.randperm(len(own), generator=generator)[:n_out]]] = True
+    return is_out[index]
+
+
+def train_and_test(
+    group_N: Tensor, fraction: float, seed: int, purpose: str, strata_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Ascending places of the examples to fit on and of those to test on, split by ``held_out``.
+
+    Raises ``DataError`` where a side has no example of a stratum.
+    """
+    is_test_N = held_out(group_N, fraction, seed, purpose, strata_N)
+    for stratum in strata_N.unique():
+        n_own, n_test = int((strata_N == stratum).sum()), int(is_test_N[strata_N == stratum].sum())
+        if n_test in (0, n_own):
+            raise DataError(
+                f"{n_own} rows of a class cannot be split: it needs a text to fit on and another to test on, each with "
+                "one label"
+            )
+    return (~is_test_N).nonzero()[:, 0], is_test_N.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -62,17 +97,15 @@ def balanced_tasks(names: Sequence[str], labels_NL: Tensor, group_N: Tensor, con
 
     Raises ``DataError`` where there are fewer than two texts, or no task has enough examples.
     """
-    groups = group_N.unique()
-    if len(groups) < 2:
-        raise DataError(f"probes need at least two texts, one of them to be held out, got {len(groups)}")
-    order = torch.randperm(len(groups), generator=random_stream(config.seed, "probing", "held out"))
-    n_out = min(len(groups) - 1, math.ceil(len(groups) * config.n_test / (config.n_train + config.n_test)))
-    is_test_N = torch.isin(group_N, groups[order[:n_out]])
+    if len(group_N.unique()) < 2:
+        raise DataError(f"probes need at least two texts, one of them to be held out, got {len(group_N.unique())}")
+    fraction = config.n_test / (config.n_train + config.n_test)
+    is_test_N = held_out(group_N, fraction, config.seed, "probing")
     tasks, notes = [], []
     for number, name in enumerate(names):
         sides = []
         for is_side_N, wanted, side in ((~is_test_N, config.n_train, "train"), (is_test_N, config.n_test, "test")):
-            generator = random_stream(config.seed, "probing", name, side)
+            generator = random_stream(config.seed, "benchmark", "probing", name, side)
             classes = [(is_side_N & (labels_NL[:, number] == label)).nonzero()[:, 0] for label in (True, False)]
             n_each = min(wanted // 2, *map(len, classes))
             if n_each < config.min_examples:

@@ -9,7 +9,7 @@ import torch
 
 from monosema.core.errors import ConfigError, DataError
 from monosema.evaluation.benchmarks import ProbingConfig
-from monosema.evaluation.benchmarks.probing_tasks import balanced_tasks
+from monosema.evaluation.benchmarks.splits import balanced_tasks, held_out, train_and_test
 
 N = 1000
 GROUPS = torch.arange(N) // 10
@@ -34,13 +34,32 @@ def test_classes_are_balanced_and_no_text_is_on_both_sides() -> None:
 def test_a_fifth_of_the_texts_is_held_out_by_the_seed() -> None:
     config = ProbingConfig(n_train=4000, n_test=1000, min_examples=1)
     task = balanced_tasks(["third"], LABELS[:, :1], GROUPS, config).tasks[0]
-    held_out = GROUPS[task.test.examples].unique()
-    assert len(held_out) == 20  # of 100; all their positives, and as many negatives
-    assert len(task.test.examples) == 2 * int(LABELS[torch.isin(GROUPS, held_out), 0].sum())
+    out = GROUPS[task.test.examples].unique()
+    assert len(out) == 20  # of 100; all their positives, and as many negatives
+    assert len(task.test.examples) == 2 * int(LABELS[torch.isin(GROUPS, out), 0].sum())
     again = balanced_tasks(["third"], LABELS[:, :1], GROUPS, config).tasks[0]
     assert torch.equal(again.train.examples, task.train.examples)
     other = balanced_tasks(["third"], LABELS[:, :1], GROUPS, ProbingConfig(min_examples=1, seed=1)).tasks[0]
-    assert not torch.equal(GROUPS[other.test.examples].unique(), held_out)
+    assert not torch.equal(GROUPS[other.test.examples].unique(), out)
+
+
+def test_a_share_of_the_groups_of_each_stratum_is_held_out() -> None:
+    strata = torch.tensor([0] * 40 + [1] * 20)
+    groups = torch.arange(60) // 2
+    out = held_out(groups, 0.2, 3, "here", strata)
+    assert (int(out[:40].sum()), int(out[40:].sum())) == (8, 4)
+    assert torch.equal(out[::2], out[1::2])
+    assert torch.equal(out, held_out(groups, 0.2, 3, "here", strata))
+    assert not torch.equal(out, held_out(groups, 0.2, 4, "here", strata))
+    train, test = train_and_test(groups, 0.2, 3, "here", strata)
+    assert torch.equal(test, out.nonzero()[:, 0])
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(60))
+    assert int(held_out(torch.arange(2), 0.01, 0, "here").sum()) == 1
+
+
+def test_a_class_that_is_on_one_side_only_is_refused() -> None:
+    with pytest.raises(DataError, match="2 rows of a class cannot be split"):
+        train_and_test(torch.tensor([0, 0, 1, 2]), 0.5, 0, "here", torch.tensor([0, 0, 1, 1]))
 
 
 def test_too_little_is_refused() -> None:
