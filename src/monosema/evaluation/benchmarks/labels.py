@@ -110,6 +110,9 @@ PYTHON_LABELS = TokenLabels(
 )
 """Of Python source; ``python_spans`` says what each means."""
 
+LABEL_SETS = {"python": PYTHON_LABELS}
+"""The built-in labels by name."""
+
 _NO_TEXT = (tokenize.NL, tokenize.INDENT, tokenize.DEDENT)
 _WHOLE = {tokenize.COMMENT: "comment", tokenize.STRING: "string", tokenize.NUMBER: "number", tokenize.OP: "operator"}
 _F_STARTS, _F_ENDS = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.synthetic import SyntheticFeatures
 from monosema.evaluation.benchmarks.config import TruthConfig
@@ -49,7 +49,7 @@ class KnownFeatures:
 
 
 def ground_truth(
-    coder: SparseCoder,
+    coder: Dictionary,
     features: SyntheticFeatures | KnownFeatures,
     config: TruthConfig | None = None,
 ) -> GroundTruthReport:
@@ -86,7 +86,7 @@ def ground_truth(
     config = config or TruthConfig()
     seed, threshold = config.seed, config.threshold
     known = features if isinstance(features, KnownFeatures) else _drawn(features, config.n_rows, seed)
-    _check_coder(coder, known.directions.shape[1])
+    coder = _plain_sae(coder, known.directions.shape[1])
     decoder_FD = coder.W_dec.detach().double().cpu()
     directions_ND = known.directions.double().cpu()
     cosine_NF = normalize(directions_ND, dim=1) @ normalize(decoder_FD, dim=1).T
@@ -187,7 +187,7 @@ def _drawn(features: SyntheticFeatures, n_rows: int, seed: int) -> KnownFeatures
     return KnownFeatures(directions=features.directions(), magnitudes=features.latents(n_rows, seed))
 
 
-def _check_coder(coder: SparseCoder, width: int) -> None:
+def _plain_sae(coder: Dictionary, width: int) -> SparseCoder:
     if not isinstance(coder, SparseCoder) or coder.d_in != coder.d_out or coder.hook_name != coder.hook_name_out:
         raise ConfigError("ground_truth compares the decoder of an SAE, which writes what it reads; give one")
     if coder.d_in != width:
@@ -195,6 +195,7 @@ def _check_coder(coder: SparseCoder, width: int) -> None:
             f"the coder's width is {coder.d_in}, that of the true directions {width}; train it on their rows"
         )
     require_finite_weights(coder)
+    return coder
 
 
 def _where(kept: Tensor, values: Tensor) -> Tensor:
