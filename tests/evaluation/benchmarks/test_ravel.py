@@ -128,7 +128,7 @@ def test_latents_are_chosen_on_other_entities_than_they_are_measured_on(model: L
 
 def test_a_mask_learns_what_it_is_asked_for(model: LanguageModel, data: AttributeData):
     """Asked to change answers it takes latents that do so; asked to keep them, none that would change one."""
-    prompts = Prompts(sae(), model, data, RavelConfig(lr=0.1, n_epochs=20), False)
+    prompts = Prompts(sae(), model, data, RavelConfig(lr=0.1, n_epochs=10, most_pairs=30), False)
     pairs, bar = prompts.pairs("first", "train"), Progress("", None, enabled=False)
     cause, isolation = prompts.cause("first", pairs), prompts.isolation("first", pairs)
     changing, keeping = (prompts.train_mask("first", wanted, bar) for wanted in (cause, isolation))
