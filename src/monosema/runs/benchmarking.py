@@ -50,18 +50,6 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A benchmark that can be run by name."""
-
-    config: type
-    """The class of its options."""
-    takes: tuple[str, ...]
-    """The data options it takes; ``data`` is required where it comes first."""
-    run: Callable[[_Given], BenchmarkReport]
-    """What is done."""
-
-
-@dataclass(frozen=True)
 class _Given:
     """What a benchmark is run on."""
 
@@ -88,6 +76,18 @@ class _Given:
         """The texts of the file."""
         columns = self.options.text_column or "text", self.options.label_column or "label"
         return data_files.read_labelled(self.file, *columns)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark that can be run by name."""
+
+    config: type
+    """The class of its options."""
+    takes: tuple[str, ...]
+    """The data options it takes; ``data`` is required where it comes first."""
+    run: Callable[[_Given], BenchmarkReport]
+    """What is done."""
 
 
 def run_benchmark(

@@ -122,6 +122,8 @@ def test_bad_input_is_refused():
         targeted_perturbation(coder, x, LABELS[1:])
     with pytest.raises(ShapeError, match="d_in"):
         targeted_perturbation(coder, x[:, :3], LABELS)
+    with pytest.raises(ShapeError, match="the rows have 4 latents, the coder 5"):
+        targeted_perturbation(axis_sae(4, 5), encode_rows(coder, x), LABELS)
     with pytest.raises(DataError, match="finite"):
         targeted_perturbation(coder, x / 0, LABELS)
     with pytest.raises(DataError, match="no activations"):
