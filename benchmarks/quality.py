@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from report import command, markdown_table, refresh_block
 from torch import Tensor
 
 import monosema as ms
-from monosema.evaluation.losses import LossSums, compare_runs, next_token_task, replace_by
+from monosema.evaluation.predictions import CleanPredictions
+from monosema.evaluation.tasks import next_token_task
 from monosema.metrics import ce_loss_score, fve
 
 
@@ -53,7 +55,7 @@ class Heldout:
         """FVE, dead fraction, and ce_loss_score with the reconstruction in the site's place."""
         result = np.load(out)
         reconstruction = torch.from_numpy(result["reconstruction"])
-        losses, start = LossSums.empty(), 0
+        losses, start = torch.zeros(3, dtype=torch.float64), 0
         for contexts, special in zip(self.contexts.split(16), self.special.split(16), strict=True):
             n = int((~special).sum())
             clean = self.model.capture(contexts, [self.site])[self.site]
@@ -61,20 +63,23 @@ class Heldout:
             spliced[~special] = reconstruction[start : start + n].to(clean.dtype)
             ablated[~special] = 0
             start += n
-            losses = losses + compare_runs(
-                self.model,
-                next_token_task(contexts, special),
-                self.model(contexts),
-                spliced={self.site: replace_by(spliced)},
-                ablated={self.site: replace_by(ablated)},
-                where=f"row {start}",
-            )
-        score = ce_loss_score(losses.ce_clean.value, losses.ce_spliced.value, losses.ce_ablated.value)
+            with torch.no_grad():
+                predictions = CleanPredictions(self.model(contexts), next_token_task(contexts, special), f"row {start}")
+            runs = [predictions.terms]
+            for name, value in (("spliced", spliced), ("ablated", ablated)):
+                with torch.no_grad(), self.model.edits({self.site: partial(_put, value)}):
+                    runs.append(predictions.compared(self.model(contexts), name))
+            losses += torch.stack([terms[:, 1].sum() for terms in runs])
+        score = ce_loss_score(*losses.tolist())
         return {
             "fve": fve(self.rows, reconstruction),
             "ce_loss_score": score,
             "dead": float((result["fired"] == 0).mean()),
         }
+
+
+def _put(new: Tensor, old: Tensor) -> Tensor:
+    return new
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[Heldout, Path, Path]:

@@ -73,6 +73,7 @@ PUBLIC_NAMES = [
     "collect_features",
     "evaluate",
     "evaluate_crosscoder",
+    "evaluate_many",
     "evaluate_replacement",
     "geometric_median",
     "load",

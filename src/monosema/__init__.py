@@ -39,6 +39,7 @@ _HOMES = {
         "calibrate_threshold",
         "evaluate",
         "evaluate_crosscoder",
+        "evaluate_many",
         "evaluate_replacement",
     ),
     "monosema.features": ("FeatureStore", "collect_features"),
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         calibrate_threshold,
         evaluate,
         evaluate_crosscoder,
+        evaluate_many,
         evaluate_replacement,
     )
     from monosema.features import FeatureStore, collect_features

@@ -70,9 +70,7 @@ def files(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "probe": lines("probe", [{"line": text(i % 2), "label": i % 2} for i in range(80)]),
         "absorption": lines("words", [{"word": draw.choice("ab") + text(1)[:5].strip() + str(i)} for i in range(60)]),
         "tpp": lines("tpp", [{"text": text(i % 2), "label": "ab"[i % 2]} for i in range(60)]),
-        "scr": lines(
-            "scr", [{"text": text(i % 2), "target": i % 2 == 0, "spurious": i % 4 < 2} for i in range(60)]
-        ),
+        "scr": lines("scr", [{"text": text(i % 2), "target": i % 2 == 0, "spurious": i % 4 < 2} for i in range(60)]),
         "ravel": lines("ravel", attributes),
     }
 

@@ -12,6 +12,7 @@ import pytest
 import transformers
 from data_tiny import word_tokenizer, words
 
+import monosema as ms
 from monosema.core.errors import ConfigError, DataError
 from monosema.data import tokenise as module
 from monosema.data.file_formats import Document
@@ -50,6 +51,29 @@ def test_half_a_character_is_named():
     documents = [Document("a", "w1"), Document("b", "w2 \ud800")]
     with pytest.raises(DataError, match=r"begins 'w2 .*lone surrogate, at character 3"):
         list(tokenise(documents, word_tokenizer()))
+
+
+def test_a_fast_tokenizer_gives_what_it_gives_when_called_whatever_it_was_called_for_before():
+    tokenizer = ms.load_model("builtin").tokenizer
+    end = tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    texts = ["def f(x):\n    return x", "", f"one{end}two", "naïve 日本", "a " * 300]
+    for split in (False, True):
+        tokenizer.split_special_tokens = split
+        expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        tokenizer(texts, truncation=True, max_length=3, padding="max_length")  # its backend keeps these
+        assert [row.tolist() for row in encode(tokenizer, texts)] == expected
+    assert len(expected[4]) > 256
+
+
+def test_a_tokenizer_with_a_way_of_its_own_is_called_for_every_text():
+    class Upper(transformers.PreTrainedTokenizerFast):
+        def _encode_plus(self, text, *args, **kwargs):
+            return super()._encode_plus([each.upper() for each in text], *args, **kwargs)
+
+    plain = ms.load_model("builtin").tokenizer
+    own = Upper(tokenizer_object=plain.backend_tokenizer)
+    expected = [row.tolist() for row in encode(plain, ["ONE", "TWO", "THREE"])]
+    assert [row.tolist() for row in encode(own, ["one", "two", "three"])] == expected
 
 
 def test_there_must_be_a_tokenizer_and_a_process():

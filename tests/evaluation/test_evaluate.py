@@ -159,7 +159,7 @@ def test_log_probabilities_in_parts_give_the_same(
     decoder: LanguageModel, contexts: Tensor, monkeypatch: pytest.MonkeyPatch
 ):
     whole = evaluate(random_sae(), decoder, contexts)
-    monkeypatch.setattr("monosema.evaluation.losses._LOG_PROB_ELEMENTS", {"cpu": 5 * VOCABULARY})
+    monkeypatch.setattr("monosema.evaluation.predictions._LOG_PROB_ELEMENTS", {"cpu": 5 * VOCABULARY})
     assert numbers(evaluate(random_sae(), decoder, contexts)) == pytest.approx(numbers(whole), rel=1e-12)
 
 
@@ -395,8 +395,13 @@ def test_activations_that_are_not_finite_are_named_with_hook_and_batch(contexts:
 def test_a_damaged_coder_and_damaged_logits_are_told_apart(contexts: Tensor):
     coder = random_sae()
     with torch.no_grad():
-        coder.W_dec[:, 0] = math.nan
+        coder.W_dec[:, 0] = 1e308
+        coder.W_enc_rows.mul_(1e3)
     with pytest.raises(DataError, match=r"the coder's reconstruction for 'blocks.1.hook_resid_pre', batch 0"):
+        evaluate(coder, tiny_decoder(), contexts)
+    with torch.no_grad():
+        coder.W_enc_rows[3, 5] = math.nan  # a latent that would never fire
+    with pytest.raises(DataError, match=r"the coder's W_enc_rows must be finite, .*index \[3, 5\]"):
         evaluate(coder, tiny_decoder(), contexts)
     model = tiny_decoder()
     with torch.no_grad():

@@ -18,7 +18,7 @@ from monosema.coders import SAE, ReLU
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data import ActivationStream, TokenSplit
 from monosema.evaluation import Report, evaluate
-from monosema.evaluation.evaluate import check_options
+from monosema.evaluation.evaluate import ablations_of
 from monosema.metrics import fve
 from monosema.models import LanguageModel
 
@@ -126,8 +126,10 @@ def test_input_that_cannot_be_evaluated_is_refused():
         evaluate(random_sae(), activations=[])
     with pytest.raises(DataError, match="at least 2 tokens"):
         evaluate(random_sae(), activations=rows()[:1])
-    with pytest.raises(ConfigError, match="'zero' or 'mean', got 'median'"):
-        check_options(None, None, None, "median")
+    with pytest.raises(ConfigError, match="'zero', 'mean' or 'both', got 'median'"):
+        ablations_of("median")
+    with pytest.raises(ConfigError, match="n_batches must be at least 1"):
+        evaluate(random_sae(), activations=rows(), n_batches=0)
     broken = rows()
     broken[70, 3] = math.nan
     with pytest.raises(DataError, match=rf"read at {SITE}, batch 3 .*\[10, 3\]"):

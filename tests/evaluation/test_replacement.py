@@ -411,6 +411,6 @@ def test_what_does_not_fit_is_refused(relu_model: LanguageModel, decoder: Langua
     damaged = transcoders()
     with torch.no_grad():
         damaged[1].W_dec[0, 0] = math.nan
-    with pytest.raises(DataError, match=r"what is written to 'blocks.1.hook_mlp_out', batch 0"):
+    with pytest.raises(DataError, match=r"the coder's W_dec must be finite"):
         evaluate_replacement(damaged, relu_model, text)
     assert relu_model(text).isfinite().all(), "no hook stays behind"

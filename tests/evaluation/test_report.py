@@ -54,7 +54,8 @@ def test_title_names_both_sites_model_and_ablation():
 
 def test_json_holds_every_field_and_no_nan():
     plain = json.loads(json.dumps(report(ce_clean=3.0).to_dict(), allow_nan=False))
-    assert set(plain) == {field.name for field in fields(Report)} - {"firing_density"}
+    long = {"firing_density", "fve_per_dimension", "latents"}
+    assert set(plain) == {field.name for field in fields(Report)} - long | {"version"}
     assert plain["relative_reconstruction_bias"] is None
     assert (plain["fve"], plain["ce_clean"], plain["ce_spliced"], plain["notes"]) == (0.75, 3.0, None, [])
     assert report().to_dict(per_latent=True)["firing_density"] == [0.5, 0.0]

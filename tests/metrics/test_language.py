@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
-from operator import add
 
 import pytest
 import torch
 
 from monosema.core.errors import ShapeError
-from monosema.metrics import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
+from monosema.metrics import (
+    ce_loss_score,
+    kl_score,
+    log_probs,
+    negative_entropy,
+    token_cross_entropy,
+    token_kl,
+    token_kl_from,
+)
 
 
 def _log(*probabilities: float) -> torch.Tensor:
@@ -29,7 +35,7 @@ def test_cross_entropy_by_hand():
 
 def test_cross_entropy_is_that_of_torch():
     logits, targets = _logits(), torch.arange(50)
-    ours = TokenMean.of(token_cross_entropy(log_probs(logits), targets)).value
+    ours = token_cross_entropy(log_probs(logits), targets).mean().item()
     assert ours == pytest.approx(torch.nn.functional.cross_entropy(logits.double(), targets).item(), rel=1e-6)
 
 
@@ -81,12 +87,28 @@ def test_each_token_is_independent_of_its_batch(size: int):
         assert torch.equal(token_kl(log_probs(p[part]), log_probs(q[part])), divergence[part])
 
 
-@pytest.mark.parametrize("sizes", [[1] * 50, [49, 1], [0, 20, 30]])
-def test_means_do_not_depend_on_the_split(sizes: list[int]):
-    values = token_kl(log_probs(_logits()), log_probs(_logits(seed=1)))
-    parts = [TokenMean.of(part) for part in values.split(sizes)]
-    assert reduce(add, parts).value == pytest.approx(values.mean().item(), rel=1e-12)
-    assert reduce(add, parts).n_tokens == 50
+def test_negative_entropy_by_hand():
+    log_p = torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.float64).log()
+    assert negative_entropy(log_p, log_p.exp()).item() == pytest.approx(-1.5 * math.log(2), rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kl_from_probabilities_is_the_plain_one(dtype: torch.dtype):
+    log_p, log_q = log_probs(_logits(vocabulary=1000).to(dtype)), log_probs(_logits(vocabulary=1000, seed=1).to(dtype))
+    p = log_p.exp()
+    found = token_kl_from(p, negative_entropy(log_p, p), log_q)
+    tolerance = 3e-6 if dtype is torch.float32 else 1e-12
+    torch.testing.assert_close(found, token_kl(log_p, log_q), rtol=0, atol=tolerance)
+    assert token_kl_from(p, negative_entropy(log_p, p), log_p).abs().max() == 0
+
+
+def test_kl_from_probabilities_where_neither_gives_a_token_any():
+    log_p = torch.tensor([[0.0, 0.0, -math.inf], [0.0, -math.inf, -math.inf]]).log_softmax(-1)
+    log_q = torch.tensor([[0.0, 1.0, -math.inf], [-math.inf, 0.0, 0.0]]).log_softmax(-1)
+    p = log_p.exp()
+    found = token_kl_from(p, negative_entropy(log_p, p), log_q)
+    assert found[0].item() == pytest.approx(token_kl(log_p, log_q)[0].item(), abs=1e-6)
+    assert found[1] == math.inf
 
 
 def test_low_precision_logits_are_widened():
@@ -106,7 +128,6 @@ def test_scores_by_hand():
 def test_scores_are_undefined_where_ablation_changes_nothing():
     assert math.isnan(ce_loss_score(3.0, 3.5, 3.0))
     assert math.isnan(kl_score(0.5, 0.0))
-    assert math.isnan(TokenMean().value)
 
 
 def test_shapes_must_agree():

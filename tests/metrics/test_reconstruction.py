@@ -99,7 +99,7 @@ def test_leading_axes_are_tokens(name: str):
 def test_variance_keeps_its_digits_beside_a_large_mean():
     x = torch.tensor([[1e8 + 1], [1e8 - 1]], dtype=torch.float64)
     parts = ReconstructionSums.of(x[:1], x[:1]) + ReconstructionSums.of(x[1:], x[1:])
-    assert parts.squared_deviation == 2.0
+    assert parts.variation == 2.0
 
 
 def test_an_outlier_token_first_costs_no_digits():
@@ -108,7 +108,7 @@ def test_an_outlier_token_first_costs_no_digits():
     parts = [ReconstructionSums.of(a, b) for a, b in zip(x.split(1), x_hat.split(1), strict=True)]
     wide = x.double()
     expected = (wide - wide.mean(0)).square().sum().item()
-    assert reduce(add, parts).squared_deviation == pytest.approx(expected, rel=1e-12)
+    assert reduce(add, parts).variation == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_constant_offset_of_the_reconstruction_costs_fve():

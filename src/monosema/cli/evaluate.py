@@ -101,7 +101,7 @@ def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
 
 
 def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> CrosscoderReport:
-    if options.ablation != "zero" or options.n_loss_tokens is not None:
+    if options.ablation != "both" or options.n_loss_tokens is not None:
         raise ConfigError("--crosscoder runs no model with edits; leave out --ablation and --n-loss-tokens")
     from monosema.evaluation import evaluate_crosscoder
     from monosema.runs import open_session
@@ -119,7 +119,7 @@ def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> Crossc
 
 def _replacement(extra: argparse.Namespace, options: EvaluationOptions) -> ReplacementReport:
     """All dictionaries in the model and on the text of the first."""
-    if options.ablation != "zero" or options.n_loss_tokens is not None:
+    if options.ablation != "both" or options.n_loss_tokens is not None:
         raise ConfigError("--replace compares all tokens with zero ablation; leave out --ablation and --n-loss-tokens")
     from monosema import hub
     from monosema.data.rebuild import recorded_options

@@ -58,13 +58,30 @@ def tokenise(
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
     """The tokens of each text ``[n_tokens]`` int32; ``DataError`` for one that no tokenizer takes."""
+    n_first = 1 if _encodes_alone(tokenizer) else len(texts)
     try:
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        # The first also leaves its backend without truncation and padding, for the others.
+        encoded = tokenizer(texts[:n_first], add_special_tokens=False, return_attention_mask=False, verbose=False)
+        rows = list(encoded["input_ids"])
+        if n_first < len(texts):
+            others = tokenizer.backend_tokenizer.encode_batch_fast(texts[n_first:], add_special_tokens=False)
+            rows += [each.ids for each in others]
     except (TypeError, ValueError):
         for text in texts:
             _refuse_half_characters(text)
         raise
-    return [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
+    return [np.array(row, dtype=np.int32) for row in rows]
+
+
+def _encodes_alone(tokenizer: Any) -> bool:
+    """Whether the Rust tokenizer by itself, which can leave out offsets, gives what ``tokenizer`` does."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = type(tokenizer)
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(own, name, None) is getattr(PreTrainedTokenizerFast, name, None)
+        for name in ("__call__", "_call_one", "_encode_plus", "_batch_encode_plus", "_convert_encoding")
+    )
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

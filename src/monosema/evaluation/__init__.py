@@ -4,8 +4,9 @@ Its job: run a coder as it is, with or without its model, and fill one ``Report`
 ``metrics``; here is only what to measure them on: which contexts, which positions, which runs of the model.
 
 May import: ``core``, ``metrics``, ``coders``, ``models``, ``data``. Start reading in ``evaluate.py``; ``contexts.py``
-chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over the batches and ``losses.py`` compares
-the clean, spliced and ablated runs of each. ``replacement.py`` puts coders in place of all MLPs at once, by the run
+chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over the batches and runs the model clean,
+spliced and ablated, ``predictions.py`` compares these, ``findings.py`` sums up what each dictionary shows and
+``losses.py`` makes figures of it. ``replacement.py`` puts coders in place of all MLPs at once, by the run
 in ``replaced.py``; ``crosscoder.py`` compares the sites of a crosscoder. ``calibrate.py`` sets thresholds by the L0
 they give. ``benchmarks`` compares a coder with what is known to be there.
 """
@@ -13,15 +14,18 @@ they give. ``benchmarks`` compares a coder with what is known to be there.
 from monosema.evaluation.calibrate import calibrate_threshold
 from monosema.evaluation.crosscoder import evaluate_crosscoder
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
-from monosema.evaluation.evaluate import evaluate
+from monosema.evaluation.evaluate import evaluate, evaluate_many
+from monosema.evaluation.latent_table import LatentTable
 from monosema.evaluation.replacement import evaluate_replacement
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
-from monosema.evaluation.report import ModelLosses, Report
+from monosema.evaluation.report import AblationLosses, ModelLosses, Report
 
 __all__ = [
+    "AblationLosses",
     "CrosscoderReport",
     "CrosscoderThresholds",
     "LatentSites",
+    "LatentTable",
     "ModelLosses",
     "ReplacedLayer",
     "ReplacementReport",
@@ -30,5 +34,6 @@ __all__ = [
     "calibrate_threshold",
     "evaluate",
     "evaluate_crosscoder",
+    "evaluate_many",
     "evaluate_replacement",
 ]

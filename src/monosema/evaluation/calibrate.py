@@ -11,7 +11,7 @@ from torch import Tensor
 from monosema.coders import SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.errors import ConfigError, DataError
-from monosema.evaluation.measure import ROWS_PER_STEP, row_batches, split_row, unmoved
+from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
 from monosema.kernels import select_batch_top_k
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data import Tokens, TokenSplit
+from monosema.data.contexts import Contexts
 from monosema.evaluation.report import Overlap
+from monosema.metrics.groups import N_GROUPS
 from monosema.models import LanguageModel
 
 
@@ -32,6 +34,12 @@ class EvaluationContexts:
     """``[n, T]`` the number of each position's document, where models need it (``TokenSplit.documents``)."""
     n_loss_contexts: int
     """The first so many are run spliced and ablated as well."""
+    groups: Tensor
+    """``[n, T]`` int64: the group of documents that a position belongs to (``metrics.groups``)."""
+    n_groups: int
+    """How many there are."""
+    n_documents: int
+    """Documents with a position that is measured."""
     split: TokenSplit
     """The split they come from."""
 
@@ -84,7 +92,21 @@ def choose_contexts(
     if documents is not None:
         no_target[:, 1:] |= documents[:, 1:] != documents[:, :-1]
     special = ~split.row_mask(which)
-    return EvaluationContexts(used.to(torch.int64), special, no_target, documents, len(for_losses), split)
+    numbers = _document_numbers(split, which, is_packed=not isinstance(tokens, Tensor))
+    found = numbers[~special].unique()
+    n_groups = min(len(found), N_GROUPS)
+    groups = torch.searchsorted(found, numbers) % max(1, n_groups)
+    return EvaluationContexts(
+        contexts=used.to(torch.int64),
+        special=special,
+        no_target=no_target,
+        documents=documents,
+        n_loss_contexts=len(for_losses),
+        split=split,
+        groups=groups,
+        n_groups=n_groups,
+        n_documents=len(found),
+    )
 
 
 def overlap_with_training(coder: Dictionary, tokens: object, evaluated: TokenSplit) -> Overlap:
@@ -101,6 +123,37 @@ def training_fingerprint(coder: Dictionary) -> str | None:
     """The fingerprint of the split the coder was trained on, where its metadata records it as a stream does."""
     record = coder.metadata.get("tokens")
     return record.get("fingerprint") if isinstance(record, Mapping) else None
+
+
+def _document_numbers(split: TokenSplit, which: Tensor, *, is_packed: bool) -> Tensor:
+    """``[n, T]`` int64: of each position of the contexts ``which`` the number of its document in the split.
+
+    A document begins at a special token inside a context and goes on in the next context. Where a split says which
+    document a position belongs to (``TokenSplit.documents``), where no context has a special token inside, and where
+    contexts were given as a tensor, each context also begins one.
+    """
+    numbers = torch.empty(len(which), split.context_size, dtype=torch.int64)
+    begins = [_begins(split, part) for part in split.parts()]
+    goes_on = is_packed and split.documents is None and any(bool(part[:, 1:].any()) for part in begins)
+    first, offset = 0, 0
+    for part in begins:
+        if not goes_on:
+            part[:, 0] = True
+        counted = part.flatten().cumsum(0).reshape(part.shape) + offset
+        inside = (which >= first) & (which < first + len(part))
+        numbers[inside] = counted[which[inside] - first]
+        first, offset = first + len(part), int(counted[-1, -1])
+    return numbers
+
+
+def _begins(split: TokenSplit, contexts: Contexts) -> Tensor:
+    """``[n, T]`` bool: where a document begins inside a context."""
+    begins = torch.zeros(contexts.ids.shape, dtype=torch.bool)
+    if contexts.documents is None:
+        begins[:, 1:] = split.special_mask(contexts.ids)[:, 1:]
+    else:
+        begins[:, 1:] = contexts.documents[:, 1:] != contexts.documents[:, :-1]
+    return begins
 
 
 def _spread(n_contexts: int, n_tokens: int | None, tokens_per_context: float) -> Tensor:

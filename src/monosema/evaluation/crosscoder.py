@@ -15,21 +15,19 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, crosscoder_report
-from monosema.evaluation.evaluate import check_options
 from monosema.evaluation.measure import (
-    ROWS_PER_STEP,
     RowSums,
+    check_counts,
     evaluation_mode,
     measure_rows,
     require_enough,
-    row_batches,
-    split_row,
-    unmoved,
+    require_finite_weights,
 )
-from monosema.evaluation.runs import batches, capture_sites, fitting_batch_size
-from monosema.evaluation.sites import Models, by_name, side_by_side, sites_of
+from monosema.evaluation.runs import Subject, batches, capture_places, fitting_batch_size
+from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.kernels import Latents, sampled_products
 from monosema.metrics import LatentScalingSums, decoder_shares, site_classes, site_cosines
 from monosema.metrics.checks import wide
@@ -117,7 +115,8 @@ def evaluate_crosscoder(
         ShapeError: a width is not the site's, or the sites have several widths.
         DataError: an activation or reconstruction is not finite, or there are too few tokens.
     """
-    check_options(n_tokens, None, batch_size, "zero")
+    check_counts(n_tokens=n_tokens, batch_size=batch_size)
+    require_finite_weights(coder)
     cuts = thresholds if thresholds is not None else CrosscoderThresholds()
     names = _require_crosscoder(coder)
     assert isinstance(coder, SparseCoder)
@@ -151,16 +150,14 @@ def _on_text(
 ) -> _Source:
     models = by_name(model)
     chosen = choose_contexts(tokens, list(models.values()), n_tokens, 0)
-    sites = sites_of(coder, models, to_be_written=False)
+    subject = Subject(coder, sites_of(coder, models, to_be_written=False))
     size = batch_size or fitting_batch_size(models, chosen.split.context_size)
 
     def pass_over(bar: Progress) -> Iterator[_Batch]:
         for index, part in enumerate(batches(chosen, size)):
-            values = capture_sites(models, sites, chosen.contexts[part], chosen.documents_of(part))
+            values = capture_places(models, subject.places, chosen.contexts[part], chosen.documents_of(part))
             counted = ~chosen.special[part]
-            x = side_by_side(values, sites.read, counted)
-            target = x if sites.written == sites.read else side_by_side(values, sites.written, counted)
-            yield _Batch(x, target, f"{coder.hook_name!r}, batch {index}")
+            yield _Batch(*subject.rows(values, counted), f"{coder.hook_name!r}, batch {index}")
             bar.advance(counted.numel())
 
     provenance = {

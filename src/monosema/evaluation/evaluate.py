@@ -1,10 +1,10 @@
-"""``evaluate``: one coder, as it is, on text it was not trained on."""
+"""``evaluate``: a coder or several, as they are, on text they were not trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -13,14 +13,37 @@ from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
-from monosema.evaluation.losses import LossSums
-from monosema.evaluation.measure import RowSums, evaluation_mode, measure_activations, require_enough
-from monosema.evaluation.report import Ablation, ModelLosses, Report
-from monosema.evaluation.runs import ModelRuns, fitting_batch_size
+from monosema.evaluation.findings import Findings
+from monosema.evaluation.latent_table import latent_table
+from monosema.evaluation.losses import losses_of
+from monosema.evaluation.measure import (
+    check_counts,
+    evaluation_mode,
+    require_enough,
+    require_finite_weights,
+)
+from monosema.evaluation.report import Ablation, Interval, ModelLosses, Report
+from monosema.evaluation.runs import ModelRuns, Subject
 from monosema.evaluation.sites import Models, by_name, sites_of
-from monosema.metrics import RELIABLE_DEAD_TOKENS, ce_loss_score, kl_score
-from monosema.models import LanguageModel
+from monosema.evaluation.tasks import mask_token_id, no_task
+from monosema.metrics import (
+    RELIABLE_DEAD_TOKENS,
+    jackknife_interval,
+    left_out_variation,
+    log10_density_histogram,
+    share_above,
+)
+from monosema.metrics.reconstruction import TERMS
+
+Activations = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
+"""``[..., d]``, or an iterable of such."""
+
+_WEIGHTS = ("encoder_decoder_cosine", "max_decoder_cosine", "max_encoder_cosine", "encoder_norm", "decoder_norm")
+_LOSSES = tuple(each.name for each in fields(ModelLosses) if each.name != "intervals")
+
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def evaluate(
@@ -28,22 +51,25 @@ def evaluate(
     model: Models | None = None,
     tokens: Tokens | TokenSplit | Tensor | None = None,
     *,
-    activations: Tensor | np.ndarray | Iterable[Tensor | np.ndarray] | None = None,
+    activations: Activations | None = None,
     n_tokens: int | None = 200_000,
     n_loss_tokens: int | None = None,
+    n_batches: int | None = None,
     batch_size: int | None = None,
-    ablation: Ablation = "zero",
+    ablation: Ablation | Literal["both"] = "both",
     losses: bool = True,
+    weights: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
     """Every metric of ``coder``, with its weights and its inference rule as they are.
 
-    With a model and tokens, the site is captured, reconstructed and replaced in three runs: clean, spliced (the site
-    becomes the reconstruction of its clean value) and ablated. At special positions the site keeps its own value in
-    all three; they are not measured, and a prediction counts only where neither the position nor its target is
-    special. An encoder predicts masked tokens instead (15 % of the positions, the mask token at each); what is
-    measured on its activations is measured on unmasked text.
+    With a model and tokens, the site is captured, reconstructed and replaced: beside the clean run there is a spliced
+    one (the site becomes the reconstruction of its clean value) and ablated ones (zero; its mean). At special
+    positions the site keeps its own value in all of them; they are not measured, and a prediction counts only where
+    neither the position nor its target is special. An encoder predicts masked tokens instead (15 % of the positions,
+    the mask token at each); what is measured on its activations is measured on unmasked text. Figures that depend on
+    text have a 95 % confidence interval by document (``Report.intervals``).
 
     Of a coder over several models each is run by itself, clean, spliced and ablated at its own sites, and has a score
     of its own (``Report.models``); the reconstruction is that of the sites of all of them together.
@@ -51,19 +77,22 @@ def evaluate(
     With ``activations``, everything that needs no model is measured.
 
     Args:
-        coder: any coder; a transcoder is compared with the site it writes.
+        coder: any coder; a transcoder is compared with the site it writes. Several: ``evaluate_many``.
         model: the language model the coder reads; several by name, for sites such as ``base:blocks.2.hook_resid_post``.
         tokens: a ``Tokens`` (its held-out split is used), one split, or token ids ``[n, T]``.
-        activations: instead of model and tokens, a tensor ``[..., d]`` or an iterable of them. ``d`` is ``d_in``, or
-            ``d_in + d_out`` where the coder writes another site than it reads. A stream is left in the state it came
-            in.
+        activations: instead of model and tokens, a tensor ``[..., d]``, an iterable of them, or an activation cache.
+            ``d`` is ``d_in``, or ``d_in + d_out`` where the coder writes another site than it reads. A stream is left
+            in the state it came in.
         n_tokens: tokens to use, in whole contexts spread evenly over the split (of ``activations``, the first rows);
             None for all (an endless stream then never ends).
         n_loss_tokens: so many of them, again spread evenly, are run spliced and ablated as well, which is most of the
             work; None for all. ``n_predicted_tokens`` of the report counts the predictions compared.
+        n_batches: of ``activations``, what at most so many tensors of the iterable hold.
         batch_size: contexts in a forward pass (rows in a step for ``activations``); by default what fits well.
-        ablation: ``"zero"``, or ``"mean"``: the site's mean over the tokens run ablated, which takes a pass of its own.
+        ablation: ``"zero"``, ``"mean"`` (the site's mean over the tokens run ablated), or ``"both"``; ``ce_ablated``
+            and the scores beside it are those of zero then.
         losses: False leaves out cross-entropy and KL, and with them the spliced and ablated runs.
+        weights: False leaves out the figures of the weights (cosines among all latents) and the table of latents.
         seed: which positions of an encoder's contexts are masked.
         progress: show a bar on a terminal, a logged line elsewhere.
 
@@ -72,19 +101,69 @@ def evaluate(
             sites of other models.
         UnknownNameError: the model has no such site.
         ShapeError: the coder's width is not the site's, or the contexts do not fit the model.
-        DataError: an activation, a reconstruction or a loss is not finite, or there are too few tokens.
+        DataError: a weight, an activation, a reconstruction or a loss is not finite, or there are too few tokens.
 
     No global random state, training flag or gradient is touched.
     """
-    check_options(n_tokens, n_loss_tokens, batch_size, ablation)
+    return evaluate_many(
+        {"": coder},
+        model,
+        tokens,
+        activations=activations,
+        n_tokens=n_tokens,
+        n_loss_tokens=n_loss_tokens,
+        n_batches=n_batches,
+        batch_size=batch_size,
+        ablation=ablation,
+        losses=losses,
+        weights=weights,
+        seed=seed,
+        progress=progress,
+    )[""]
+
+
+def evaluate_many(
+    coders: Mapping[str, Dictionary],
+    model: Models | None = None,
+    tokens: Tokens | TokenSplit | Tensor | None = None,
+    *,
+    activations: Activations | None = None,
+    n_tokens: int | None = 200_000,
+    n_loss_tokens: int | None = None,
+    n_batches: int | None = None,
+    batch_size: int | None = None,
+    ablation: Ablation | Literal["both"] = "both",
+    losses: bool = True,
+    weights: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Report]:
+    """``evaluate`` of several dictionaries on the same tokens: by name, the report that each has alone.
+
+    What does not depend on a dictionary is done once for all of them. A batch costs one forward pass, one pass for each
+    ablation of each site and one for each dictionary, and those begin at the block of the site edited.
+    Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites.
+    """
+    check_counts(n_tokens=n_tokens, n_loss_tokens=n_loss_tokens, n_batches=n_batches, batch_size=batch_size)
+    ablations = ablations_of(ablation)
+    if not coders:
+        raise ConfigError("no coder given: name at least one")
+    for coder in coders.values():
+        require_finite_weights(coder)
     if activations is not None:
         if model is not None or tokens is not None:
             raise ConfigError("give either activations, or model and tokens, not both")
-        with evaluation_mode(coder):
-            sums = measure_activations(coder, activations, n_tokens, batch_size)
-        return _report(coder, sums, split="activations", notes=["no cross-entropy or KL: they need model and tokens"])
+        with evaluation_mode(*coders.values()):
+            found = measure_activations([*coders.values()], activations, n_tokens, batch_size, n_batches)
+        notes = ["no cross-entropy or KL: they need model and tokens"]
+        return {
+            name: _report(coder, own, weights=weights, split="activations", notes=notes)
+            for (name, coder), own in zip(coders.items(), found, strict=True)
+        }
     if model is None or tokens is None:
         raise ConfigError("evaluate needs evaluate(coder, model, tokens), or evaluate(coder, activations=...)")
+    if n_batches is not None:
+        raise ConfigError("n_batches counts tensors of activations; of text use n_tokens")
 
     models = by_name(model)
     notes = []
@@ -94,128 +173,145 @@ def evaluate(
         losses = False
         notes.append(f"no cross-entropy or KL: {reason}")
     chosen = choose_contexts(tokens, list(models.values()), n_tokens, n_loss_tokens if losses else 0)
-    runs = ModelRuns(
-        coder=coder,
-        models=models,
-        sites=sites_of(coder, models, to_be_written=losses),
-        chosen=chosen,
-        batch_size=batch_size or fitting_batch_size(models, chosen.split.context_size),
-        ablation=ablation,
-        mask_token_id=mask_token_id(models) if losses else None,
-        seed=seed,
-    )
+    subjects = [Subject(coder, sites_of(coder, models, to_be_written=losses)) for coder in coders.values()]
     bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
-    with bar, evaluation_mode(coder, *(each.hf for each in models.values())):
-        sums, loss_sums = runs.measure(bar)
-    return _report(
-        coder,
-        sums,
-        loss_sums if losses else None,
-        notes=notes,
-        ablation=ablation if losses else None,
-        model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
-        split=chosen.split.name,
-        tokens_fingerprint=chosen.split.fingerprint,
-        overlap=overlap_with_training(coder, tokens, chosen.split),
-        n_special_positions=int(chosen.special.sum()),
-    )
+    with bar, evaluation_mode(*coders.values(), *(each.hf for each in models.values())):
+        runs = ModelRuns(
+            subjects,
+            models,
+            chosen,
+            batch_size=batch_size,
+            ablations=ablations,
+            mask_token_id=mask_token_id(models) if losses else None,
+            seed=seed,
+        )
+        found = runs.measure(bar)
+    return {
+        name: _report(
+            coder,
+            own,
+            {key: losses_of(sums, ablations) for key, sums in own.runs.items()},
+            weights=weights,
+            notes=notes,
+            ablation=ablations[0] if losses else None,
+            model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
+            split=chosen.split.name,
+            tokens_fingerprint=chosen.split.fingerprint,
+            overlap=overlap_with_training(coder, tokens, chosen.split),
+            n_special_positions=int(chosen.special.sum()),
+            n_documents=chosen.n_documents,
+        )
+        for (name, coder), own in zip(coders.items(), found, strict=True)
+    }
 
 
-def no_task(models: Mapping[str, LanguageModel]) -> str:
-    """Why the models' predictions cannot be compared; empty where they can."""
-    n_encoders = sum(model.is_encoder for model in models.values())
-    if 0 < n_encoders < len(models):
-        return "an encoder and a decoder have no task in common"
-    if n_encoders and mask_token_id(models) is None:
-        return "the model is an encoder and its tokenizer has no mask token"
-    return ""
-
-
-def mask_token_id(models: Mapping[str, LanguageModel]) -> int | None:
-    """What stands at the positions that encoders must predict; None for decoders."""
-    first = next(iter(models.values()))
-    return getattr(first.tokenizer, "mask_token_id", None) if first.is_encoder else None
-
-
-def losses_of(sums: LossSums) -> ModelLosses:
-    """Means and scores of what was summed."""
-    clean, spliced, ablated = sums.ce_clean.value, sums.ce_spliced.value, sums.ce_ablated.value
-    return ModelLosses(
-        ce_clean=clean,
-        ce_spliced=spliced,
-        ce_ablated=ablated,
-        ce_loss_score=ce_loss_score(clean, spliced, ablated),
-        kl=sums.kl.value,
-        kl_ablated=sums.kl_ablated.value,
-        kl_score=kl_score(sums.kl.value, sums.kl_ablated.value),
-        n_predicted_tokens=sums.ce_clean.n_tokens,
-    )
+def ablations_of(ablation: str) -> tuple[Ablation, ...]:
+    """Those that an option asks for, that of the flat fields first; ``ConfigError`` for another word."""
+    if ablation == "both":
+        return ("zero", "mean")
+    for known in get_args(Ablation):
+        if ablation == known:
+            return (known,)
+    raise ConfigError(f"ablation must be 'zero', 'mean' or 'both', got {ablation!r}")
 
 
 def _report(
     coder: Dictionary,
-    sums: RowSums,
-    loss_sums: Mapping[str, LossSums] | None = None,
+    found: Findings,
+    losses: Mapping[str, ModelLosses] | None = None,
     *,
-    notes: list[str],
+    weights: bool,
+    notes: Sequence[str],
     **provenance: Any,
 ) -> Report:
-    """The report of what was summed; ``provenance`` are fields of ``Report`` that say on what."""
-    require_enough(sums.sparsity.n_tokens)
-    reconstruction, sparsity = sums.reconstruction, sums.sparsity
-    losses = {key: losses_of(each) for key, each in (loss_sums or {}).items()}
-    if losses:
-        notes = [*notes, "special positions keep the site's own value in the clean, spliced and ablated runs"]
-    for key, each in losses.items():
-        if each.ce_ablated <= each.ce_clean:
-            of_model = f" of {key}" if key else ""
-            notes.append(f"ablating the site does not raise the loss{of_model}, so ce_loss_score means nothing here")
-    if not sparsity.dead_fraction_reliable:
-        notes = [
-            *notes,
-            f"dead_fraction counts silence on {sparsity.n_tokens:,} tokens only; below {RELIABLE_DEAD_TOKENS:,} a "
-            "latent may merely be rare",
-        ]
-    if provenance.get("overlap") == "same tokens":
-        notes = [*notes, "the coder was trained on these very tokens; evaluate on a held-out split"]
+    """The report of what was found; ``provenance`` are fields of ``Report`` that say on what."""
+    reconstruction, sparsity, losses = found.rows.reconstruction, found.rows.sparsity, losses or {}
+    require_enough(sparsity.n_tokens)
+    table = latent_table(coder, found.latents, sparsity.n_tokens) if weights else None
+    alone = losses.get("")
     return Report(
         fve=reconstruction.fve,
+        fvu=reconstruction.fvu,
+        fve_centred=reconstruction.fve_centred,
         mse=reconstruction.mse,
         cosine=reconstruction.cosine,
         norm_ratio=reconstruction.norm_ratio,
         relative_reconstruction_bias=reconstruction.relative_reconstruction_bias,
         l0=sparsity.l0,
         l0_std=sparsity.l0_std,
+        l0_quantiles={f"{q:.0%}": sparsity.l0_quantile(q) for q in _QUANTILES},
         l1=sparsity.l1,
         dead_fraction=sparsity.dead_fraction,
         dead_fraction_reliable=sparsity.dead_fraction_reliable,
+        share_over_1_percent=share_above(sparsity.firing_density, 0.01),
+        share_over_10_percent=share_above(sparsity.firing_density, 0.1),
+        log10_density_histogram=tuple(log10_density_histogram(sparsity.firing_density)),
         n_alive=sparsity.n_alive,
         d_sae=coder.d_sae,
         n_tokens=sparsity.n_tokens,
         hook_name=coder.hook_name or "",
         hook_name_out=coder.hook_name_out or "",
-        notes=tuple(notes),
+        notes=(*notes, *_notes(found, losses, provenance.get("overlap"))),
         firing_density=sparsity.firing_density,
-        fve_per_site=_fve_per_site(coder, sums),
-        **(asdict(losses[""]) if "" in losses else {"models": losses or None}),
+        fve_per_dimension=reconstruction.fve_per_dimension,
+        fve_per_site=_fve_per_site(coder, found),
+        intervals={**_row_intervals(found), **(alone.intervals if alone else {})},
+        latents=table,
+        models=None if alone else losses or None,
+        **{name: table.mean(name) for name in _WEIGHTS if table is not None},  # type: ignore[arg-type]
+        **{name: getattr(alone, name) for name in _LOSSES if alone is not None},
         **provenance,
     )
 
 
-def check_options(n_tokens: int | None, n_loss_tokens: int | None, batch_size: int | None, ablation: str) -> None:
-    """Raise ``ConfigError`` for an option that makes no sense, before any work is done."""
-    for name, value in (("n_tokens", n_tokens), ("n_loss_tokens", n_loss_tokens), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, or None, got {value}")
-    if ablation not in ("zero", "mean"):
-        raise ConfigError(f"ablation must be 'zero' or 'mean', got {ablation!r}")
+def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | None) -> list[str]:
+    """What a reader of the numbers must know."""
+    notes, sparsity = [], found.rows.sparsity
+    if losses:
+        notes.append("special positions keep the site's own value in the clean, spliced and ablated runs")
+    for key, each in losses.items():
+        of_model = f" of {key}" if key else ""
+        notes += [
+            f"{name} ablation of the site does not raise the loss{of_model}, so its ce_loss_score means nothing here"
+            for name, of_ablation in each.ablations.items()
+            if of_ablation.ce <= each.ce_clean
+        ]
+    if not sparsity.dead_fraction_reliable:
+        notes.append(
+            f"dead_fraction counts silence on {sparsity.n_tokens:,} tokens only; below {RELIABLE_DEAD_TOKENS:,} a "
+            "latent may merely be rare"
+        )
+    if overlap == "same tokens":
+        notes.append("the coder was trained on these very tokens; evaluate on a held-out split")
+    return notes
 
 
-def _fve_per_site(coder: Dictionary, sums: RowSums) -> dict[str, float] | None:
+def _row_intervals(found: Findings) -> dict[str, Interval]:
+    """Of the figures of activations, where documents are known."""
+    rest = dict(zip(("n", *TERMS, "l0", "l1"), found.terms.left_out.unbind(1), strict=True))
+    reconstruction, sparsity = found.rows.reconstruction, found.rows.sparsity
+    without = {
+        "fve": (reconstruction.fve, 1 - rest["squared_error"] / left_out_variation(found.deviations)),
+        "mse": (reconstruction.mse, rest["squared_error"] / rest["n"]),
+        "cosine": (reconstruction.cosine, rest["cosine_total"] / rest["n_nonzero"]),
+        "norm_ratio": (reconstruction.norm_ratio, rest["norm_ratio_total"] / rest["n_nonzero"]),
+        "relative_reconstruction_bias": (
+            reconstruction.relative_reconstruction_bias,
+            rest["squared_norm_out"] / rest["inner_product"],
+        ),
+        "l0": (sparsity.l0, rest["l0"] / rest["n"]),
+        "l1": (sparsity.l1, rest["l1"] / rest["n"]),
+    }
+    intervals = {name: jackknife_interval(value, each) for name, (value, each) in without.items()}
+    return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def _fve_per_site(coder: Dictionary, found: Findings) -> dict[str, float] | None:
     """By the coder's name of each site written, or by its number; None where there is one."""
-    if not sums.sites:
+    sites = found.rows.sites
+    if not sites:
         return None
     names = (coder.hook_name_out or "").split("+")
-    if len(names) != len(sums.sites):
-        names = [f"site_{number}" for number in range(len(sums.sites))]
-    return {name: site.fve for name, site in zip(names, sums.sites, strict=True)}
+    if len(names) != len(sites):
+        names = [f"site_{number}" for number in range(len(sites))]
+    return {name: site.fve for name, site in zip(names, sites, strict=True)}

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from monosema.coders import CrossLayerTranscoder, Dictionary, SparseCoder
 from monosema.core.errors import ConfigError, UserError
-from monosema.evaluation.losses import Edits
 from monosema.evaluation.sites import require_writable, sites_of
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
 from monosema.models import LanguageModel
 from monosema.models.hooks import EditFunction
+from monosema.models.language_model import SiteName
+
+Edits = Mapping[SiteName, EditFunction]
+"""By hook name, what is made of a site's value ``[B, T, width]`` in one run."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
-from monosema.evaluation.evaluate import check_options, losses_of, mask_token_id, no_task
-from monosema.evaluation.losses import LossSums, choose_masked, compare_runs, masked_token_task, next_token_task
-from monosema.evaluation.measure import evaluation_mode, require_enough
+from monosema.evaluation.findings import CLEAN, SPLICED
+from monosema.evaluation.losses import losses_of
+from monosema.evaluation.measure import check_counts, evaluation_mode, require_enough, require_finite_weights
+from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.replaced import LayerSums, ReplacedRun, Replacement, replacement_of
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
-from monosema.evaluation.report import Overlap
-from monosema.evaluation.runs import batches, clean_run, fitting_batch_size
+from monosema.evaluation.report import ModelLosses, Overlap
+from monosema.evaluation.runs import batches, fitting_batch_size
+from monosema.evaluation.tasks import choose_masked, mask_token_id, masked_token_task, next_token_task, no_task
+from monosema.metrics import GroupSums
 from monosema.models import LanguageModel
 
 
@@ -59,15 +62,17 @@ def evaluate_replacement(
         ShapeError: a coder's width is not the site's, or the contexts do not fit the model.
         DataError: an activation, an output or a loss is not finite, or there are too few tokens.
     """
-    check_options(n_tokens, None, batch_size, "zero")
+    check_counts(n_tokens=n_tokens, batch_size=batch_size)
     replacement = replacement_of(_listed(coders), model)
+    for coder in replacement.coders:
+        require_finite_weights(coder)
     models = {"": model}
     if reason := no_task(models):
         raise ConfigError(f"nothing to predict: {reason}; load the model with its tokenizer")
     chosen = choose_contexts(tokens, [model], n_tokens, None)
     mask = mask_token_id(models)
     masked = None if mask is None else choose_masked(chosen.special, seed)
-    losses, layers = LossSums.empty(), list[LayerSums]()
+    runs, layers = dict[str, GroupSums](), list[LayerSums]()
     bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
     with bar, evaluation_mode(model.hf, *replacement.coders):
         size = batch_size or fitting_batch_size(models, chosen.split.context_size)
@@ -78,16 +83,25 @@ def evaluate_replacement(
                 task = next_token_task(contexts, special, chosen.no_target[part], documents)
             else:
                 task = masked_token_task(contexts, masked[part], mask, documents)
-            logits, clean = clean_run(model, task, [layer.written for layer in replacement.layers])
-            run = ReplacedRun(replacement, ~special, clean, where)
-            losses = losses + compare_runs(model, task, logits, run.edits(), replacement.zeros(~special), where)
+            written = [layer.written for layer in replacement.layers]
+            logits, values = model.logits_and_sites(task.tokens, written, documents_BT=documents)
+            clean = CleanPredictions(logits, task, where)
+            run = ReplacedRun(replacement, ~special, values, where)
+            terms = {CLEAN: clean.terms}
+            for name, edits in ((SPLICED, run.edits()), ("zero", replacement.zeros(~special))):
+                with model.edits(edits):
+                    terms[name] = clean.compared(model(task.tokens, documents_BT=documents), name)
+            groups = chosen.groups[part].flatten()[task.positions]
+            for name, each in terms.items():
+                sums = GroupSums.of(each, groups, chosen.n_groups)
+                runs[name] = runs[name] + sums if name in runs else sums
             layers = [a + b for a, b in zip(layers, run.sums(), strict=True)] if layers else list(run.sums())
             bar.advance(contexts.numel())
     require_enough(layers[0].sparsity.n_tokens)
     return _report(
         replacement,
         model,
-        losses,
+        losses_of(runs, ["zero"]),
         layers,
         n_special_positions=int(chosen.special.sum()),
         split=chosen.split,
@@ -99,7 +113,7 @@ def evaluate_replacement(
 def _report(
     replacement: Replacement,
     model: LanguageModel,
-    loss_sums: LossSums,
+    losses: ModelLosses,
     sums: Sequence[LayerSums],
     *,
     n_special_positions: int,
@@ -107,7 +121,6 @@ def _report(
     overlap: Overlap,
     notes: list[str],
 ) -> ReplacementReport:
-    losses = losses_of(loss_sums)
     notes = [*notes, "special positions keep the model's own MLPs in the replaced and the zero run"]
     mlps = [name for name in model.hook_names if name.endswith(".hook_mlp_out")]
     written = {layer.written for layer in replacement.layers}

@@ -14,21 +14,74 @@ from torch import Tensor
 from monosema.core.config import check_types
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import read_json
+from monosema.evaluation.latent_table import LatentTable
+
+VERSION = 1
+"""Of the JSON that ``Report.to_dict`` gives; fields are added without a new one."""
 
 Ablation = Literal["zero", "mean"]
-"""What the site becomes in the ablated run: zero, or its mean over the tokens run ablated."""
+"""What the site becomes in an ablated run: zero, or its mean over the tokens run ablated."""
+
+Interval = tuple[float, float]
+"""A 95 % confidence interval by document (``metrics.jackknife_interval``)."""
 
 Overlap = Literal["none", "same tokens", "unknown"]
 """Whether the tokens evaluated were trained on, from the fingerprints both sides recorded."""
 
-_LOSSES = ("ce_loss_score", "ce_clean", "ce_spliced", "ce_ablated", "kl_score", "kl", "kl_ablated")
+_LOSSES = ("ce_loss_score", "ce_clean", "ce_spliced", "ce_ablated", "kl_score", "kl", "kl_ablated", "top1_agreement")
+
+_NESTED = ("ablations", "intervals")
+
+_LONG = ("firing_density", "fve_per_dimension", "latents")
+"""Fields with a value for each latent or dimension."""
 
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "reconstruction": ("fve", "mse", "cosine", "norm_ratio", "relative_reconstruction_bias"),
-    "sparsity": ("l0", "l0_std", "l1", "dead_fraction", "n_alive", "d_sae"),
+    "reconstruction": (
+        "fve",
+        "fve_centred",
+        "mse",
+        "cosine",
+        "norm_ratio",
+        "relative_reconstruction_bias",
+    ),
+    "sparsity": (
+        "l0",
+        "l0_std",
+        "l1",
+        "dead_fraction",
+        "n_alive",
+        "d_sae",
+        "share_over_1_percent",
+        "share_over_10_percent",
+    ),
     "language model": _LOSSES,
-    "data": ("split", "n_tokens", "n_predicted_tokens", "n_special_positions", "tokens_fingerprint", "overlap"),
+    "weights": ("encoder_decoder_cosine", "max_decoder_cosine", "max_encoder_cosine", "encoder_norm", "decoder_norm"),
+    "data": (
+        "split",
+        "n_tokens",
+        "n_documents",
+        "n_predicted_tokens",
+        "n_special_positions",
+        "tokens_fingerprint",
+        "overlap",
+    ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationLosses:
+    """What the predictions lose where the sites are ablated in one way; averages as in ``ModelLosses``."""
+
+    ce: float
+    """Cross-entropy of the ablated run."""
+    ce_loss_score: float
+    """``(ce - ce_spliced) / (ce - ce_clean)``."""
+    kl: float
+    """``KL(clean || ablated)``."""
+    kl_score: float
+    """``(kl - kl of the spliced run) / kl``."""
+    top1_agreement: float
+    """Share of the predictions whose most probable token is the clean run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +102,14 @@ class ModelLosses:
     """``KL(clean || ablated)``, nats per predicted token."""
     kl_score: float
     """``(kl_ablated - kl) / kl_ablated``."""
+    top1_agreement: float
+    """Share of the predictions whose most probable token is the clean run's, with the reconstruction in place."""
     n_predicted_tokens: int
     """Tokens over which cross-entropy and KL are averaged."""
+    ablations: Mapping[str, AblationLosses]
+    """By ablation, each that was run; the fields above are those of the first."""
+    intervals: Mapping[str, Interval]
+    """By field, and by ``ablations/NAME/FIELD``: 95 % intervals by document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +117,15 @@ class Report:
     """The metrics of one coder on one set of tokens; ``monosema.metrics`` defines each.
 
     A value is NaN where its definition divides by zero, and None where it was not measured; ``notes`` says why.
+    ``intervals`` has the 95 % confidence interval by document of each figure that depends on text.
     """
 
     fve: float
     """Fraction of variance explained: 1 is perfect, 0 is predicting the mean."""
+    fvu: float = math.nan
+    """Fraction of variance unexplained, ``1 - fve``."""
+    fve_centred: float = math.nan
+    """``fve`` of the errors less their mean: what it would be without a constant offset."""
     mse: float
     """Squared error per token, summed over dimensions."""
     cosine: float
@@ -74,18 +138,29 @@ class Report:
     """Mean number of latents that fire on a token."""
     l0_std: float
     """Its standard deviation over tokens."""
+    l0_quantiles: Mapping[str, int] | None = None
+    """Of the number of latents that fire on a token: 0, 5, 25, 50, 75, 95 and 100 % of the tokens have at most so
+    many."""
     l1: float
     """Mean over tokens of the sum of absolute latent values."""
     dead_fraction: float
     """Fraction of latents that fired on no token."""
     dead_fraction_reliable: bool
     """Whether there were enough tokens (100,000) to call a silent latent dead."""
+    share_over_1_percent: float = math.nan
+    """Fraction of latents that fire on more than 1 % of the tokens."""
+    share_over_10_percent: float = math.nan
+    """Fraction of latents that fire on more than 10 % of the tokens."""
+    log10_density_histogram: tuple[int, ...] | None = None
+    """Latents by ``log10(firing density + 1e-10)``, 20 equal bins from -10 to 0."""
     n_alive: int
     """Latents that fired on at least one token."""
     d_sae: int
     """Latents in all."""
     n_tokens: int
     """Tokens measured for everything above: positions that are not special."""
+    n_documents: int | None = None
+    """Documents these tokens are from; None where that is not known."""
     n_special_positions: int | None = None
     """Special positions left out."""
     ce_clean: float | None = None
@@ -102,15 +177,31 @@ class Report:
     """``KL(clean || ablated)``, nats per predicted token."""
     kl_score: float | None = None
     """``(kl_ablated - kl) / kl_ablated``."""
+    top1_agreement: float | None = None
+    """Share of the predictions whose most probable token is the clean run's."""
     n_predicted_tokens: int | None = None
     """Tokens over which cross-entropy and KL are averaged."""
+    ablations: Mapping[str, AblationLosses] | None = None
+    """By ablation, each that was run; ``ce_ablated`` and so on above are those of ``ablation``."""
+    encoder_decoder_cosine: float | None = None
+    """Mean over latents of the cosine of encoder column and decoder row; SAEs only."""
+    max_decoder_cosine: float | None = None
+    """Mean over latents of the largest cosine of its decoder row with another's."""
+    max_encoder_cosine: float | None = None
+    """Mean over latents of the largest cosine of its encoder column with another's."""
+    encoder_norm: float | None = None
+    """Mean length of the encoder columns."""
+    decoder_norm: float | None = None
+    """Mean length of the decoder rows."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """By field, and by ``ablations/NAME/FIELD``: 95 % confidence intervals by document."""
     fve_per_site: Mapping[str, float] | None = None
     """By the name of each site written, where there are several: ``fve`` there alone."""
     models: Mapping[str, ModelLosses] | None = None
     """By model, where the coder writes sites of several: each run spliced and ablated at its own sites. The losses
     above are then None."""
     ablation: Ablation | None = None
-    """What the site became in the ablated run."""
+    """What the site became in the ablated run of ``ce_ablated``, ``kl_ablated`` and their scores."""
     hook_name: str = ""
     """Site read."""
     hook_name_out: str = ""
@@ -127,38 +218,49 @@ class Report:
     """What a reader of the numbers must know."""
     firing_density: Tensor | None = field(default=None, repr=False, compare=False)
     """``[d_sae]`` float64: fraction of tokens on which each latent fired."""
+    fve_per_dimension: Tensor | None = field(default=None, repr=False, compare=False)
+    """``[d_out]`` float64: ``fve`` of each dimension by itself."""
+    latents: LatentTable | None = field(default=None, repr=False, compare=False)
+    """The table of all latents; None where weights were not looked at."""
 
     def to_dict(self, *, per_latent: bool = False) -> dict[str, Any]:
-        """The fields as JSON values: NaN becomes None; ``firing_density`` is a list, and only there if asked for."""
-        plain: dict[str, Any] = {}
+        """The fields as JSON values: NaN becomes None; a value for each latent or dimension only if asked for."""
+        plain: dict[str, Any] = {"version": VERSION}
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name == "firing_density":
-                if per_latent:
-                    plain[each.name] = None if value is None else value.tolist()
-                continue
-            plain[each.name] = plain_value(value)
+            if each.name not in _LONG:
+                plain[each.name] = plain_value(value)
+            elif per_latent:
+                plain[each.name] = value.columns() if isinstance(value, LatentTable) else plain_value(value)
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Report:
-        """The report that ``to_dict`` wrote, without ``firing_density``.
+        """The report that ``to_dict`` wrote, without what is there for each latent.
 
         None becomes NaN again in fields that are always measured, and stays None in the others.
         """
+        if plain.get("version", VERSION) != VERSION:
+            raise ValueError(f"reports of version {VERSION} are read, this has {plain['version']!r}")
         values: dict[str, Any] = {}
         for each in fields(cls):
-            if each.name in plain and each.name != "firing_density":
+            if each.name in plain and each.name not in _LONG:
                 value = plain[each.name]
-                values[each.name] = math.nan if value is None and each.default is MISSING else value
+                is_always = each.default is MISSING or isinstance(each.default, float)
+                values[each.name] = math.nan if value is None and is_always else value
         if values.get("fve_per_site") is not None:
             values["fve_per_site"] = {name: _number(value) for name, value in values["fve_per_site"].items()}
+        if values.get("log10_density_histogram") is not None:
+            values["log10_density_histogram"] = tuple(values["log10_density_histogram"])
         if values.get("models") is not None:
             values["models"] = {
-                key: ModelLosses(**{name: _number(value) for name, value in losses.items()})  # type: ignore[arg-type]
+                key: ModelLosses(
+                    **{name: _number(value) for name, value in losses.items() if name not in _NESTED},  # type: ignore[arg-type]
+                    **_nested(losses),
+                )
                 for key, losses in values["models"].items()
             }
-        return cls(**values | {"notes": tuple(plain.get("notes", ()))})
+        return cls(**values | _nested(values) | {"notes": tuple(plain.get("notes", ()))})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
@@ -201,14 +303,36 @@ class Report:
         """Name and text of what was measured, by group."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for group, names in _GROUPS.items():
-            groups[group] = [(name, shown(getattr(self, name))) for name in names if getattr(self, name) is not None]
+            groups[group] = [(name, self._shown(name)) for name in names if getattr(self, name) is not None]
             if group == "reconstruction" and self.fve_per_site:
                 groups["fve per site"] = [(name, shown(value)) for name, value in self.fve_per_site.items()]
+            if group == "sparsity" and self.l0_quantiles:
+                quantiles = ", ".join(f"{count} ({name})" for name, count in self.l0_quantiles.items())
+                groups[group].insert(2, ("l0_quantiles", quantiles))
             if group == "language model":
+                groups |= _others(self.ablations, self.intervals, self.ablation)
                 for key, losses in (self.models or {}).items():
                     names = (*_LOSSES, "n_predicted_tokens")
-                    groups[f"model {key}"] = [(name, shown(getattr(losses, name))) for name in names]
+                    of_model = [(name, between(getattr(losses, name), losses.intervals.get(name))) for name in names]
+                    groups[f"model {key}"] = of_model
         return groups
+
+    def _shown(self, name: str) -> str:
+        return between(getattr(self, name), self.intervals.get(name))
+
+
+def _others(
+    ablations: Mapping[str, AblationLosses] | None, intervals: Mapping[str, Interval], main: Ablation | None
+) -> dict[str, list[tuple[str, str]]]:
+    """The rows of ablations whose figures are not among the flat ones."""
+    return {
+        f"{name} ablation": [
+            (each.name, between(getattr(losses, each.name), intervals.get(f"ablations/{name}/{each.name}")))
+            for each in fields(losses)
+        ]
+        for name, losses in (ablations or {}).items()
+        if name != main
+    }
 
 
 def labelled(label: str, texts: Sequence[str]) -> list[str]:
@@ -225,6 +349,11 @@ def shown(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
+def between(value: float | int | str, interval: Interval | None) -> str:
+    """A figure and, in brackets, the ends of its interval."""
+    return shown(value) if interval is None else f"{shown(value)}  [{shown(interval[0])}, {shown(interval[1])}]"
+
+
 def plain_value(value: Any) -> Any:
     """A field as JSON: what is not finite becomes None, also inside mappings, sequences and dataclasses."""
     if isinstance(value, float):
@@ -233,7 +362,22 @@ def plain_value(value: Any) -> Any:
         return plain_value(asdict(value))
     if isinstance(value, Mapping):
         return {name: plain_value(each) for name, each in value.items()}
+    if isinstance(value, Tensor):
+        return [plain_value(each) for each in value.tolist()]
     return [plain_value(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Ablations and intervals from their JSON."""
+    nested: dict[str, Any] = {}
+    if values.get("ablations") is not None:
+        nested["ablations"] = {
+            name: AblationLosses(**{key: _number(value) for key, value in each.items()})
+            for name, each in values["ablations"].items()
+        }
+    if "intervals" in values:
+        nested["intervals"] = {name: (_number(low), _number(high)) for name, (low, high) in values["intervals"].items()}
+    return nested
 
 
 def _number(value: float | None) -> float:

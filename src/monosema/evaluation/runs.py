@@ -1,9 +1,16 @@
-"""Everything about one evaluation with a model or several: the batches, and the runs over each."""
+"""Everything about one evaluation with a model or several: the batches, and the runs over each.
+
+Whatever does not depend on a dictionary is done once for all of them: the clean run, the ablated ones, the captured
+sites. Edited runs begin at the block of the first site edited (``models.suffix``). So a batch costs one forward pass,
+one suffix for each ablation and one for each dictionary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -11,161 +18,299 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.progress import Progress
 from monosema.evaluation.contexts import EvaluationContexts
-from monosema.evaluation.losses import (
-    Edits,
-    LossSums,
-    Task,
-    choose_masked,
-    compare_runs,
-    masked_token_task,
-    next_token_task,
-    replace_by,
-)
-from monosema.evaluation.measure import RowSums, measure_rows
+from monosema.evaluation.findings import CLEAN, SPLICED, Findings
+from monosema.evaluation.measure import measure_rows
+from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.report import Ablation
 from monosema.evaluation.sites import Sites, side_by_side
+from monosema.evaluation.tasks import Task, choose_masked, masked_token_task, next_token_task
+from monosema.metrics import GroupSums, require_finite
+from monosema.metrics.checks import wide
 from monosema.models import LanguageModel
+from monosema.models.hooks import EditFunction
+from monosema.models.language_model import SiteName
+from monosema.models.suffix import Suffix
+
+KEPT_BYTES = 2**31
+"""Of the values at which runs begin, kept between the pass that takes means and the one that compares runs."""
 
 _LOGITS_PER_STEP = {"cpu": 2**23}
 """Logits of one forward pass, by device (2**27 where not named), which set the batch size where none is given."""
 
+Place = tuple[str, str]
+"""The name of a model (empty for a single one) and a hook name there."""
+
+Values = Mapping[Place, Tensor]
+"""Captured values ``[B, T, width]``."""
+
 
 @dataclass(frozen=True)
-class ModelRuns:
-    """One evaluation with a model: all is decided, nothing measured yet."""
+class Subject:
+    """One dictionary evaluated."""
 
     coder: Dictionary
-    """The coder evaluated."""
-    models: Mapping[str, LanguageModel]
-    """The models it reads, by name; a single one has the empty name."""
+    """As it is."""
     sites: Sites
-    """Where."""
-    chosen: EvaluationContexts
-    """On what."""
-    batch_size: int
-    """Contexts in a forward pass."""
-    ablation: Ablation
-    """What the site becomes in the ablated run."""
-    mask_token_id: int | None = None
-    """Put at the positions an encoder must predict; None for a decoder."""
-    seed: int = 0
-    """Which positions those are."""
+    """Where it reads and writes."""
 
-    def measure(self, progress: Progress) -> tuple[RowSums, dict[str, LossSums]]:
-        """The sums over all contexts, and of each model written those over what is also run spliced and ablated."""
-        masked = None if self.mask_token_id is None else choose_masked(self.chosen.special, self.seed)
-        level = self._ablated_level()
-        rows = RowSums.empty(self.coder, self.sites.widths_written)
-        losses = {key: LossSums.empty() for key in self.sites.models_written}
-        for index, part in enumerate(batches(self.chosen, self.batch_size)):
-            where = f"{'+'.join(self.sites.read)!r}, batch {index}"
-            contexts, special = self.chosen.contexts[part], self.chosen.special[part]
-            documents = self.chosen.documents_of(part)
-            if part.start >= self.chosen.n_loss_contexts:
-                rows = rows + self._reconstruct(self._capture(contexts, documents), special, where)[0]
-            elif masked is None or self.mask_token_id is None:
-                task = next_token_task(contexts, special, self.chosen.no_target[part], documents)
-                logits, values = self._clean_runs(task)
-                sums, x_hat = self._reconstruct(values, special, where)
-                rows = rows + sums
-                losses = self._compare(losses, task, logits, values, special, x_hat, level, where)
-            else:
-                rows = rows + self._reconstruct(self._capture(contexts, documents), special, where)[0]
-                task = masked_token_task(contexts, masked[part], self.mask_token_id, documents)
-                logits, values = self._clean_runs(task)
-                x_hat = self._reconstruct(values, special, where)[1]
-                losses = self._compare(losses, task, logits, values, special, x_hat, level, where)
-            progress.advance(contexts.numel())
-        return rows, losses
+    @property
+    def places(self) -> set[Place]:
+        """All its sites."""
+        return set(self.sites.places.values())
 
-    def _reconstruct(self, values: Mapping[str, Tensor], special: Tensor, where: str) -> tuple[RowSums, Tensor]:
-        """The sums over positions that are not special, and their reconstructions ``[n, d_out]``."""
-        sites = self.sites
-        x = side_by_side(values, sites.read, ~special)
-        target = x if sites.written == sites.read else side_by_side(values, sites.written, ~special)
-        measured = measure_rows(self.coder, x, target, sites.widths_written, where)
-        return measured.sums, measured.x_hat
+    @property
+    def written(self) -> tuple[Place, ...]:
+        """The sites it writes, in the order in which they lie side by side."""
+        return tuple(self.sites.places[name] for name in self.sites.written)
 
-    def _compare(
+    def rows(self, values: Values, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read ``[n, d_in]`` and what is to be written ``[n, d_out]``, at ``counted [B, T]``."""
+        named = {name: values[place] for name, place in self.sites.places.items()}
+        x = side_by_side(named, self.sites.read, counted)
+        same = self.sites.written == self.sites.read
+        return x, x if same else side_by_side(named, self.sites.written, counted)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some contexts."""
+
+    index: int
+    contexts: Tensor
+    special: Tensor
+    documents: Tensor | None
+    numbers: Tensor
+    """``[B]`` the number of each context."""
+    groups: Tensor
+    """``[B, T]`` the group of each position's document."""
+
+    @property
+    def counted(self) -> Tensor:
+        return ~self.special
+
+
+@final
+class ModelRuns:
+    """One evaluation with models: all is decided, nothing measured yet."""
+
+    def __init__(
         self,
-        losses: Mapping[str, LossSums],
-        task: Task,
-        clean_logits: dict[str, Tensor],
-        values: Mapping[str, Tensor],
-        special: Tensor,
-        x_hat: Tensor,
-        level: Tensor,
-        where: str,
-    ) -> dict[str, LossSums]:
-        """``losses`` with those of the spliced and the ablated run of each model.
+        subjects: Sequence[Subject],
+        models: Mapping[str, LanguageModel],
+        chosen: EvaluationContexts,
+        *,
+        batch_size: int | None,
+        ablations: Sequence[Ablation],
+        mask_token_id: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """For ``subjects`` on the contexts ``chosen``.
 
-        Both start from the sites' clean values, kept at special positions.
+        Args:
+            subjects: the dictionaries.
+            models: those they read, by name; a single one has the empty name.
+            chosen: on what, and how much of it is run spliced and ablated.
+            batch_size: contexts in a forward pass; by default what fits.
+            ablations: what sites written become in ablated runs.
+            mask_token_id: put at the positions an encoder must predict; None for a decoder.
+            seed: which positions those are.
         """
-        spliced: dict[str, dict[str, Tensor]] = {key: {} for key in losses}
-        ablated: dict[str, dict[str, Tensor]] = {key: {} for key in losses}
-        widths = list(self.sites.widths_written)
-        for name, new, zero in zip(self.sites.written, x_hat.split(widths, 1), level.split(widths), strict=True):
-            key, hook = self.sites.places[name]
-            clean = values[name]
-            edited = ~special.to(clean.device)
-            spliced[key][hook], ablated[key][hook] = clean.clone(), clean.clone()
-            spliced[key][hook][edited] = new.to(device=clean.device, dtype=clean.dtype)
-            ablated[key][hook][edited] = zero.to(device=clean.device, dtype=clean.dtype)
-        total = {}
-        for key, sums in losses.items():
-            edits = _replacing(spliced[key]), _replacing(ablated[key])
-            total[key] = sums + compare_runs(self.models[key], task, clean_logits.pop(key), *edits, where)
-        return total
+        self._subjects, self._models, self._chosen = subjects, models, chosen
+        self._batch_size = batch_size or fitting_batch_size(models, chosen.split.context_size)
+        self._ablations = ablations
+        self._masked = None if mask_token_id is None else choose_masked(chosen.special, seed)
+        self._mask_token_id = mask_token_id
+        self._suffixes: dict[tuple[Place, ...], dict[str, Suffix]] = {}
+        self._whole: dict[str, Suffix] = {}
+        if chosen.n_loss_contexts:
+            self._suffixes = {subject.written: self._suffixes_of(subject.written) for subject in subjects}
+            self._whole = self._suffixes_of({place for subject in subjects for place in subject.places})
 
-    def _clean_runs(self, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Logits by model and the sites' values by the coder's names."""
-        logits, values = {}, {}
-        for key, model in self.models.items():
-            own = self.sites.of_model(key)
-            if key in self.sites.models_written:
-                logits[key], found = clean_run(model, task, own.values())
-            else:
-                found = model.capture(task.tokens, own.values(), documents_BT=task.documents)
-            values.update({name: found[hook] for name, hook in own.items()})
+    def measure(self, progress: Progress) -> list[Findings]:
+        """What is found of each subject."""
+        n_groups = self._chosen.n_groups
+        found = [Findings(each.coder, each.sites.widths_written, n_groups) for each in self._subjects]
+        levels, kept = self._first_pass()
+        for batch, task in self._batches():
+            where = f"batch {batch.index}"
+            if task is None or self._masked is not None:
+                values = self._captured(batch.contexts, batch.documents, self._places())
+                for subject, own in zip(self._subjects, found, strict=True):
+                    self._measure(subject, own, values, batch)
+            if task is not None:
+                logits, values = self._clean(task, kept.get(batch.index, {}))
+                clean = {key: CleanPredictions(logits.pop(key), task, where) for key in tuple(logits)}
+                run = _Runs(self, task, batch, clean, values)
+                ablated = {
+                    written: {name: run.ablated(written, level) for name, level in each.items()}
+                    for written, each in levels.items()
+                }
+                for subject, own in zip(self._subjects, found, strict=True):
+                    if self._masked is None:
+                        x_hat = self._measure(subject, own, values, batch)
+                    else:
+                        x, target = subject.rows(values, batch.counted)
+                        x_hat = measure_rows(subject.coder, x, target, subject.sites.widths_written, where).x_hat
+                    spliced = run.edited(subject.written, x_hat, SPLICED)
+                    for key in subject.sites.models_written:
+                        own.add_run(key, CLEAN, run.sums(clean[key].terms))
+                        own.add_run(key, SPLICED, spliced[key])
+                        for name, sums in ablated[subject.written].items():
+                            own.add_run(key, name, sums[key])
+            progress.advance(batch.contexts.numel())
+        return found
+
+    def suffix(self, written: tuple[Place, ...], key: str) -> Suffix:
+        """What of a model runs again after edits of ``written``."""
+        return self._suffixes[written][key]
+
+    def model(self, key: str) -> LanguageModel:
+        """By name."""
+        return self._models[key]
+
+    def _measure(self, subject: Subject, own: Findings, values: Values, batch: _Batch) -> Tensor:
+        """Add the rows of a batch; their reconstructions ``[n, d_out]``."""
+        x, target = subject.rows(values, batch.counted)
+        where = f"{'+'.join(subject.sites.read)!r}, batch {batch.index}"
+        measured = measure_rows(subject.coder, x, target, subject.sites.widths_written, where)
+        contexts = batch.numbers.unsqueeze(1).expand_as(batch.special)[batch.counted]
+        own.add_rows(measured, target, contexts, batch.groups[batch.counted])
+        return measured.x_hat
+
+    def _batches(self) -> Iterator[tuple[_Batch, Task | None]]:
+        """All of them; a task for those that are run spliced and ablated."""
+        chosen = self._chosen
+        for index, part in enumerate(batches(chosen, self._batch_size)):
+            contexts, special, documents = chosen.contexts[part], chosen.special[part], chosen.documents_of(part)
+            numbers = torch.arange(part.start, part.stop)
+            batch = _Batch(index, contexts, special, documents, numbers, chosen.groups[part])
+            task = None
+            if part.start < chosen.n_loss_contexts:
+                if self._masked is None or self._mask_token_id is None:
+                    task = next_token_task(contexts, special, chosen.no_target[part], documents)
+                else:
+                    task = masked_token_task(contexts, self._masked[part], self._mask_token_id, documents)
+            yield batch, task
+
+    def _first_pass(self) -> tuple[dict[tuple[Place, ...], dict[str, Tensor]], dict[int, dict[str, Tensor]]]:
+        """By sites written and ablation the level ``[d_out]`` that they become; and where clean runs may begin.
+
+        The mean takes a pass of its own, up to the last site; what it computed before the first is kept for the clean
+        run, by batch and model, as far as there is room.
+        """
+        levels: dict[tuple[Place, ...], dict[str, Tensor]] = {}
+        kept: dict[int, dict[str, Tensor]] = {}
+        written = [*self._suffixes]
+        for each in written:
+            widths = [self._models[key].site(hook).width for key, hook in each]
+            levels[each] = {"zero": torch.zeros(sum(widths), dtype=torch.float64)} if "zero" in self._ablations else {}
+        if "mean" not in self._ablations or not written:
+            return levels, kept
+        sums = {place: torch.zeros((), dtype=torch.float64) for each in written for place in each}
+        n_rows, n_bytes = 0, 0
+        for batch, task in self._batches():
+            if task is None:
+                break
+            starts = {} if self._masked is not None or n_bytes >= KEPT_BYTES else self._starts(self._whole)
+            values = self._captured(batch.contexts, batch.documents, {*sums, *starts.values()})
+            for place in sums:
+                rows = values[place][batch.counted.to(values[place].device)]
+                require_finite(f"activations read at {place[1]!r}, batch {batch.index}", rows)
+                sums[place] = sums[place] + wide(rows).sum(0).cpu()
+            n_rows += int(batch.counted.sum())
+            kept[batch.index] = {key: values[place] for key, place in starts.items()}
+            n_bytes += sum(value.nbytes for value in kept[batch.index].values())
+        for each in written:
+            levels[each]["mean"] = torch.cat([sums[place] for place in each]) / max(1, n_rows)
+        return levels, kept
+
+    def _clean(self, task: Task, starts: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[Place, Tensor]]:
+        """Logits by model, and the values of all sites and of where edited runs begin."""
+        logits, values = {}, dict[Place, Tensor]()
+        wanted = self._places()
+        for each in self._suffixes.values():
+            wanted |= set(self._starts(each).values())
+        for key, model in self._models.items():
+            names = [hook for owner, hook in sorted(wanted) if owner == key]
+            with ExitStack() as stack:
+                if key in starts:
+                    stack.enter_context(self._whole[key].resumed(starts[key]))
+                if any(key in each for each in self._suffixes.values()):
+                    logits[key], own = model.logits_and_sites(task.tokens, names, documents_BT=task.documents)
+                else:
+                    own = model.capture(task.tokens, names, documents_BT=task.documents)
+            values |= {(key, hook): own[hook] for hook in names}
         return logits, values
 
-    def _capture(
-        self, tokens: Tensor, documents: Tensor | None, names: Iterable[str] | None = None
-    ) -> dict[str, Tensor]:
-        return capture_sites(self.models, self.sites, tokens, documents, names)
+    def _captured(self, tokens: Tensor, documents: Tensor | None, places: Iterable[Place]) -> dict[Place, Tensor]:
+        return capture_places(self._models, places, tokens, documents)
 
-    def _ablated_level(self) -> Tensor:
-        """``[d_out]``: what the sites written become in the ablated run. The mean takes a pass of its own."""
-        total, n_rows = torch.zeros(self.coder.d_out, dtype=torch.float64), 0
-        if self.ablation == "zero":
-            return total
-        for part in batches(self.chosen, self.batch_size, self.chosen.n_loss_contexts):
-            documents = self.chosen.documents_of(part)
-            values = self._capture(self.chosen.contexts[part], documents, self.sites.written)
-            rows = side_by_side(values, self.sites.written, ~self.chosen.special[part])
-            total, n_rows = total + rows.cpu().to(torch.float64).sum(0), n_rows + len(rows)
-        return total / max(1, n_rows)
+    def _places(self) -> set[Place]:
+        return {place for subject in self._subjects for place in subject.places}
 
+    def _suffixes_of(self, places: Iterable[Place]) -> dict[str, Suffix]:
+        hooks: dict[str, list[str]] = {}
+        for key, hook in places:
+            hooks.setdefault(key, []).append(hook)
+        return {key: Suffix(self._models[key], own) for key, own in hooks.items()}
 
-def _replacing(values: Mapping[str, Tensor]) -> Edits:
-    return {hook_name: replace_by(value) for hook_name, value in values.items()}
+    def _starts(self, suffixes: Mapping[str, Suffix]) -> dict[str, Place]:
+        """By model, where its suffix begins; models run whole are left out."""
+        return {key: (key, suffix.start_name) for key, suffix in suffixes.items() if suffix.start_name}
 
 
-def capture_sites(
-    models: Mapping[str, LanguageModel],
-    sites: Sites,
-    tokens: Tensor,
-    documents: Tensor | None,
-    names: Iterable[str] | None = None,
-) -> dict[str, Tensor]:
-    """The sites' values ``[B, T, width]`` by the coder's names (all of them, or ``names``); each model runs once."""
-    wanted = set(sites.places if names is None else names)
-    values: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class _Runs:
+    """The edited runs of one batch."""
+
+    owner: ModelRuns
+    task: Task
+    batch: _Batch
+    clean: Mapping[str, CleanPredictions]
+    values: Values
+
+    def ablated(self, written: tuple[Place, ...], level: Tensor) -> dict[str, GroupSums]:
+        """By model, with ``level [d_out]`` in the place of every position that counts."""
+        return self.edited(written, level.expand(int(self.batch.counted.sum()), -1), "ablated")
+
+    def edited(self, written: tuple[Place, ...], rows: Tensor, run: str) -> dict[str, GroupSums]:
+        """By model, with ``rows [n, d_out]`` in the place of the sites written."""
+        edits: dict[str, dict[SiteName, EditFunction]] = {}
+        widths = [self.values[place].shape[-1] for place in written]
+        for place, new in zip(written, rows.split(widths, 1), strict=True):
+            value = self.values[place].clone()
+            value[self.batch.counted.to(value.device)] = new.to(device=value.device, dtype=value.dtype)
+            edits.setdefault(place[0], {})[place[1]] = _replacing(value)
+        found = {}
+        for key, own in edits.items():
+            model, suffix = self.owner.model(key), self.owner.suffix(written, key)
+            start = self.values[key, suffix.start_name] if suffix.start_name else None
+            with suffix.resumed(start), model.edits(own):
+                logits = model(self.task.tokens, documents_BT=self.task.documents)
+            found[key] = self.sums(self.clean[key].compared(logits, run))
+        return found
+
+    def sums(self, terms: Tensor) -> GroupSums:
+        """Of the predictions' ``terms [n, k]``."""
+        groups = self.batch.groups.flatten()[self.task.positions]
+        return GroupSums.of(terms, groups, self.owner._chosen.n_groups)
+
+
+def _replacing(value: Tensor) -> EditFunction:
+    return lambda current: value.to(device=current.device, dtype=current.dtype)
+
+
+def capture_places(
+    models: Mapping[str, LanguageModel], places: Iterable[Place], tokens: Tensor, documents: Tensor | None
+) -> dict[Place, Tensor]:
+    """Values ``[B, T, width]``; each model runs once, up to the last of its sites."""
+    wanted = sorted(set(places))
+    values: dict[Place, Tensor] = {}
     for key, model in models.items():
-        own = {name: hook for name, hook in sites.of_model(key).items() if name in wanted}
-        if own:
-            found = model.capture(tokens, own.values(), documents_BT=documents)
-            values.update({name: found[hook] for name, hook in own.items()})
+        names = [hook for owner, hook in wanted if owner == key]
+        if names:
+            own = model.capture(tokens, names, documents_BT=documents)
+            values |= {(key, hook): own[hook] for hook in names}
     return values
 
 
@@ -181,26 +326,6 @@ def batches(chosen: EvaluationContexts, batch_size: int, stop: int | None = None
             end = chosen.n_loss_contexts
         yield slice(start, end)
         start = end
-
-
-def clean_run(model: LanguageModel, task: Task, hook_names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and sites' values from one forward pass, recorded by an edit that changes nothing."""
-    values: dict[str, Tensor] = {}
-
-    def recorder(name: str) -> Callable[[Tensor], Tensor]:
-        def record(value: Tensor) -> Tensor:
-            values[name] = value.detach().clone()  # the model may continue in place
-            return value
-
-        return record
-
-    names = list(dict.fromkeys(hook_names))
-    with model.edits({name: recorder(name) for name in names if model.site(name).writable}):
-        logits = model(task.tokens, documents_BT=task.documents)
-    read_only = [name for name in names if name not in values]
-    if read_only:
-        values |= model.capture(task.tokens, read_only, documents_BT=task.documents)
-    return logits, values
 
 
 def fitting_batch_size(models: Mapping[str, LanguageModel], context_size: int) -> int:

@@ -10,9 +10,9 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 (0/0) is NaN, and its docstring says when; an input that is not finite is a ``DataError``.
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
-``language.py`` compares next-token predictions;
-``recovery.py`` compares a decoder with a known dictionary, ``assignment.py`` pairs the two and ``crosscoders.py``
-compares the sites of one with each other.
+``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
+``assignment.py`` pairs the two, ``weights.py`` compares latents with each other and ``crosscoders.py`` the sites of one
+with each other.
 """
 
 from monosema.metrics.assignment import best_assignment
@@ -27,14 +27,28 @@ from monosema.metrics.crosscoders import (
     site_classes,
     site_cosines,
 )
-from monosema.metrics.language import TokenMean, ce_loss_score, kl_score, log_probs, token_cross_entropy, token_kl
+from monosema.metrics.groups import GroupSums, jackknife_interval, left_out_variation
+from monosema.metrics.language import (
+    ce_loss_score,
+    kl_score,
+    log_probs,
+    negative_entropy,
+    token_cross_entropy,
+    token_kl,
+    token_kl_from,
+)
+from monosema.metrics.latents import LatentSums
 from monosema.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
     fve,
+    fve_centred,
+    fve_per_dimension,
+    fvu,
     mse,
     norm_ratio,
     relative_reconstruction_bias,
+    token_terms,
 )
 from monosema.metrics.recovery import max_cosine, mean_max_cosine, recovered_fraction
 from monosema.metrics.sparsity import (
@@ -44,19 +58,25 @@ from monosema.metrics.sparsity import (
     dead_fraction,
     firing_density,
     l0,
+    l0_quantile,
     l0_std,
     l1,
     log10_density,
+    log10_density_histogram,
     n_alive,
+    share_above,
 )
+from monosema.metrics.weights import encoder_decoder_cosine, encoder_norms, max_cosine_to_others
 
 __all__ = [
     "BETWEEN",
     "NOWHERE",
     "RELIABLE_DEAD_TOKENS",
     "SHARED",
+    "GroupSums",
     "LatentScaling",
     "LatentScalingSums",
+    "LatentSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
@@ -66,24 +86,38 @@ __all__ = [
     "cosine",
     "dead_fraction",
     "decoder_shares",
+    "encoder_decoder_cosine",
+    "encoder_norms",
     "firing_density",
     "fve",
+    "fve_centred",
+    "fve_per_dimension",
+    "fvu",
+    "jackknife_interval",
     "kl_score",
     "l0",
+    "l0_quantile",
     "l0_std",
     "l1",
+    "left_out_variation",
     "log10_density",
+    "log10_density_histogram",
     "log_probs",
     "max_cosine",
+    "max_cosine_to_others",
     "mean_max_cosine",
     "mse",
     "n_alive",
+    "negative_entropy",
     "norm_ratio",
     "recovered_fraction",
     "relative_reconstruction_bias",
     "require_finite",
+    "share_above",
     "site_classes",
     "site_cosines",
     "token_cross_entropy",
     "token_kl",
+    "token_kl_from",
+    "token_terms",
 ]

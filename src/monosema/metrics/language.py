@@ -8,7 +8,6 @@ ablated (the site becomes zero, or its mean).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -57,6 +56,30 @@ def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return divergence
 
 
+def negative_entropy(log_p: Tensor, p: Tensor) -> Tensor:
+    """``sum_v p_v log p_v`` of each token, ``[...]`` float64 in [-log V, 0].
+
+    ``log_p`` and ``p = exp(log_p)`` are ``[..., V]``. An entry with ``p_v = 0`` contributes 0.
+    """
+    return _row_sums(torch.where(p > 0, p * log_p, 0.0))
+
+
+def token_kl_from(p: Tensor, negative_entropy: Tensor, log_q: Tensor) -> Tensor:
+    """``token_kl(log p, log_q)`` where ``p [..., V]`` is compared many times: one pass over ``log_q [..., V]`` each.
+
+    ``sum_v p_v log p_v - sum_v p_v log q_v``, the first sum given. Equal to :func:`token_kl` but for the rounding of
+    float32 in either sum, about 1e-6.
+    """
+    if p.shape != log_q.shape:
+        raise ShapeError(f"p and log_q must have one shape [..., V], got {list(p.shape)}, {list(log_q.shape)}")
+    cross = _row_sums(p * log_q)
+    undefined = cross.isnan()  # 0 * inf, where the model gives an entry no probability at all
+    if bool(undefined.any()):
+        some = p[undefined.to(p.device)]
+        cross[undefined] = _row_sums(torch.where(some > 0, some * log_q[undefined.to(log_q.device)], 0.0))
+    return negative_entropy - cross
+
+
 def ce_loss_score(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
     """``(CE_ablated - CE_spliced) / (CE_ablated - CE_clean)``: the share of the loss lost to ablation that is kept.
 
@@ -84,26 +107,3 @@ def _row_sums(terms: Tensor) -> Tensor:
     n_blocks = terms.shape[-1] // _BLOCK
     blocks = terms[..., : n_blocks * _BLOCK].unflatten(-1, (n_blocks, _BLOCK)).sum(-1)
     return wide(blocks).sum(-1) + wide(terms[..., n_blocks * _BLOCK :]).sum(-1)
-
-
-@dataclass(frozen=True)
-class TokenMean:
-    """The mean of a per-token quantity; those of two sets of tokens add to that of both."""
-
-    n_tokens: int = 0
-    """Tokens summed."""
-    total: float = 0.0
-    """Their float64 sum."""
-
-    @classmethod
-    def of(cls, values: Tensor) -> TokenMean:
-        """Of every entry of ``values``, any shape."""
-        return cls(values.numel(), float(wide(values.detach()).sum()))
-
-    def __add__(self, other: TokenMean) -> TokenMean:
-        return TokenMean(self.n_tokens + other.n_tokens, self.total + other.total)
-
-    @property
-    def value(self) -> float:
-        """``total / n_tokens``; NaN of no tokens."""
-        return ratio(self.total, self.n_tokens)

@@ -17,6 +17,9 @@ from monosema.metrics.checks import ratio, require_finite, require_same_shape, w
 _CHUNK_ELEMENTS = {"cpu": 2**18}
 """Values widened to float64 at a time, by device (2**24 where not named): few enough for the cache of a CPU."""
 
+TERMS = ("squared_error", "squared_norm_out", "inner_product", "n_nonzero", "cosine_total", "norm_ratio_total")
+"""The columns of ``token_terms``."""
+
 _CONSTANT = 1e-28
 """Variance below this share of the squared mean is rounding of float64, not variance."""
 
@@ -29,6 +32,28 @@ def fve(x: Tensor, x_hat: Tensor) -> float:
     one minus the normalised MSE of Gao et al. 2024 (arXiv 2406.04093, section 2.1, with the mean as the baseline).
     """
     return ReconstructionSums.of(x, x_hat).fve
+
+
+def fvu(x: Tensor, x_hat: Tensor) -> float:
+    """Fraction of variance unexplained, ``1 - fve``: 0 is perfect, 1 is as good as predicting the mean."""
+    return ReconstructionSums.of(x, x_hat).fvu
+
+
+def fve_centred(x: Tensor, x_hat: Tensor) -> float:
+    """``1 - sum ||e - E e||^2 / sum ||x - E x||^2`` with ``e = x - x_hat``: what ``fve`` would be of unbiased errors.
+
+    At least ``fve``; the difference is what a constant offset of ``x_hat`` costs, which this does not see. NaN where
+    ``x`` does not vary. dictionary_learning's ``frac_variance_explained``.
+    """
+    return ReconstructionSums.of(x, x_hat).fve_centred
+
+
+def fve_per_dimension(x: Tensor, x_hat: Tensor) -> Tensor:
+    """``[d]`` float64: ``fve`` of each dimension by itself; NaN where it does not vary.
+
+    Its mean weighs all dimensions alike; ``fve`` weighs each by its variance.
+    """
+    return ReconstructionSums.of(x, x_hat).fve_per_dimension
 
 
 def mse(x: Tensor, x_hat: Tensor) -> float:
@@ -78,10 +103,12 @@ class ReconstructionSums:
     """Tokens summed."""
     mean: Tensor
     """``[d]`` float64 on the CPU: the mean of ``x``."""
-    squared_deviation: float
-    """``sum ||x - mean||^2``."""
-    squared_error: float
-    """``sum ||x - x_hat||^2``."""
+    squared_deviation: Tensor
+    """``[d]`` float64 on the CPU: ``sum (x - mean)^2`` of each dimension."""
+    error: Tensor
+    """``[d]`` float64 on the CPU: ``sum (x - x_hat)``."""
+    squared_error: Tensor
+    """``[d]`` float64 on the CPU: ``sum (x - x_hat)^2``."""
     squared_norm_out: float
     """``sum ||x_hat||^2``."""
     inner_product: float
@@ -96,7 +123,8 @@ class ReconstructionSums:
     @classmethod
     def empty(cls, d: int) -> ReconstructionSums:
         """The sums of no tokens of width ``d``."""
-        return cls(0, torch.zeros(d, dtype=torch.float64), 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
+        zero = torch.zeros(d, dtype=torch.float64)
+        return cls(0, zero, zero, zero, zero, 0.0, 0.0, 0, 0.0, 0.0)
 
     @classmethod
     def of(cls, x: Tensor, x_hat: Tensor) -> ReconstructionSums:
@@ -118,11 +146,12 @@ class ReconstructionSums:
             return self
         delta = other.mean - self.mean
         share = other.n_tokens / n_tokens
-        between = float(delta @ delta) * self.n_tokens * share
+        between = delta.square() * (self.n_tokens * share)
         return ReconstructionSums(
             n_tokens=n_tokens,
             mean=self.mean + delta * share,
             squared_deviation=self.squared_deviation + other.squared_deviation + between,
+            error=self.error + other.error,
             squared_error=self.squared_error + other.squared_error,
             squared_norm_out=self.squared_norm_out + other.squared_norm_out,
             inner_product=self.inner_product + other.inner_product,
@@ -134,14 +163,37 @@ class ReconstructionSums:
     @property
     def fve(self) -> float:
         """See :func:`fve`."""
-        if self.squared_deviation <= _CONSTANT * self.n_tokens * float(self.mean @ self.mean):
+        return 1.0 - self.fvu
+
+    @property
+    def fvu(self) -> float:
+        """See :func:`fvu`."""
+        return ratio(float(self.squared_error.sum()), self.variation)
+
+    @property
+    def fve_centred(self) -> float:
+        """See :func:`fve_centred`."""
+        if self.n_tokens == 0:
             return math.nan
-        return 1.0 - ratio(self.squared_error, self.squared_deviation)
+        centred = self.squared_error - self.error.square() / self.n_tokens
+        return 1.0 - ratio(float(centred.clamp(min=0).sum()), self.variation)
+
+    @property
+    def fve_per_dimension(self) -> Tensor:
+        """See :func:`fve_per_dimension`."""
+        constant = self.squared_deviation <= _CONSTANT * self.n_tokens * self.mean.square()
+        return 1.0 - self.squared_error / self.squared_deviation.masked_fill(constant, math.nan)
+
+    @property
+    def variation(self) -> float:
+        """``sum ||x - mean||^2``; 0 where it is no more than the rounding of a constant."""
+        total = float(self.squared_deviation.sum())
+        return total if total > _CONSTANT * self.n_tokens * float(self.mean @ self.mean) else 0.0
 
     @property
     def mse(self) -> float:
         """See :func:`mse`."""
-        return ratio(self.squared_error, self.n_tokens)
+        return ratio(float(self.squared_error.sum()), self.n_tokens)
 
     @property
     def cosine(self) -> float:
@@ -159,10 +211,12 @@ class ReconstructionSums:
         return ratio(self.squared_norm_out, self.inner_product)
 
 
-def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
-    """The sums of few enough rows ``[n, d]`` to be widened at once."""
-    x, x_hat = wide(rows), wide(rows_hat)
-    mean = x.mean(0)
+def token_terms(x: Tensor, x_hat: Tensor) -> Tensor:
+    """``[n, 6]`` float64 of each token ``x, x_hat [n, d]``: what the metrics are sums of.
+
+    The columns are ``TERMS``; cosine and norm ratio are 0 where a token is left out of their mean.
+    """
+    x, x_hat = wide(x), wide(x_hat)
     inner = (x * x_hat).sum(1)
     norm_in, norm_out = torch.linalg.vector_norm(x, dim=1), torch.linalg.vector_norm(x_hat, dim=1)
     nonzero = norm_in > 0
@@ -170,26 +224,26 @@ def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
     lengths = length_in * torch.where(norm_out > 0, norm_out, 1.0)
     cosines = (inner / lengths).clamp(-1.0, 1.0)  # 0 where either is zero
     ratios = torch.where(nonzero, norm_out / length_in, 0.0)
-    sums = torch.stack(
-        [
-            (x - mean).square().sum(),
-            (x - x_hat).square().sum(),
-            norm_out.square().sum(),
-            inner.sum(),
-            nonzero.sum().to(torch.float64),
-            cosines.sum(),
-            ratios.sum(),
-        ]
-    ).tolist()  # the one synchronisation with the device
-    if not all(math.isfinite(value) for value in sums):
+    error = (x - x_hat).square().sum(1)
+    return torch.stack([error, norm_out.square(), inner, nonzero.to(inner.dtype), cosines, ratios], dim=1)
+
+
+def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
+    """The sums of few enough rows ``[n, d]`` to be widened at once."""
+    x, x_hat = wide(rows), wide(rows_hat)
+    mean, error = x.mean(0), x - x_hat
+    columns = torch.stack([mean, (x - mean).square().sum(0), error.sum(0), error.square().sum(0)]).cpu()
+    totals = token_terms(x, x_hat).sum(0).cpu()
+    if not bool(columns.isfinite().all() & totals.isfinite().all()):
         require_finite("x", rows)
         require_finite("x_hat", rows_hat)
-    deviation, error, norm, product, n_nonzero, cosine_total, ratio_total = sums
+    _, norm, product, n_nonzero, cosine_total, ratio_total = totals.tolist()
     return ReconstructionSums(
         n_tokens=rows.shape[0],
-        mean=mean.cpu(),
-        squared_deviation=deviation,
-        squared_error=error,
+        mean=columns[0],
+        squared_deviation=columns[1],
+        error=columns[2],
+        squared_error=columns[3],
         squared_norm_out=norm,
         inner_product=product,
         n_nonzero=int(n_nonzero),

@@ -55,6 +55,21 @@ def l0_std(latents: Tensor | SparseRows) -> float:
     return SparsitySums.of(latents).l0_std
 
 
+def l0_quantile(latents: Tensor | SparseRows, q: float) -> int:
+    """The least number k of latents such that a fraction ``q`` of the tokens or more have at most k that fire."""
+    return SparsitySums.of(latents).l0_quantile(q)
+
+
+def share_above(density: Tensor, threshold: float) -> float:
+    """The fraction of latents that fire on more than a fraction ``threshold`` of the tokens; in [0, 1]."""
+    return ratio(int((density > threshold).sum()), density.numel())
+
+
+def log10_density_histogram(density: Tensor) -> list[int]:
+    """Latents by ``log10(density + 1e-10)``: 20 equal bins from -10 (never fired) to 0 (fires on every token)."""
+    return [int(count) for count in torch.histc(log10_density(density).float().cpu(), bins=20, min=-10, max=0)]
+
+
 def l1(latents: Tensor | SparseRows) -> float:
     """Mean over tokens of ``sum |f|`` over latents, in [0, inf); not weighted by decoder norms."""
     return SparsitySums.of(latents).l1
@@ -91,15 +106,15 @@ class SparsitySums:
     """Tokens counted."""
     firings: Tensor
     """``[d_sae]`` int64 on the CPU: tokens on which each latent fired."""
-    squared_l0: int
-    """Sum over tokens of the squared number of latents that fired."""
+    l0_histogram: Tensor
+    """``[largest L0 + 1]`` int64 on the CPU: tokens by the number of latents that fired."""
     absolute: float
     """Sum over tokens and latents of ``|f|``."""
 
     @classmethod
     def empty(cls, d_sae: int) -> SparsitySums:
         """The counts of no tokens."""
-        return cls(0, torch.zeros(d_sae, dtype=torch.int64), 0, 0.0)
+        return cls(0, torch.zeros(d_sae, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 0.0)
 
     @classmethod
     def of(cls, latents: Tensor | SparseRows) -> SparsitySums:
@@ -109,14 +124,14 @@ class SparsitySums:
         values = latents.values.detach()
         absolute = _absolute(values)
         fired = values != 0
-        indices, per_token = latents.indices, latents.crow.diff().to(torch.int64)  # squares overflow int32
+        indices, per_token = latents.indices, latents.crow.diff()
         if not bool(fired.all()):
             tokens = torch.repeat_interleave(torch.arange(latents.n_tokens, device=values.device), per_token)
             indices, per_token = indices[fired], torch.bincount(tokens[fired], minlength=latents.n_tokens)
         return cls(
             n_tokens=latents.n_tokens,
             firings=torch.bincount(indices, minlength=latents.d_sae).cpu(),
-            squared_l0=int((per_token * per_token).sum()),
+            l0_histogram=torch.bincount(per_token, minlength=1).cpu(),
             absolute=absolute,
         )
 
@@ -126,7 +141,7 @@ class SparsitySums:
         return SparsitySums(
             n_tokens=self.n_tokens + other.n_tokens,
             firings=self.firings + other.firings,
-            squared_l0=self.squared_l0 + other.squared_l0,
+            l0_histogram=_added(self.l0_histogram, other.l0_histogram),
             absolute=self.absolute + other.absolute,
         )
 
@@ -138,8 +153,13 @@ class SparsitySums:
     @property
     def l0_std(self) -> float:
         """See :func:`l0_std`."""
-        total = int(self.firings.sum())
-        return math.sqrt(ratio(self.n_tokens * self.squared_l0 - total * total, self.n_tokens**2))
+        total, counts = int(self.firings.sum()), torch.arange(len(self.l0_histogram))
+        squared = int((counts * counts * self.l0_histogram).sum())
+        return math.sqrt(ratio(self.n_tokens * squared - total * total, self.n_tokens**2))
+
+    def l0_quantile(self, q: float) -> int:
+        """See :func:`l0_quantile`."""
+        return int((self.l0_histogram.cumsum(0) < q * self.n_tokens).sum())
 
     @property
     def l1(self) -> float:
@@ -176,9 +196,15 @@ def _dense_sums(latents: Tensor) -> SparsitySums:
     return SparsitySums(
         n_tokens=rows.shape[0],
         firings=fired.sum(0).cpu(),
-        squared_l0=int((per_token * per_token).sum()),
+        l0_histogram=torch.bincount(per_token, minlength=1).cpu(),
         absolute=_absolute(rows),
     )
+
+
+def _added(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of two histograms, the shorter one with zeros behind it."""
+    n = max(len(first), len(second))
+    return torch.nn.functional.pad(first, (0, n - len(first))) + torch.nn.functional.pad(second, (0, n - len(second)))
 
 
 def _absolute(values: Tensor) -> float:

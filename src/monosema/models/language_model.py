@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -37,6 +38,28 @@ class _Place:
     tap: Tap
     columns: slice | None = None
     """The site's columns in the tap's value, where it is not the whole of it."""
+
+
+class _Values:
+    """The values of sites, as a forward pass gives them."""
+
+    def __init__(self, wanted: tuple[str, ...], stops: bool) -> None:
+        self.wanted, self._stops = wanted, stops
+        self._found: dict[str, Tensor] = {}
+
+    def keep(self, name: str, value: Tensor) -> None:
+        """Keep the first value of ``name``; the last of all may end the pass."""
+        # A copy, because some blocks add to their branches' outputs in place afterwards.
+        self._found.setdefault(name, value.detach().clone())
+        if self._stops and len(self._found) == len(self.wanted):
+            raise ForwardStopped
+
+    def complete(self) -> dict[str, Tensor]:
+        """All of them, in the order wanted; ``UserError`` where a module did not run."""
+        missing = [name for name in self.wanted if name not in self._found]
+        if missing:
+            raise UserError(f"the forward pass did not run the modules of {', '.join(map(repr, missing))}")
+        return {name: self._found[name] for name in self.wanted}
 
 
 @final
@@ -190,31 +213,33 @@ class LanguageModel:
             DataError: see ``__call__``.
             UserError: a name is not defined, or its module did not run.
         """
+        with self._observed(names, stops=True) as values:
+            tokens = self._checked(tokens_BT)
+            if values.wanted:
+                with torch.no_grad(), suppress(ForwardStopped):
+                    self._run(tokens, attention_mask, token_type_ids, documents_BT)
+        return values.complete()
+
+    def logits_and_sites(
+        self, tokens_BT: Tensor, names: Iterable[SiteName], *, documents_BT: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What ``__call__`` and ``capture`` give, from one forward pass without gradients; raises what they raise."""
+        with torch.no_grad(), self._observed(names, stops=False) as values:
+            logits = self(tokens_BT, documents_BT=documents_BT)
+        return logits, values.complete()
+
+    @contextmanager
+    def _observed(self, names: Iterable[SiteName], *, stops: bool) -> Iterator[_Values]:
+        """Inside, forward passes fill in the values of ``names``, and end where ``stops`` once they are complete."""
         found = [self._find(name) for name in ([names] if isinstance(names, (str, nn.Module)) else names)]
-        values: dict[str, Tensor] = {}
         wanted = {place.site.name: place for place in found}
-
-        def keep(name: str) -> Callable[[Tensor], None]:
-            def observe(value: Tensor) -> None:
-                # A copy, because some blocks add to their branches' outputs in place afterwards.
-                values.setdefault(name, value.detach().clone())
-                if len(values) == len(wanted):
-                    raise ForwardStopped
-
-            return observe
-
+        values = _Values(tuple(wanted), stops)
         actions = [
-            Action(tap=place.tap, name=name, columns=place.columns, observe=keep(name))
+            Action(tap=place.tap, name=name, columns=place.columns, observe=partial(values.keep, name))
             for name, place in wanted.items()
         ]
-        tokens = self._checked(tokens_BT)
-        if wanted:
-            with torch.no_grad(), self._interceptor.active(actions), suppress(ForwardStopped):
-                self._run(tokens, attention_mask, token_type_ids, documents_BT)
-        missing = [name for name in wanted if name not in values]
-        if missing:
-            raise UserError(f"the forward pass did not run the modules of {', '.join(map(repr, missing))}")
-        return {name: values[name] for name in wanted}
+        with self._interceptor.active(actions):
+            yield values
 
     @contextmanager
     def edits(self, functions: Mapping[SiteName, EditFunction]) -> Iterator[LanguageModel]:

@@ -15,7 +15,8 @@ from monosema.data.prefetch import check_prefetch
 from monosema.data.sites import RowLayout
 from monosema.data.stdlib import STDLIB
 from monosema.data.stream import check_sizes
-from monosema.evaluation.evaluate import check_options as check_evaluation
+from monosema.evaluation.evaluate import ablations_of
+from monosema.evaluation.measure import check_counts
 from monosema.models.compiled import refuse_cuda_graphs
 from monosema.models.load import BUILTIN
 from monosema.runs.config import CacheSource, CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
@@ -38,7 +39,8 @@ def check_run(config: RunConfig) -> None:
     else:
         _check_cache(config, config.cache)
     evaluation = config.evaluation
-    check_evaluation(evaluation.n_tokens, evaluation.n_loss_tokens, None, evaluation.ablation)
+    check_counts(n_tokens=evaluation.n_tokens, n_loss_tokens=evaluation.n_loss_tokens)
+    ablations_of(evaluation.ablation)
     if config.training.sparse_connection is not None:
         hub.load(config.training.sparse_connection.path, device="cpu")
     if config.coder.start_from is None and config.cache is None:  # a cache's widths are known when it is opened

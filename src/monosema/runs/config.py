@@ -277,8 +277,8 @@ class EvaluationOptions:
     """Held-out tokens used at most; null for all."""
     n_loss_tokens: int | None = None
     """Of these, how many go through the spliced and ablated runs; null for all."""
-    ablation: Literal["zero", "mean"] = "zero"
-    """What the site becomes in the ablated run."""
+    ablation: Literal["zero", "mean", "both"] = "both"
+    """What the site becomes in the ablated run; of both, the flat figures are those of zero."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,14 @@ def _evaluation(config: RunConfig, trainer: Trainer, stream: ActivationStream, t
     def run() -> object:
         n_loss = max(tokens.context_size, round(share * n))
         return evaluate(
-            coder, models, tokens, n_tokens=n, n_loss_tokens=n_loss, ablation=options.ablation, progress=False
+            coder,
+            models,
+            tokens,
+            n_tokens=n,
+            n_loss_tokens=n_loss,
+            ablation=options.ablation,
+            weights=False,
+            progress=False,
         )
 
     return min(_timed(run)[0], _timed(run)[0]) / n

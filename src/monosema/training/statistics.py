@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monosema.metrics.sparsity import log10_density_histogram
+
 WINDOW_TOKENS = 500_000
 """Firing densities are over the newest one to two windows of so many tokens."""
 
@@ -56,7 +58,6 @@ class FiringStatistics(nn.Module):
     def figures(self, dead_after: int) -> dict[str, float | list[int]]:
         """What is logged; see ``docs/metrics.md``."""
         since, density, log10 = self.tokens_since_fired, self.density(), self.log10_density().double()
-        histogram = torch.histc(log10.float().cpu(), bins=20, min=-10, max=0)
         return {
             "n_dead": int((since >= dead_after).sum()),
             "dead_fraction": float((since >= dead_after).double().mean()),
@@ -65,5 +66,5 @@ class FiringStatistics(nn.Module):
             "below_1e-5_fraction": float((density < 1e-5).double().mean()),
             "below_1e-6_fraction": float((density < 1e-6).double().mean()),
             "mean_log10_density": float(log10.mean()),
-            "log10_density_histogram": [int(count) for count in histogram],
+            "log10_density_histogram": log10_density_histogram(density),
         }

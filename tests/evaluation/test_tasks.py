@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monosema.evaluation.losses import choose_masked, masked_token_task, next_token_task
+from monosema.evaluation.tasks import choose_masked, masked_token_task, next_token_task
 
 
 def test_next_token_task_by_hand():

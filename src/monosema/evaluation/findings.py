@@ -1,0 +1,63 @@
+"""What an evaluation sums up of one dictionary, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from monosema.coders import Dictionary
+from monosema.evaluation.measure import MeasuredRows, RowSums
+from monosema.evaluation.predictions import TERMS as PREDICTION_TERMS
+from monosema.metrics import GroupSums, LatentSums, token_terms
+from monosema.metrics.checks import wide
+
+CLEAN, SPLICED = "clean", "spliced"
+"""Runs beside those named after an ablation."""
+
+
+@final
+class Findings:
+    """Sums over rows of activations, and by model and run over its predictions; ``n_groups`` groups of documents."""
+
+    def __init__(self, coder: Dictionary, widths_written: Sequence[int], n_groups: int) -> None:
+        self.rows = RowSums.empty(coder, widths_written)
+        self.latents = LatentSums.empty(coder.d_sae)
+        self.n_groups = n_groups
+        self.terms = GroupSums.empty(n_groups, 9)
+        """By group: number of rows, ``metrics.reconstruction.TERMS``, latents that fire, ``sum |f|``."""
+        self.deviations = GroupSums.empty(n_groups, 2 + coder.d_out)
+        """By group: ``left_out_variation``'s columns."""
+        self.runs: dict[str, dict[str, GroupSums]] = {}
+        """By model and run: ``predictions.TERMS``."""
+        self._centre: Tensor | None = None
+
+    def add_rows(
+        self, measured: MeasuredRows, target: Tensor, contexts: Tensor | None = None, groups: Tensor | None = None
+    ) -> None:
+        """Rows through the coder, the i-th in ``contexts[i]`` and ``groups[i]`` where these are known."""
+        self.rows = self.rows + measured.sums
+        self.latents = self.latents + LatentSums.of(measured.latents, contexts)
+        if groups is None or len(target) == 0:
+            return
+        x = wide(target).cpu()
+        if self._centre is None:
+            self._centre = x.mean(0)
+        x_hat, latents = wide(measured.x_hat).cpu(), measured.latents
+        one, moved = torch.ones(len(x), 1, dtype=torch.float64), x - self._centre
+        tokens = latents.rows().cpu()
+        values = wide(latents.values).abs().cpu()
+        fired = torch.zeros(len(x), 2, dtype=torch.float64)
+        fired.index_add_(0, tokens, torch.stack([(values != 0).to(values.dtype), values], dim=1))
+        self._add("terms", torch.cat([one, token_terms(x, x_hat), fired], 1), groups)
+        self._add("deviations", torch.cat([one, moved.square().sum(1, keepdim=True), moved], 1), groups)
+
+    def add_run(self, model: str, run: str, sums: GroupSums) -> None:
+        """A batch's predictions in one run of a model."""
+        own = self.runs.setdefault(model, {})
+        own[run] = own.get(run, GroupSums.empty(self.n_groups, len(PREDICTION_TERMS))) + sums
+
+    def _add(self, name: str, terms: Tensor, groups: Tensor) -> None:
+        setattr(self, name, getattr(self, name) + GroupSums.of(terms, groups, self.n_groups))
