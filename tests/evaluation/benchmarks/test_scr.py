@@ -51,6 +51,17 @@ def test_all_is_won_back_where_the_bias_does_not_rest_on_the_confound():
     assert report.scores[1].target == report.scores[1].score == Interval(1.0, 1.0, 1.0)
 
 
+def test_the_size_of_an_effect_counts_and_not_its_sign():
+    """Latent 1 writes the confound backwards: of a negative effect, and without it the confound is twice as large."""
+    x = site(0.4)
+    x[:, 1] -= SPURIOUS.double()
+    decoder = torch.eye(3)
+    decoder[1] = -decoder[1]
+    report = spurious_removal(axis_sae(3, decoder=decoder), x, TARGET, SPURIOUS, AblationConfig(n_latents=(1,)))
+    assert report.oracle_target > report.biased_target > 0.5
+    assert report.scores[0].target.value < 0
+
+
 def test_the_seed_decides_and_the_report_can_be_written():
     first, again = (spurious_removal(axis_sae(3), site(0.4), TARGET, SPURIOUS, CONFIG) for _ in range(2))
     assert first == again

@@ -12,14 +12,10 @@ from monosema.evaluation.benchmarks.probes import Probe
 from monosema.evaluation.benchmarks.rows import EncodedRows
 
 
-def strongest_latents(difference_F: Tensor, W_dec: Tensor, probe: Probe, most: int) -> Tensor:
-    """The at most ``most`` latents with the largest positive effect ``difference_i ⟨W_dec[i], w⟩``, largest first.
-
-    ``difference`` is ``E[f | label] - E[f | not]`` [F], ``W_dec`` [F, D] float64. Ties go to the lower latent.
-    """
-    effect = difference_F * (W_dec @ probe.weight_D)
-    order = effect.argsort(descending=True, stable=True)[:most]
-    return order[effect[order] > 0]
+def strongest_latents(effect_F: Tensor, most: int) -> Tensor:
+    """The at most ``most`` latents with the largest effect above 0, largest first; ties go to the lower latent."""
+    order = effect_F.argsort(descending=True, stable=True)[:most]
+    return order[effect_F[order] > 0]
 
 
 class AblatedLogits:

@@ -16,10 +16,11 @@ from torch.nn.functional import normalize
 
 from monosema.coders import Dictionary, Latents, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.config import MetaConfig
 from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
 from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode
+from monosema.evaluation.measure import evaluation_mode
 from monosema.kernels.latents import stack_tokens
 from monosema.metrics import require_finite
 

@@ -16,10 +16,11 @@ from monosema.coders import SparseCoder
 from monosema.core.errors import DataError
 from monosema.core.progress import Progress
 from monosema.core.seeds import random_stream
+from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.config import RavelConfig
 from monosema.evaluation.benchmarks.splits import held_out
 from monosema.evaluation.benchmarks.texts import Prompt, make_prompt, prompt_rows
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode
+from monosema.evaluation.measure import evaluation_mode
 from monosema.models import LanguageModel
 from monosema.models.language_model import SiteName
 

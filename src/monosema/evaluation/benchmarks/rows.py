@@ -12,7 +12,8 @@ from torch import Tensor
 
 from monosema.coders import Dictionary, Latents, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode, require_finite_weights
+from monosema.evaluation.activations import ROWS_PER_STEP
+from monosema.evaluation.measure import evaluation_mode, require_finite_weights
 from monosema.kernels import to_columns
 from monosema.kernels.latents import stack_tokens
 from monosema.metrics import require_finite

@@ -29,7 +29,7 @@ class RemovalScore:
     """With so many latents ablated."""
 
     n_latents: int
-    """Latents ablated; fewer where fewer have a positive effect."""
+    """Latents ablated; fewer where fewer have an effect."""
     score: Interval
     """The score of the direction in which the biased probe is weaker."""
     target: Interval
@@ -93,9 +93,9 @@ def spurious_removal(
     """The SCR score: how much of what a confound cost a probe is won back by ablating the confound's latents.
 
     A *biased* probe of the target is fitted where target and spurious label agree, so that it cannot tell them apart;
-    *oracle* probes of each label on all cells (pairs of labels) of equal weight. The n latents with the largest
-    positive effect on the spurious oracle (``targeted_perturbation`` defines the effect) are ablated in the test rows,
-    the reconstruction error kept. With accuracies A over the test rows, each cell of equal weight::
+    *oracle* probes of each label on all cells (pairs of labels) of equal weight. The n latents with the largest effect
+    ``|(E[f_i | spurious] - E[f_i | not]) ⟨W_dec[i], w⟩|`` on the spurious oracle w are ablated in the test rows, the
+    reconstruction error kept. With accuracies A over the test rows, each cell of equal weight::
 
         score = (A_ablated - A_biased) / (A_oracle - A_biased)
 
@@ -147,7 +147,7 @@ def spurious_removal(
         (spurious, of_spurious, target, of_target),
     ):
         difference = rows.mean_difference(removed, train, weights)
-        latents = strongest_latents(difference, W_dec, confound, config.n_latents[-1])
+        latents = strongest_latents((difference * (W_dec @ confound.weight_D)).abs(), config.n_latents[-1])
         logits = AblatedLogits(rows, test, latents, W_dec, [biased])
         base = accuracies.of(logits.without(0)[:, 0] > 0, judged[test])
         best = accuracies.of(oracle.predict(x[test]), judged[test])

@@ -17,8 +17,9 @@ from monosema.core.progress import Progress
 from monosema.data.packing import packing_rule
 from monosema.data.packing_config import Packing
 from monosema.data.tokenise import encode
+from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.rows import EncodedRows, encode_on_cpu, on_cpu
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode, require_finite_weights
+from monosema.evaluation.measure import evaluation_mode, require_finite_weights
 from monosema.evaluation.sites import side_by_side, sites_of
 from monosema.kernels.latents import latents_from_dense, stack_tokens
 from monosema.metrics import require_finite

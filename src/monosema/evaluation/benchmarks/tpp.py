@@ -94,9 +94,9 @@ def targeted_perturbation(
     """The TPP score: what ablating a class's latents costs its own probe, less what it costs the others'.
 
     A probe for each class against all others is fitted on the activations, both sides of equal weight. A latent's
-    effect on class c is ``(E[f_i | c] - E[f_i | not c]) ⟨W_dec[i], w_c⟩`` on the training rows (positive, too, for a
-    latent of other classes that lowers the logit); the n latents with the largest positive effect are ablated in the
-    test rows, the reconstruction error kept: ``x - Σ_i f_i W_dec[i]``. With ``A_{c'}`` the balanced accuracy of the
+    effect on class c is ``max(0, E[f_i | c] - E[f_i | not c]) ⟨W_dec[i], w_c⟩`` on the training rows: only latents that
+    are more active on the class count. The n with the largest positive effect are ablated in the test rows, the
+    reconstruction error kept: ``x - Σ_i f_i W_dec[i]``. With ``A_{c'}`` the balanced accuracy of the
     probe of c' and ``A_{c'}(c)`` the same with the latents of c ablated, ``intended = mean_c (A_c - A_c(c))``,
     ``unintended = mean_{c ≠ c'} (A_{c'} - A_{c'}(c))`` and ``score`` is their difference: in about [-1, 1], 0 for
     latents that say nothing of classes, and 0.5 at most for perfect probes whose class falls to chance (or 1 where it
@@ -136,8 +136,8 @@ def targeted_perturbation(
         is_c = y_N == c
         probe = fit_probe(rows.x_ND[train], is_c[train], weights_N=balanced_weights(is_c[train]), C=config.C)
         probes.append(probe)
-        difference = rows.mean_difference(is_c, among=train)
-        chosen.append(strongest_latents(difference, W_dec, probe, config.n_latents[-1]))
+        more_active = rows.mean_difference(is_c, among=train).clamp(min=0)
+        chosen.append(strongest_latents(more_active * (W_dec @ probe.weight_D), config.n_latents[-1]))
     accuracies = _Accuracies(y_N[test], rows.groups_N[test], len(names), config.seed)
     ablated = [AblatedLogits(rows, test, latents, W_dec, probes) for latents in chosen]
     clean_RC = accuracies.of(ablated[0].without(0))

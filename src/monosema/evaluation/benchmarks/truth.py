@@ -14,10 +14,11 @@ from torch.nn.functional import normalize
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.synthetic import SyntheticFeatures
+from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.config import TruthConfig
 from monosema.evaluation.benchmarks.intervals import bootstrap_mean
 from monosema.evaluation.benchmarks.truth_report import FeatureMatches, GroundTruthReport
-from monosema.evaluation.measure import ROWS_PER_STEP, evaluation_mode, require_finite_weights
+from monosema.evaluation.measure import evaluation_mode, require_finite_weights
 from monosema.metrics import best_assignment, require_finite
 
 
