@@ -15,7 +15,12 @@ from monosema import hub
 from monosema.cli.main import main
 from monosema.coders import SAE, TopK
 from monosema.core.errors import ConfigError, UnknownNameError
-from monosema.evaluation.benchmarks import AbsorptionReport, BenchmarkReport, MetaConfig, ProbingReport
+from monosema.evaluation.benchmarks import (
+    AbsorptionReport,
+    BenchmarkReport,
+    MetaConfig,
+    ProbingReport,
+)
 from monosema.models import load_model
 from monosema.runs.benchmarking import BENCHMARKS, DataOptions, run_benchmark
 

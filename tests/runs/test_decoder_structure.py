@@ -12,7 +12,7 @@ from monosema.core.errors import ConfigError
 from monosema.evaluation.benchmarks import MetaConfig
 from monosema.runs.decoder_structure import decoder_structure
 
-OPTIONS = MetaConfig(width_fraction=1 / 8, k=2, n_steps=60, lr=2e-2, seeds=(0, 1))
+OPTIONS = MetaConfig(width_fraction=1 / 8, k=2, n_steps=25, lr=4e-2, seeds=(0, 1))
 
 
 def dictionary(decoder: torch.Tensor) -> SparseCoder:
@@ -36,7 +36,7 @@ def test_composed_directions_are_explained_and_random_ones_are_not():
     assert shared.fve_std > 0
     assert [each.seed for each in shared.dictionaries] == [0, 1]
     assert all(each.n_meta_latents == 16 for each in shared.dictionaries)
-    few = replace(OPTIONS, n_steps=3, seeds=(4,))
+    few = replace(OPTIONS, n_steps=2, seeds=(4,))
     again = [decoder_structure(dictionary(composed), few, progress=False) for _ in range(2)]
     assert again[0] == again[1]
 

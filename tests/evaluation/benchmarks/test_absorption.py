@@ -145,10 +145,10 @@ def test_a_parent_with_too_few_rows_is_left_out():
 
 def test_copies_of_a_word_are_on_one_side():
     """Each row is there twice: were copies parted, a probe of many dimensions would know the test rows."""
-    x = torch.randn(60, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(60, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = torch.cat([x, x])
     labels = ["a" if number % 2 else "b" for number in range(60)] * 2
-    coder = axis_sae(200)
+    coder = axis_sae(100)
     rows = encode_rows(coder, x)
     apart = measure_absorption(coder, rows, labels, {"parent": ["a"]}, AbsorptionConfig(least_probe_f1=0))
     together = replace(rows, groups_N=torch.arange(60).repeat(2))
