@@ -61,6 +61,15 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
 
 
+def test_evaluate_writes_saebenchs_layout(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "core.json"
+    assert main(["evaluate", str(run_folder), "--quiet", "--n-tokens", "320", "--saebench", str(out)]) == 0
+    layout = json.loads(out.read_text())
+    assert (layout["eval_type_id"], layout["sae_lens_id"]) == ("core", str(run_folder))
+    assert layout["eval_result_metrics"]["sparsity"]["l0"] == layout["eval_result_unstructured"]["l0"]
+    assert len(layout["eval_result_details"]) == layout["sae_cfg_dict"]["d_sae"]
+
+
 def test_evaluate_refuses_to_compare_the_sites_of_what_has_one(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +77,7 @@ def test_evaluate_refuses_to_compare_the_sites_of_what_has_one(
         "needs a crosscoder over at least two sites": [str(run_folder), "--crosscoder"],
         "leave out --ablation": [str(run_folder), "--crosscoder", "--ablation", "mean"],
         "leave out --replace": ["--replace", str(run_folder), "--crosscoder"],
+        "leave out --crosscoder and --replace": [str(run_folder), "--crosscoder", "--saebench", "core.json"],
         "add --crosscoder": [str(run_folder), "--site-units", "raw"],
     }
     for message, arguments in cases.items():

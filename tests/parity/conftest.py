@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this file, whatever pytest's import mode
 
-from environments import DICTIONARY_LEARNING, SAELENS, Environment
+from environments import DICTIONARY_LEARNING, SAEBENCH, SAELENS, Environment
 from peer import Peer
 
 HERE = Path(__file__).parent
@@ -33,6 +33,11 @@ def saelens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
 @pytest.fixture(scope="session")
 def dictionary_learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     yield from _peer(DICTIONARY_LEARNING, "peer_dictionary_learning.py", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def saebench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    yield from _peer(SAEBENCH, "peer_saebench.py", tmp_path_factory)
 
 
 def _peer(environment: Environment, script: str, folders: pytest.TempPathFactory) -> Iterator[Peer]:

@@ -1,4 +1,4 @@
-"""Make the environments in which the peers run: ``.venv-saelens``, ``.venv-dictionary-learning``, others if named.
+"""Make the environments in which the peers run: ``.venv-saelens``, ``.venv-dictionary-learning`` and so on.
 
     python tests/parity/environments.py [--only NAME]
 
@@ -8,6 +8,9 @@ alone. Needs the network for pip only. torch comes first, so that every environm
 dictionary-learning asks for nnsight < 0.4 and with it for releases that torch 2.13 does not go with. It is installed
 without its dependencies: its coders and trainers, which are what we compare with, import torch, einops and tqdm only.
 Its reader of text imports one name of nnsight, for which an empty module is put there.
+
+sae-bench asks for numpy < 2, datasets < 4 and torchvision, for what its core evaluation does not import. It is
+installed without its dependencies beside sae-lens, whose own are all that the core needs but for tabulate.
 """
 
 from __future__ import annotations
@@ -98,7 +101,12 @@ SPARSIFY = Environment(
     modules=("sparsify",),
     is_for_benchmarks_only=True,
 )
-ENVIRONMENTS = {environment.name: environment for environment in (SAELENS, DICTIONARY_LEARNING, SPARSIFY)}
+SAEBENCH = Environment(
+    name="saebench",
+    steps=((TORCH,), ("sae-lens==6.54.12", TORCH), ("--no-deps", "sae-bench==0.6.0"), ("tabulate", TORCH)),
+    modules=("sae_bench.evals.core.main",),
+)
+ENVIRONMENTS = {environment.name: environment for environment in (SAELENS, DICTIONARY_LEARNING, SAEBENCH, SPARSIFY)}
 
 
 def main() -> None:

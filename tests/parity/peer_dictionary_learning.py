@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version as installed
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from dictionary_learning.evaluation import evaluate
 from dictionary_learning.trainers.jumprelu import JumpReluTrainer
 from peer_dictionary_learning_training import schedules, train
 from peer_serve import serve
@@ -49,5 +51,21 @@ def jumprelu_l0_gradient(tensors: str, out: str, bandwidth: float) -> Mapping[st
     return {"l0": float(l0)}
 
 
+def figures(given: str, batch_tokens: int) -> Mapping[str, Any]:
+    """Its ``evaluate`` of reconstructions and latents that were made elsewhere, a batch of rows at a time."""
+    rows = load_file(given)
+    batches = list(zip(*(rows[name].split(batch_tokens) for name in ("x", "x_hat", "latents")), strict=True))
+    answers = iter(batches)
+
+    class Given(SimpleNamespace):
+        def __call__(self, x: torch.Tensor, output_features: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            own, x_hat, latents = next(answers)
+            assert torch.equal(own, x)
+            return x_hat, latents
+
+    dictionary = Given(dict_size=rows["latents"].shape[1])
+    return evaluate(dictionary, (x for x, _, _ in batches), n_batches=len(batches))
+
+
 if __name__ == "__main__":
-    serve({f.__name__: f for f in (version, jumprelu_l0_gradient, schedules, train)})
+    serve({f.__name__: f for f in (version, jumprelu_l0_gradient, schedules, train, figures)})

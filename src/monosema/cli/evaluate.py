@@ -32,6 +32,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="also write the report as JSON")
     parser.add_argument(
+        "--saebench", type=Path, metavar="FILE", help="also write it as SAEBench does its core results, for its graphs"
+    )
+    parser.add_argument(
         "--replace",
         nargs="+",
         metavar="FOLDER",
@@ -57,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("--crosscoder measures one dictionary; leave out --replace")
     if extra.site_units is not None and not extra.crosscoder:
         raise ConfigError("--site-units compares the sites of a crosscoder; add --crosscoder")
+    if extra.saebench is not None and (extra.crosscoder or extra.replace is not None):
+        raise ConfigError("--saebench writes the figures of one dictionary; leave out --crosscoder and --replace")
     if extra.crosscoder:
         sites = _crosscoder(extra, options)
         print(sites)
@@ -85,11 +90,13 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
-    from monosema.evaluation import evaluate
+    from monosema.core.config import to_plain
+    from monosema.core.files import write_json
+    from monosema.evaluation import core_layout, evaluate
     from monosema.runs import open_session
 
     session = open_session(extra.folder, extra.name, **_overrides(extra))
-    return evaluate(
+    report = evaluate(
         session.coder,
         session.models,
         session.tokens,
@@ -98,6 +105,11 @@ def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
         ablation=options.ablation,
         progress=not extra.quiet,
     )
+    if extra.saebench is not None:
+        text = extra.text or (session.coder.metadata.get("tokens") or {}).get("source", "data")
+        config, name = to_plain(session.coder.config), extra.name or extra.folder
+        write_json(extra.saebench, core_layout(report, name=name, coder_config=config, dataset=str(text)))
+    return report
 
 
 def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> CrosscoderReport:

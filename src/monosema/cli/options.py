@@ -78,12 +78,19 @@ def add_logging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="only errors and results")
 
 
+class _ToStandardError(logging.Handler):
+    """Writes to what standard error is now, which need not be what it was at the first call of a process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def configure_logging(known: argparse.Namespace) -> None:
     """Send ``monosema.*`` to standard error at the wanted level."""
     logger = logging.getLogger("monosema")
     logger.setLevel("ERROR" if known.quiet else known.log_level.upper())
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _ToStandardError()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     if logger.level > logging.DEBUG:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args
@@ -15,7 +16,7 @@ from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
-from monosema.evaluation.findings import Findings
+from monosema.evaluation.findings import ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
 from monosema.evaluation.losses import losses_of
 from monosema.evaluation.measure import (
@@ -35,7 +36,6 @@ from monosema.metrics import (
     log10_density_histogram,
     share_above,
 )
-from monosema.metrics.reconstruction import TERMS
 
 Activations = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 """``[..., d]``, or an iterable of such."""
@@ -233,8 +233,11 @@ def _report(
         fve=reconstruction.fve,
         fvu=reconstruction.fvu,
         fve_centred=reconstruction.fve_centred,
+        fve_per_token_mean=_fve_per_token_mean(found),
         mse=reconstruction.mse,
         cosine=reconstruction.cosine,
+        norm_in=reconstruction.norm_in,
+        norm_out=reconstruction.norm_out,
         norm_ratio=reconstruction.norm_ratio,
         relative_reconstruction_bias=reconstruction.relative_reconstruction_bias,
         l0=sparsity.l0,
@@ -288,10 +291,11 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
 
 def _row_intervals(found: Findings) -> dict[str, Interval]:
     """Of the figures of activations, where documents are known."""
-    rest = dict(zip(("n", *TERMS, "l0", "l1"), found.terms.left_out.unbind(1), strict=True))
+    rest = dict(zip(ROW_TERMS, found.terms.left_out.unbind(1), strict=True))
     reconstruction, sparsity = found.rows.reconstruction, found.rows.sparsity
     without = {
         "fve": (reconstruction.fve, 1 - rest["squared_error"] / left_out_variation(found.deviations)),
+        "fve_per_token_mean": (_fve_per_token_mean(found), rest["fve"] / rest["n"]),
         "mse": (reconstruction.mse, rest["squared_error"] / rest["n"]),
         "cosine": (reconstruction.cosine, rest["cosine_total"] / rest["n_nonzero"]),
         "norm_ratio": (reconstruction.norm_ratio, rest["norm_ratio_total"] / rest["n_nonzero"]),
@@ -304,6 +308,11 @@ def _row_intervals(found: Findings) -> dict[str, Interval]:
     }
     intervals = {name: jackknife_interval(value, each) for name, (value, each) in without.items()}
     return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def _fve_per_token_mean(found: Findings) -> float:
+    total = dict(zip(ROW_TERMS, found.terms.sums.sum(0).tolist(), strict=True))
+    return total["fve"] / total["n"] if total["n"] else math.nan
 
 
 def _fve_per_site(coder: Dictionary, found: Findings) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -13,6 +14,11 @@ from monosema.evaluation.measure import MeasuredRows, RowSums
 from monosema.evaluation.predictions import TERMS as PREDICTION_TERMS
 from monosema.metrics import GroupSums, LatentSums, token_terms
 from monosema.metrics.checks import wide
+from monosema.metrics.reconstruction import TERMS
+
+ROW_TERMS = ("n", *TERMS, "l0", "l1", "fve")
+"""What is summed over rows: their number, ``metrics.reconstruction.TERMS``, latents that fire, ``sum |f|`` and
+``1 - ||x - x_hat||^2 / ||x - mean||^2`` (NaN where the mean was not taken before)."""
 
 CLEAN, SPLICED = "clean", "spliced"
 """Runs beside those named after an ablation."""
@@ -26,8 +32,8 @@ class Findings:
         self.rows = RowSums.empty(coder, widths_written)
         self.latents = LatentSums.empty(coder.d_sae)
         self.n_groups = n_groups
-        self.terms = GroupSums.empty(n_groups, 9)
-        """By group: number of rows, ``metrics.reconstruction.TERMS``, latents that fire, ``sum |f|``."""
+        self.terms = GroupSums.empty(n_groups, len(ROW_TERMS))
+        """By group: ``ROW_TERMS``."""
         self.deviations = GroupSums.empty(n_groups, 2 + coder.d_out)
         """By group: ``left_out_variation``'s columns."""
         self.runs: dict[str, dict[str, GroupSums]] = {}
@@ -35,9 +41,17 @@ class Findings:
         self._centre: Tensor | None = None
 
     def add_rows(
-        self, measured: MeasuredRows, target: Tensor, contexts: Tensor | None = None, groups: Tensor | None = None
+        self,
+        measured: MeasuredRows,
+        target: Tensor,
+        contexts: Tensor | None = None,
+        groups: Tensor | None = None,
+        mean: Tensor | None = None,
     ) -> None:
-        """Rows through the coder, the i-th in ``contexts[i]`` and ``groups[i]`` where these are known."""
+        """Rows through the coder, the i-th in ``contexts[i]`` and ``groups[i]`` where these are known.
+
+        ``mean [d_out]`` is that of all rows, where it was taken before.
+        """
         self.rows = self.rows + measured.sums
         self.latents = self.latents + LatentSums.of(measured.latents, contexts)
         if groups is None or len(target) == 0:
@@ -50,8 +64,10 @@ class Findings:
         tokens = latents.rows().cpu()
         values = wide(latents.values).abs().cpu()
         fired = torch.zeros(len(x), 2, dtype=torch.float64)
-        fired.index_add_(0, tokens, torch.stack([(values != 0).to(values.dtype), values], dim=1))
-        self._add("terms", torch.cat([one, token_terms(x, x_hat), fired], 1), groups)
+        fired.index_add_(0, tokens, torch.stack([(values != 0).to(values.dtype), values], dim=1).cpu())
+        terms = token_terms(x, x_hat)
+        unexplained = terms[:, :1] / (x - (math.nan if mean is None else mean)).square().sum(1, keepdim=True)
+        self._add("terms", torch.cat([one, terms, fired, 1 - unexplained], 1), groups)
         self._add("deviations", torch.cat([one, moved.square().sum(1, keepdim=True), moved], 1), groups)
 
     def add_run(self, model: str, run: str, sums: GroupSums) -> None:

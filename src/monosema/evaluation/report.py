@@ -39,6 +39,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "reconstruction": (
         "fve",
         "fve_centred",
+        "fve_per_token_mean",
         "mse",
         "cosine",
         "norm_ratio",
@@ -126,10 +127,17 @@ class Report:
     """Fraction of variance unexplained, ``1 - fve``."""
     fve_centred: float = math.nan
     """``fve`` of the errors less their mean: what it would be without a constant offset."""
+    fve_per_token_mean: float = math.nan
+    """Mean over tokens of ``1 - ||x - x_hat||^2 / ||x - mean||^2``: tokens near the mean weigh as much as others. NaN
+    where the mean is not known beforehand: it is that of the mean ablation."""
     mse: float
     """Squared error per token, summed over dimensions."""
     cosine: float
     """Mean cosine of activation and reconstruction."""
+    norm_in: float = math.nan
+    """Mean length of the activation."""
+    norm_out: float = math.nan
+    """Mean length of the reconstruction."""
     norm_ratio: float
     """Mean of the reconstruction's norm over the activation's; below 1 is shrinkage."""
     relative_reconstruction_bias: float

@@ -40,6 +40,12 @@ _LOGITS_PER_STEP = {"cpu": 2**23}
 Place = tuple[str, str]
 """The name of a model (empty for a single one) and a hook name there."""
 
+Written = tuple[Place, ...]
+"""The sites that a dictionary writes, in the order in which they lie side by side."""
+
+Levels = dict[str, Tensor]
+"""By ablation, what the sites written become: ``[d_out]``."""
+
 Values = Mapping[Place, Tensor]
 """Captured values ``[B, T, width]``."""
 
@@ -59,8 +65,8 @@ class Subject:
         return set(self.sites.places.values())
 
     @property
-    def written(self) -> tuple[Place, ...]:
-        """The sites it writes, in the order in which they lie side by side."""
+    def written(self) -> Written:
+        """The sites it writes."""
         return tuple(self.sites.places[name] for name in self.sites.written)
 
     def rows(self, values: Values, counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,10 +126,10 @@ class ModelRuns:
         self._ablations = ablations
         self._masked = None if mask_token_id is None else choose_masked(chosen.special, seed)
         self._mask_token_id = mask_token_id
-        self._suffixes: dict[tuple[Place, ...], dict[str, Suffix]] = {}
+        self._suffixes: dict[Written, dict[str, Suffix]] = {}
         self._whole: dict[str, Suffix] = {}
         if chosen.n_loss_contexts:
-            self._suffixes = {subject.written: self._suffixes_of(subject.written) for subject in subjects}
+            self._suffixes = {each: self._suffixes_of(each) for each in {each.written: None for each in subjects}}
             self._whole = self._suffixes_of({place for subject in subjects for place in subject.places})
 
     def measure(self, progress: Progress) -> list[Findings]:
@@ -136,7 +142,7 @@ class ModelRuns:
             if task is None or self._masked is not None:
                 values = self._captured(batch.contexts, batch.documents, self._places())
                 for subject, own in zip(self._subjects, found, strict=True):
-                    self._measure(subject, own, values, batch)
+                    self._measure(subject, own, values, batch, levels)
             if task is not None:
                 logits, values = self._clean(task, kept.get(batch.index, {}))
                 clean = {key: CleanPredictions(logits.pop(key), task, where) for key in tuple(logits)}
@@ -147,7 +153,7 @@ class ModelRuns:
                 }
                 for subject, own in zip(self._subjects, found, strict=True):
                     if self._masked is None:
-                        x_hat = self._measure(subject, own, values, batch)
+                        x_hat = self._measure(subject, own, values, batch, levels)
                     else:
                         x, target = subject.rows(values, batch.counted)
                         x_hat = measure_rows(subject.coder, x, target, subject.sites.widths_written, where).x_hat
@@ -160,7 +166,7 @@ class ModelRuns:
             progress.advance(batch.contexts.numel())
         return found
 
-    def suffix(self, written: tuple[Place, ...], key: str) -> Suffix:
+    def suffix(self, written: Written, key: str) -> Suffix:
         """What of a model runs again after edits of ``written``."""
         return self._suffixes[written][key]
 
@@ -168,13 +174,16 @@ class ModelRuns:
         """By name."""
         return self._models[key]
 
-    def _measure(self, subject: Subject, own: Findings, values: Values, batch: _Batch) -> Tensor:
+    def _measure(
+        self, subject: Subject, own: Findings, values: Values, batch: _Batch, levels: Mapping[Written, Levels]
+    ) -> Tensor:
         """Add the rows of a batch; their reconstructions ``[n, d_out]``."""
         x, target = subject.rows(values, batch.counted)
         where = f"{'+'.join(subject.sites.read)!r}, batch {batch.index}"
         measured = measure_rows(subject.coder, x, target, subject.sites.widths_written, where)
         contexts = batch.numbers.unsqueeze(1).expand_as(batch.special)[batch.counted]
-        own.add_rows(measured, target, contexts, batch.groups[batch.counted])
+        mean = levels.get(subject.written, {}).get("mean")
+        own.add_rows(measured, target, contexts, batch.groups[batch.counted], mean)
         return measured.x_hat
 
     def _batches(self) -> Iterator[tuple[_Batch, Task | None]]:
@@ -192,13 +201,13 @@ class ModelRuns:
                     task = masked_token_task(contexts, self._masked[part], self._mask_token_id, documents)
             yield batch, task
 
-    def _first_pass(self) -> tuple[dict[tuple[Place, ...], dict[str, Tensor]], dict[int, dict[str, Tensor]]]:
+    def _first_pass(self) -> tuple[dict[Written, Levels], dict[int, dict[str, Tensor]]]:
         """By sites written and ablation the level ``[d_out]`` that they become; and where clean runs may begin.
 
         The mean takes a pass of its own, up to the last site; what it computed before the first is kept for the clean
         run, by batch and model, as far as there is room.
         """
-        levels: dict[tuple[Place, ...], dict[str, Tensor]] = {}
+        levels: dict[Written, Levels] = {}
         kept: dict[int, dict[str, Tensor]] = {}
         written = [*self._suffixes]
         for each in written:
@@ -269,11 +278,11 @@ class _Runs:
     clean: Mapping[str, CleanPredictions]
     values: Values
 
-    def ablated(self, written: tuple[Place, ...], level: Tensor) -> dict[str, GroupSums]:
+    def ablated(self, written: Written, level: Tensor) -> dict[str, GroupSums]:
         """By model, with ``level [d_out]`` in the place of every position that counts."""
         return self.edited(written, level.expand(int(self.batch.counted.sum()), -1), "ablated")
 
-    def edited(self, written: tuple[Place, ...], rows: Tensor, run: str) -> dict[str, GroupSums]:
+    def edited(self, written: Written, rows: Tensor, run: str) -> dict[str, GroupSums]:
         """By model, with ``rows [n, d_out]`` in the place of the sites written."""
         edits: dict[str, dict[SiteName, EditFunction]] = {}
         widths = [self.values[place].shape[-1] for place in written]

@@ -268,24 +268,14 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "normalize_activations": next(name for name, own in _TOKEN_SCALINGS.items() if own == spec.token_scaling),
         "reshape_activations": "none",
     }
-    tokens, models = spec.metadata.get("tokens") or {}, _model_names(spec)
-    (hook_name, head), (hook_name_out, head_out) = _without_head(spec.hook_name), _without_head(spec.hook_name_out)
+    hook_name_out, head_out = _without_head(spec.hook_name_out)
     config["metadata"] = {
         "sae_lens_version": SAELENS_VERSION,
-        "hook_name": hook_name,
-        **({"hook_name_out": hook_name_out} if spec.is_transcoder else {}),
-        "model_name": "+".join(dict.fromkeys(models.values())) or None,
+        **recorded_metadata(spec.hook_name, spec.metadata, spec.hook_name_out),
         "model_class_name": "AutoModelForCausalLM",
-        "dataset_path": tokens.get("source"),
-        "context_size": tokens.get("context_size"),
-        "prepend_bos": tokens.get("begin_context") is not None,
-        "exclude_special_tokens": tokens.get("exclude_special_tokens", True),
-        "hook_head_index": head,
-        **({"hook_head_index_out": head_out} if spec.is_transcoder else {}),
-        "seqpos_slice": _position_slice(tokens.get("positions") or {}),
-        "sequence_separator_token": tokens.get("separator"),
-        "disable_concat_sequences": (tokens.get("packing") or {}).get("mode") == "one_document",
+        **({"hook_name_out": hook_name_out, "hook_head_index_out": head_out} if spec.is_transcoder else {}),
     }
+    models = _model_names(spec.metadata, spec.hook_name, spec.hook_name_out)
     config["monosema"] = {
         "activation": spec.training_activation,
         **({"model_names": models} if len(models) > 1 else {}),
@@ -294,13 +284,33 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
     return config
 
 
-def _model_names(spec: CoderSpec) -> dict[str, str]:
+def recorded_metadata(
+    hook_name: str | None, metadata: Mapping[str, Any], hook_name_out: str | None = None
+) -> dict[str, Any]:
+    """What SAELens calls ``cfg.metadata``, of a dictionary that reads ``hook_name`` and recorded ``metadata``."""
+    tokens = metadata.get("tokens") or {}
+    site, head = _without_head(hook_name)
+    return {
+        "hook_name": site,
+        "hook_head_index": head,
+        "model_name": "+".join(dict.fromkeys(_model_names(metadata, hook_name, hook_name_out).values())) or None,
+        "dataset_path": tokens.get("source"),
+        "context_size": tokens.get("context_size"),
+        "prepend_bos": tokens.get("begin_context") is not None,
+        "exclude_special_tokens": tokens.get("exclude_special_tokens", True),
+        "seqpos_slice": _position_slice(tokens.get("positions") or {}),
+        "sequence_separator_token": tokens.get("separator"),
+        "disable_concat_sequences": (tokens.get("packing") or {}).get("mode") == "one_document",
+    }
+
+
+def _model_names(metadata: Mapping[str, Any], *hook_names: str | None) -> dict[str, str]:
     """The models that the sites belong to, by what the sites call them; one is called ``""``."""
-    models = spec.metadata.get("models") or {}
-    keys = [name.partition(":")[0] for name in (spec.hook_name, spec.hook_name_out) if name is not None]
+    models = metadata.get("models") or {}
+    keys = [name.partition(":")[0] for name in hook_names if name is not None]
     if models and keys and all(key in models for key in keys):
         return {key: str(models[key].get("name") or key) for key in dict.fromkeys(keys)}
-    name = (spec.metadata.get("model") or {}).get("name")
+    name = (metadata.get("model") or {}).get("name")
     return {} if name is None else {"": str(name)}
 
 

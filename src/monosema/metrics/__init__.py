@@ -12,7 +12,7 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
 ``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
 ``assignment.py`` pairs the two, ``weights.py`` compares latents with each other and ``crosscoders.py`` the sites of one
-with each other.
+with each other. ``published.py`` has figures as other libraries compute them, defects included.
 """
 
 from monosema.metrics.assignment import best_assignment
@@ -38,6 +38,14 @@ from monosema.metrics.language import (
     token_kl_from,
 )
 from monosema.metrics.latents import LatentSums
+from monosema.metrics.published import (
+    PublishedSums,
+    explained_variance_legacy,
+    explained_variance_saebench_0_6,
+    frac_variance_explained_dictionary_learning,
+    l2_loss_dictionary_learning,
+    mse_saebench_0_6,
+)
 from monosema.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
@@ -77,6 +85,7 @@ __all__ = [
     "LatentScaling",
     "LatentScalingSums",
     "LatentSums",
+    "PublishedSums",
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
@@ -88,7 +97,10 @@ __all__ = [
     "decoder_shares",
     "encoder_decoder_cosine",
     "encoder_norms",
+    "explained_variance_legacy",
+    "explained_variance_saebench_0_6",
     "firing_density",
+    "frac_variance_explained_dictionary_learning",
     "fve",
     "fve_centred",
     "fve_per_dimension",
@@ -99,6 +111,7 @@ __all__ = [
     "l0_quantile",
     "l0_std",
     "l1",
+    "l2_loss_dictionary_learning",
     "left_out_variation",
     "log10_density",
     "log10_density_histogram",
@@ -107,6 +120,7 @@ __all__ = [
     "max_cosine_to_others",
     "mean_max_cosine",
     "mse",
+    "mse_saebench_0_6",
     "n_alive",
     "negative_entropy",
     "norm_ratio",

@@ -17,7 +17,16 @@ from monosema.metrics.checks import ratio, require_finite, require_same_shape, w
 _CHUNK_ELEMENTS = {"cpu": 2**18}
 """Values widened to float64 at a time, by device (2**24 where not named): few enough for the cache of a CPU."""
 
-TERMS = ("squared_error", "squared_norm_out", "inner_product", "n_nonzero", "cosine_total", "norm_ratio_total")
+TERMS = (
+    "squared_error",
+    "squared_norm_out",
+    "inner_product",
+    "n_nonzero",
+    "cosine_total",
+    "norm_ratio_total",
+    "norm_in_total",
+    "norm_out_total",
+)
 """The columns of ``token_terms``."""
 
 _CONSTANT = 1e-28
@@ -119,12 +128,16 @@ class ReconstructionSums:
     """``sum <x, x_hat> / (||x|| ||x_hat||)`` over those."""
     norm_ratio_total: float
     """``sum ||x_hat|| / ||x||`` over those."""
+    norm_in_total: float
+    """``sum ||x||``."""
+    norm_out_total: float
+    """``sum ||x_hat||``."""
 
     @classmethod
     def empty(cls, d: int) -> ReconstructionSums:
         """The sums of no tokens of width ``d``."""
         zero = torch.zeros(d, dtype=torch.float64)
-        return cls(0, zero, zero, zero, zero, 0.0, 0.0, 0, 0.0, 0.0)
+        return cls(0, zero, zero, zero, zero, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0)
 
     @classmethod
     def of(cls, x: Tensor, x_hat: Tensor) -> ReconstructionSums:
@@ -158,6 +171,8 @@ class ReconstructionSums:
             n_nonzero=self.n_nonzero + other.n_nonzero,
             cosine_total=self.cosine_total + other.cosine_total,
             norm_ratio_total=self.norm_ratio_total + other.norm_ratio_total,
+            norm_in_total=self.norm_in_total + other.norm_in_total,
+            norm_out_total=self.norm_out_total + other.norm_out_total,
         )
 
     @property
@@ -201,6 +216,16 @@ class ReconstructionSums:
         return ratio(self.cosine_total, self.n_nonzero)
 
     @property
+    def norm_in(self) -> float:
+        """Mean over tokens of ``||x||``."""
+        return ratio(self.norm_in_total, self.n_tokens)
+
+    @property
+    def norm_out(self) -> float:
+        """Mean over tokens of ``||x_hat||``."""
+        return ratio(self.norm_out_total, self.n_tokens)
+
+    @property
     def norm_ratio(self) -> float:
         """See :func:`norm_ratio`."""
         return ratio(self.norm_ratio_total, self.n_nonzero)
@@ -212,7 +237,7 @@ class ReconstructionSums:
 
 
 def token_terms(x: Tensor, x_hat: Tensor) -> Tensor:
-    """``[n, 6]`` float64 of each token ``x, x_hat [n, d]``: what the metrics are sums of.
+    """``[n, 8]`` float64 of each token ``x, x_hat [n, d]``: what the metrics are sums of.
 
     The columns are ``TERMS``; cosine and norm ratio are 0 where a token is left out of their mean.
     """
@@ -225,7 +250,9 @@ def token_terms(x: Tensor, x_hat: Tensor) -> Tensor:
     cosines = (inner / lengths).clamp(-1.0, 1.0)  # 0 where either is zero
     ratios = torch.where(nonzero, norm_out / length_in, 0.0)
     error = (x - x_hat).square().sum(1)
-    return torch.stack([error, norm_out.square(), inner, nonzero.to(inner.dtype), cosines, ratios], dim=1)
+    return torch.stack(
+        [error, norm_out.square(), inner, nonzero.to(inner.dtype), cosines, ratios, norm_in, norm_out], dim=1
+    )
 
 
 def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
@@ -237,7 +264,7 @@ def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
     if not bool(columns.isfinite().all() & totals.isfinite().all()):
         require_finite("x", rows)
         require_finite("x_hat", rows_hat)
-    _, norm, product, n_nonzero, cosine_total, ratio_total = totals.tolist()
+    _, norm, product, n_nonzero, cosine_total, ratio_total, norm_in, norm_out = totals.tolist()
     return ReconstructionSums(
         n_tokens=rows.shape[0],
         mean=columns[0],
@@ -249,4 +276,6 @@ def _chunk_sums(rows: Tensor, rows_hat: Tensor) -> ReconstructionSums:
         n_nonzero=int(n_nonzero),
         cosine_total=cosine_total,
         norm_ratio_total=ratio_total,
+        norm_in_total=norm_in,
+        norm_out_total=norm_out,
     )
