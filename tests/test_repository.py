@@ -11,6 +11,9 @@ import pytest
 
 import monosema as ms
 from monosema.evaluation import LatentSites, ReplacedLayer, SiteFigures
+from monosema.evaluation.benchmarks import AbsorptionReport, GroundTruthReport, ProbingReport
+from monosema.evaluation.benchmarks.ravel_report import AttributeScore
+from monosema.evaluation.benchmarks.tpp import PerturbationScore
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,7 +144,17 @@ def test_every_docs_metric_is_logged_or_reported() -> None:
     documented = set(re.findall(r"^\| ((?:`[^`]+`(?:, )?)+)", report, re.M))
     names = {name for cell in documented for name in re.findall(r"`([^`]+)`", cell)}
     fields = set(ms.Report.__dataclass_fields__) | set(ms.ReplacementReport.__dataclass_fields__)
-    for part in (ReplacedLayer, ms.CrosscoderReport, SiteFigures, LatentSites):
+    for part in (
+        ReplacedLayer,
+        ms.CrosscoderReport,
+        SiteFigures,
+        LatentSites,
+        AbsorptionReport,
+        AttributeScore,
+        PerturbationScore,
+        GroundTruthReport,
+        ProbingReport,
+    ):
         fields |= set(part.__dataclass_fields__)
     assert names <= fields, names - fields
     assert "threshold" in log

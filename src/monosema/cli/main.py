@@ -14,6 +14,7 @@ VERBS = {
     "plan": "say what a run needs and how long it takes, before it starts",
     "cache": "write a language model's activations to disk, to train on without the model",
     "evaluate": "measure a dictionary on held-out text",
+    "benchmark": "measure whether a dictionary has found what is known to be there: probing, absorption and others",
     "features": "collect a dictionary's features and write the page that shows them",
     "inspect": "say what is in a run folder or a dictionary's folder",
 }

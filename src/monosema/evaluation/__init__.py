@@ -8,7 +8,8 @@ chooses the text, ``measure.py`` runs the coder on rows, ``runs.py`` goes over t
 spliced and ablated, ``predictions.py`` compares these, ``findings.py`` sums up what each dictionary shows and
 ``losses.py`` makes figures of it. ``replacement.py`` puts coders in place of all MLPs at once, by the run
 in ``replaced.py``; ``crosscoder.py`` compares the sites of a crosscoder. ``calibrate.py`` sets thresholds by the L0
-they give. ``saebench.py`` writes a report as SAEBench does.
+they give. ``saebench.py`` writes a report as SAEBench does. ``benchmarks`` compares a coder with what is known to be
+there.
 """
 
 from monosema.evaluation.calibrate import calibrate_threshold

@@ -11,10 +11,11 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
 ``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
-``weights.py`` latents with each other and ``crosscoders.py`` the sites of one with each other. ``published.py`` has
-figures as other libraries compute them, defects included.
+``assignment.py`` pairs the two, ``weights.py`` compares latents with each other and ``crosscoders.py`` the sites of one
+with each other. ``published.py`` has figures as other libraries compute them, defects included.
 """
 
+from monosema.metrics.assignment import best_assignment
 from monosema.metrics.checks import require_finite
 from monosema.metrics.crosscoders import (
     BETWEEN,
@@ -88,6 +89,8 @@ __all__ = [
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
+    "TokenMean",
+    "best_assignment",
     "ce_loss_score",
     "cosine",
     "dead_fraction",
