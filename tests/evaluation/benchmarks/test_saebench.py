@@ -107,6 +107,8 @@ def test_absorption_is_averaged_over_parents_and_details_are_letters() -> None:
     assert len(fractions) == 2
     mean = written["eval_result_metrics"]["mean"]
     assert mean["mean_absorption_fraction_score"] == pytest.approx(statistics.fmean(fractions))
+    assert mean["mean_num_split_features"] == report.mean_n_main_latents
+    assert mean["mean_full_absorption_score"] == pytest.approx(report.mean_full.value)
     assert mean["std_dev_num_split_features"] == pytest.approx(
         statistics.stdev(len(each.main_latents) for each in report.parents)
     )
