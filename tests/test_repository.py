@@ -79,6 +79,7 @@ PUBLIC_NAMES = [
     "load",
     "load_model",
     "load_tokens",
+    "loss_recovered",
     "open_session",
     "pretokenize",
     "plan",

@@ -41,6 +41,7 @@ _HOMES = {
         "evaluate_crosscoder",
         "evaluate_many",
         "evaluate_replacement",
+        "loss_recovered",
     ),
     "monosema.features": ("FeatureStore", "collect_features"),
     "monosema.hub": ("load", "save"),
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
         evaluate_crosscoder,
         evaluate_many,
         evaluate_replacement,
+        loss_recovered,
     )
     from monosema.features import FeatureStore, collect_features
     from monosema.hub import load, save

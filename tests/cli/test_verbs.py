@@ -186,6 +186,30 @@ def mlp_runs(model_folder: Path, text_file: Path, tmp_path_factory: pytest.TempP
     return {name: str(out / name) for name in chosen}
 
 
+def test_evaluate_compares_several_dictionaries(
+    mlp_runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = list(mlp_runs.values())
+    written = ["--out", str(tmp_path / "all.json"), "--csv", str(tmp_path / "all.csv")]
+    assert main(["evaluate", *folders, "--quiet", "--n-tokens", "2048", *written]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("language model") == 3
+    assert [line.split()[0] for line in printed.splitlines()[-3:]] == folders
+    together = json.loads((tmp_path / "all.json").read_text())
+    assert list(together) == folders
+    assert [line.split(",")[0] for line in (tmp_path / "all.csv").read_text().splitlines()[1:]] == folders
+    alone = ["--out", str(tmp_path / "one.json"), "--latents-csv", str(tmp_path / "latents.csv")]
+    assert main(["evaluate", folders[1], "--quiet", "--n-tokens", "2048", *alone]) == 0
+    assert json.loads((tmp_path / "one.json").read_text()) == together[folders[1]]
+    assert len((tmp_path / "latents.csv").read_text().splitlines()) == 1 + together[folders[1]]["d_sae"]
+    assert main(["evaluate", folders[0], folders[0], "--quiet"]) == 2
+    assert main(["evaluate", *folders, "--quiet", "--saebench", str(tmp_path / "x.json")]) == 2
+    assert main(["evaluate", "--replace", *folders[:2], "--quiet", "--csv", str(tmp_path / "x.csv")]) == 2
+    refused = capsys.readouterr().err
+    assert "is named twice" in refused
+    assert refused.count("leave out --crosscoder") == 2
+
+
 @pytest.mark.parametrize("names", [["first", "second"], ["both"]])
 def test_evaluate_puts_dictionaries_in_the_place_of_mlps(
     names: list[str], mlp_runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,10 +1,10 @@
-"""``monosema evaluate``: measure a dictionary on held-out text, as it was saved; or several in place of the MLPs."""
+"""``monosema evaluate``: measure dictionaries on held-out text, as they were saved; or all in place of the MLPs."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
 
 if TYPE_CHECKING:
+    from monosema.coders import Dictionary
     from monosema.evaluation import CrosscoderReport, ReplacementReport, Report
 
 _NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
@@ -22,7 +23,12 @@ _NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
 def run(arguments: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     parser = argparse.ArgumentParser(prog="monosema evaluate", description=__doc__, add_help=False)
-    parser.add_argument("folder", nargs="?", help="run folder, dictionary folder, or hub repository")
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="FOLDER",
+        help="run folder, dictionary folder, or hub repository; several are compared on model and text of the first",
+    )
     parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
     parser.add_argument("--text", help="evaluate on this text instead of the recorded one")
     parser.add_argument(
@@ -30,7 +36,11 @@ def run(arguments: Sequence[str]) -> int:
         action="append",
         help="evaluate on this model instead of the recorded one; of several, NAME=MODEL, once for each to change",
     )
-    parser.add_argument("--out", type=Path, help="also write the report as JSON")
+    parser.add_argument("--out", type=Path, help="also write the report as JSON; of several, by folder")
+    parser.add_argument(
+        "--csv", type=Path, help="also write the figures and their intervals as CSV, a line a dictionary"
+    )
+    parser.add_argument("--latents-csv", type=Path, help="also write a line for each latent of the one dictionary")
     parser.add_argument(
         "--saebench", type=Path, metavar="FILE", help="also write it as SAEBench does its core results, for its graphs"
     )
@@ -54,14 +64,22 @@ def run(arguments: Sequence[str]) -> int:
     )
     parsed = parse(EvaluationOptions, _joined(arguments), parser)
     extra, options = parsed.extra, parsed.config
-    if (extra.folder is None) == (extra.replace is None):
-        parser.error("name the folder of a run or of a dictionary, or several after --replace")
-    if extra.crosscoder and extra.replace is not None:
-        raise ConfigError("--crosscoder measures one dictionary; leave out --replace")
+    if bool(extra.folders) == (extra.replace is not None):
+        parser.error("name the folder of a run or of a dictionary, several to compare, or several after --replace")
+    if extra.crosscoder and (extra.replace is not None or len(extra.folders) > 1):
+        raise ConfigError("--crosscoder measures one dictionary; leave out --replace and further folders")
     if extra.site_units is not None and not extra.crosscoder:
         raise ConfigError("--site-units compares the sites of a crosscoder; add --crosscoder")
-    if extra.saebench is not None and (extra.crosscoder or extra.replace is not None):
-        raise ConfigError("--saebench writes the figures of one dictionary; leave out --crosscoder and --replace")
+    for option in ("saebench", "latents_csv"):
+        if getattr(extra, option) is not None and (extra.crosscoder or len(extra.folders) != 1):
+            raise ConfigError(
+                f"--{option.replace('_', '-')} writes the figures of one dictionary; leave out --crosscoder and "
+                "--replace, and name one folder"
+            )
+    if extra.csv is not None and (extra.crosscoder or extra.replace is not None):
+        raise ConfigError(
+            "--csv writes the figures of dictionaries by themselves; leave out --crosscoder and --replace"
+        )
     if extra.crosscoder:
         sites = _crosscoder(extra, options)
         print(sites)
@@ -70,10 +88,24 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     from monosema.core.files import write_json
 
-    report = _replacement(extra, options) if extra.replace is not None else _one(extra, options)
-    print(report)
+    if extra.replace is not None:
+        replaced = _replacement(extra, options)
+        print(replaced)
+        if extra.out is not None:
+            write_json(extra.out, replaced.to_dict())
+        return 0
+    from monosema.evaluation.comparison import comparison, write_csv
+
+    reports = _reports(extra, options)
+    for name, report in reports.items():
+        print(f"{name}\n{report}\n" if len(reports) > 1 else report)
+    if len(reports) > 1:
+        print(comparison(reports))
+    plain = {name: report.to_dict() for name, report in reports.items()}
     if extra.out is not None:
-        write_json(extra.out, report.to_dict())
+        write_json(extra.out, plain if len(plain) > 1 else next(iter(plain.values())))
+    if extra.csv is not None:
+        write_csv(reports, extra.csv)
     return 0
 
 
@@ -89,15 +121,22 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
+def _reports(extra: argparse.Namespace, options: EvaluationOptions) -> dict[str, Report]:
+    """By folder."""
+    from monosema import hub
     from monosema.core.config import to_plain
     from monosema.core.files import write_json
-    from monosema.evaluation import core_layout, evaluate
+    from monosema.evaluation import core_layout, evaluate_many
     from monosema.runs import open_session
 
-    session = open_session(extra.folder, extra.name, **_overrides(extra))
-    report = evaluate(
-        session.coder,
+    first, *others = extra.folders
+    if len(set(extra.folders)) < len(extra.folders):
+        raise ConfigError(f"a folder is named twice in {' '.join(extra.folders)}")
+    session = open_session(first, extra.name, **_overrides(extra))
+    coders = {first: session.coder, **{folder: hub.load(folder, extra.name) for folder in others}}
+    _require_one_model(extra, coders)
+    reports = evaluate_many(
+        coders,
         session.models,
         session.tokens,
         n_tokens=options.n_tokens,
@@ -107,9 +146,14 @@ def _one(extra: argparse.Namespace, options: EvaluationOptions) -> Report:
     )
     if extra.saebench is not None:
         text = extra.text or (session.coder.metadata.get("tokens") or {}).get("source", "data")
-        config, name = to_plain(session.coder.config), extra.name or extra.folder
-        write_json(extra.saebench, core_layout(report, name=name, coder_config=config, dataset=str(text)))
-    return report
+        config, name = to_plain(session.coder.config), extra.name or first
+        layout = core_layout(reports[first], name=name, coder_config=config, dataset=str(text))
+        write_json(extra.saebench, layout)
+    if extra.latents_csv is not None:
+        table = reports[first].latents
+        assert table is not None, "evaluate_many looks at weights by default"
+        table.write_csv(extra.latents_csv)
+    return reports
 
 
 def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> CrosscoderReport:
@@ -118,7 +162,7 @@ def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> Crossc
     from monosema.evaluation import evaluate_crosscoder
     from monosema.runs import open_session
 
-    session = open_session(extra.folder, extra.name, **_overrides(extra))
+    session = open_session(extra.folders[0], extra.name, **_overrides(extra))
     return evaluate_crosscoder(
         session.coder,
         session.models,
@@ -134,24 +178,31 @@ def _replacement(extra: argparse.Namespace, options: EvaluationOptions) -> Repla
     if options.ablation != "both" or options.n_loss_tokens is not None:
         raise ConfigError("--replace compares all tokens with zero ablation; leave out --ablation and --n-loss-tokens")
     from monosema import hub
-    from monosema.data.rebuild import recorded_options
     from monosema.evaluation import evaluate_replacement
     from monosema.runs import open_session
 
     first, *others = extra.replace
     session = open_session(first, extra.name, **_overrides(extra))
     coders = [session.coder, *(hub.load(folder, extra.name) for folder in others)]
-    if extra.model is None:
-        sources = [_source(recorded_options(coder.metadata)) for coder in coders]
-        for folder, source in zip(extra.replace, sources, strict=True):
-            if source != sources[0]:
-                raise ConfigError(
-                    f"{folder} was trained on the model {source}, {first} on {sources[0]}; all must belong to one "
-                    "model, which --model names"
-                )
+    _require_one_model(extra, dict(zip(extra.replace, coders, strict=True)))
     return evaluate_replacement(
         coders, session.model, session.tokens, n_tokens=options.n_tokens, progress=not extra.quiet
     )
+
+
+def _require_one_model(extra: argparse.Namespace, coders: Mapping[str, Dictionary]) -> None:
+    """Raise ``ConfigError`` where dictionaries recorded several models and none is named in their place."""
+    from monosema.data.rebuild import recorded_options
+
+    if extra.model is not None or len(coders) == 1:
+        return
+    first, *others = sources = {folder: _source(recorded_options(coder.metadata)) for folder, coder in coders.items()}
+    for folder in others:
+        if sources[folder] != sources[first]:
+            raise ConfigError(
+                f"{folder} was trained on the model {sources[folder]}, {first} on {sources[first]}; all must belong to "
+                "one model, which --model names"
+            )
 
 
 def _source(recorded: dict[str, dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from monosema.evaluation.crosscoder import evaluate_crosscoder
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
 from monosema.evaluation.evaluate import evaluate, evaluate_many
 from monosema.evaluation.latent_table import LatentTable
+from monosema.evaluation.loss_recovered import LossRecovered, loss_recovered
 from monosema.evaluation.replacement import evaluate_replacement
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
 from monosema.evaluation.report import AblationLosses, ModelLosses, Report
@@ -28,6 +29,7 @@ __all__ = [
     "CrosscoderThresholds",
     "LatentSites",
     "LatentTable",
+    "LossRecovered",
     "ModelLosses",
     "ReplacedLayer",
     "ReplacementReport",
@@ -39,4 +41,5 @@ __all__ = [
     "evaluate_crosscoder",
     "evaluate_many",
     "evaluate_replacement",
+    "loss_recovered",
 ]

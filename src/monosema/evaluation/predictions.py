@@ -79,8 +79,8 @@ class CleanPredictions:
             log_q = log_probs(flat[part.rows])
             log_q = log_q if part.inside is None else log_q[part.inside]
             losses.append(token_cross_entropy(log_q, part.targets))
-            divergences.append(token_kl_from(part.p, part.negative_entropy, log_q))
             agreements.append(log_q.gather(-1, part.top.unsqueeze(-1)).squeeze(-1) == log_q.amax(-1))
+            divergences.append(token_kl_from(part.p, part.negative_entropy, log_q, overwrites=True))
         loss = _joined(losses)
         columns = [torch.ones_like(loss), loss, _joined(divergences), _joined(agreements).to(loss.dtype)]
         return self._checked(torch.stack(columns, 1), run)

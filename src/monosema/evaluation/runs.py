@@ -34,7 +34,7 @@ from monosema.models.suffix import Suffix
 KEPT_BYTES = 2**31
 """Of the values at which runs begin, kept between the pass that takes means and the one that compares runs."""
 
-_LOGITS_PER_STEP = {"cpu": 2**23}
+_LOGITS_PER_STEP = {"cpu": 2**26}
 """Logits of one forward pass, by device (2**27 where not named), which set the batch size where none is given."""
 
 Place = tuple[str, str]

@@ -61,23 +61,18 @@ def negative_entropy(log_p: Tensor, p: Tensor) -> Tensor:
 
     ``log_p`` and ``p = exp(log_p)`` are ``[..., V]``. An entry with ``p_v = 0`` contributes 0.
     """
-    return _row_sums(torch.where(p > 0, p * log_p, 0.0))
+    return _expected(p, log_p.clone())
 
 
-def token_kl_from(p: Tensor, negative_entropy: Tensor, log_q: Tensor) -> Tensor:
+def token_kl_from(p: Tensor, negative_entropy: Tensor, log_q: Tensor, *, overwrites: bool = False) -> Tensor:
     """``token_kl(log p, log_q)`` where ``p [..., V]`` is compared many times: one pass over ``log_q [..., V]`` each.
 
     ``sum_v p_v log p_v - sum_v p_v log q_v``, the first sum given. Equal to :func:`token_kl` but for the rounding of
-    float32 in either sum, about 1e-6.
+    float32 in either sum, about 1e-6. ``overwrites`` says that ``log_q`` is not needed any more.
     """
     if p.shape != log_q.shape:
         raise ShapeError(f"p and log_q must have one shape [..., V], got {list(p.shape)}, {list(log_q.shape)}")
-    cross = _row_sums(p * log_q)
-    undefined = cross.isnan()  # 0 * inf, where the model gives an entry no probability at all
-    if bool(undefined.any()):
-        some = p[undefined.to(p.device)]
-        cross[undefined] = _row_sums(torch.where(some > 0, some * log_q[undefined.to(log_q.device)], 0.0))
-    return negative_entropy - cross
+    return negative_entropy - _expected(p, log_q if overwrites else log_q.clone())
 
 
 def ce_loss_score(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
@@ -96,6 +91,15 @@ def kl_score(kl: float, kl_ablated: float) -> float:
     In (-inf, 1]; NaN where ablation changes no prediction.
     """
     return ratio(kl_ablated - kl, kl_ablated)
+
+
+def _expected(p: Tensor, values: Tensor) -> Tensor:
+    """``sum_v p_v values_v`` of each token, where 0 times an infinity is 0; overwrites ``values``."""
+    products = values.mul_(p)
+    total = _row_sums(products)
+    if bool(total.isnan().any()):  # the model gives an entry no probability at all
+        total = _row_sums(products.masked_fill_(p == 0, 0.0))
+    return total
 
 
 def _row_sums(terms: Tensor) -> Tensor:
