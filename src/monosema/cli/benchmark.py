@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -40,8 +41,9 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, measure, print."""
     names = [argument for argument in arguments[:2] if not argument.startswith("-")]
     if not names:
-        print(_USAGE)
-        return 0 if any(argument in ("-h", "--help") for argument in arguments) else 2
+        is_asked_for = any(argument in ("-h", "--help") for argument in arguments)
+        print(_USAGE, file=sys.stdout if is_asked_for else sys.stderr)
+        raise SystemExit(0 if is_asked_for else 2)  # as the parsers of other verbs do
     from monosema.runs.benchmarking import DataOptions, find_benchmark, run_benchmark
 
     name, *folder = names
