@@ -410,6 +410,10 @@ def test_what_does_not_fit_is_refused(relu_model: LanguageModel, decoder: Langua
         evaluate_replacement(transcoders(), relu_model, torch.zeros(2, 4, dtype=torch.long))
     damaged = transcoders()
     with torch.no_grad():
+        damaged[1].W_dec.fill_(1e308)
+    with pytest.raises(DataError, match=r"what is written to 'blocks.1.hook_mlp_out', batch 0"):
+        evaluate_replacement(damaged, relu_model, text)
+    with torch.no_grad():
         damaged[1].W_dec[0, 0] = math.nan
     with pytest.raises(DataError, match=r"the coder's W_dec must be finite"):
         evaluate_replacement(damaged, relu_model, text)

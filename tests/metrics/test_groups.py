@@ -35,6 +35,19 @@ def test_sums_of_groups_add_and_groups_without_tokens_are_no_groups():
     assert whole.left_out.tolist() == [[2, 8], [1, 5]]
 
 
+@pytest.mark.parametrize("sizes", [[1] * 50, [49, 1], [0, 20, 30]])
+def test_means_do_not_depend_on_the_split(sizes: list[int]):
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    terms = torch.stack([torch.ones(50), values], 1)
+    groups = torch.arange(50) % 3
+    total = GroupSums.empty(3, 2)
+    for part, own in zip(terms.split(sizes), groups.split(sizes), strict=True):
+        total = total + GroupSums.of(part, own, 3)
+    n, summed = total.sums.sum(0).tolist()
+    assert n == 50
+    assert summed / n == pytest.approx(values.double().mean().item(), rel=1e-12)
+
+
 def test_variation_left_out_is_that_of_the_other_rows_about_their_own_mean():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, 5, generator=generator, dtype=torch.float64) + 3

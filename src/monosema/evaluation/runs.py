@@ -144,7 +144,7 @@ class ModelRuns:
                 for subject, own in zip(self._subjects, found, strict=True):
                     self._measure(subject, own, values, batch, levels)
             if task is not None:
-                logits, values = self._clean(task, kept.get(batch.index, {}))
+                logits, values = self._clean(task, kept.pop(batch.index, {}))
                 clean = {key: CleanPredictions(logits.pop(key), task, where) for key in tuple(logits)}
                 run = _Runs(self, task, batch, clean, values)
                 ablated = {

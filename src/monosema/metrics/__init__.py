@@ -89,7 +89,6 @@ __all__ = [
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
-    "TokenMean",
     "best_assignment",
     "ce_loss_score",
     "cosine",
