@@ -25,6 +25,7 @@ from torch import Tensor
 
 import monosema as ms
 from monosema.evaluation.predictions import CleanPredictions
+from monosema.evaluation.predictor import Predictor
 from monosema.evaluation.tasks import next_token_task
 from monosema.metrics import ce_loss_score, fve
 
@@ -56,6 +57,7 @@ class Heldout:
         result = np.load(out)
         reconstruction = torch.from_numpy(result["reconstruction"])
         losses, start = torch.zeros(3, dtype=torch.float64), 0
+        predictor = Predictor(self.model, [self.site])
         for contexts, special in zip(self.contexts.split(16), self.special.split(16), strict=True):
             n = int((~special).sum())
             clean = self.model.capture(contexts, [self.site])[self.site]
@@ -63,12 +65,12 @@ class Heldout:
             spliced[~special] = reconstruction[start : start + n].to(clean.dtype)
             ablated[~special] = 0
             start += n
-            with torch.no_grad():
-                predictions = CleanPredictions(self.model(contexts), next_token_task(contexts, special), f"row {start}")
+            task = next_token_task(contexts, special)
+            predictions = CleanPredictions(predictor.predict(task)[0], task, f"row {start}")
             runs = [predictions.terms]
             for name, value in (("spliced", spliced), ("ablated", ablated)):
-                with torch.no_grad(), self.model.edits({self.site: partial(_put, value)}):
-                    runs.append(predictions.compared(self.model(contexts), name))
+                logits, _ = predictor.predict(task, edits={self.site: partial(_put, value)})
+                runs.append(predictions.compared(logits, name))
             losses += torch.stack([terms[:, 1].sum() for terms in runs])
         score = ce_loss_score(*losses.tolist())
         return {

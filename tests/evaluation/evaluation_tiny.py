@@ -62,6 +62,22 @@ def tiny_contexts(model: LanguageModel, n: int = 6, length: int = 10) -> Tensor:
     return contexts
 
 
+def runs_of_blocks(model: LanguageModel) -> list[int]:
+    """Counts, from now on, of the runs of each block and, last, of the unembedding."""
+    counts = [0] * (model.n_layers + 1)
+
+    def count(index: int):
+        def before(*_) -> None:
+            counts[index] += 1
+
+        return before
+
+    for index, block in enumerate(model.blocks):
+        next(iter(block.children())).register_forward_pre_hook(count(index))
+    model.hf.get_output_embeddings().register_forward_pre_hook(count(model.n_layers))
+    return counts
+
+
 def identity_sae(width: int = WIDTH, site: str = SITE, dtype: str = "float64") -> SparseCoder:
     """Reconstructs exactly: a latent for each direction of each axis."""
     coder = SAE(width, 2 * width, activation=ReLU(), dtype=dtype)

@@ -159,8 +159,17 @@ def test_log_probabilities_in_parts_give_the_same(
     decoder: LanguageModel, contexts: Tensor, monkeypatch: pytest.MonkeyPatch
 ):
     whole = evaluate(random_sae(), decoder, contexts)
-    monkeypatch.setattr("monosema.evaluation.predictions._LOG_PROB_ELEMENTS", {"cpu": 5 * VOCABULARY})
+    for name, rows in (("COMPARED", 5), ("MULTIPLIED", 11)):
+        monkeypatch.setattr(f"monosema.evaluation.predictor._ELEMENTS_{name}", {"cpu": rows * VOCABULARY})
     assert numbers(evaluate(random_sae(), decoder, contexts)) == pytest.approx(numbers(whole), rel=1e-12)
+
+
+def test_logits_that_are_more_than_the_last_product_are_taken_whole(decoder: LanguageModel, contexts: Tensor):
+    """The same model twice: with its logits scaled by one, the product is not recognised."""
+    by_rows = evaluate(random_sae(), decoder, contexts)
+    with decoder.edits({"lm_head:out": lambda logits: logits}):
+        whole = evaluate(random_sae(), decoder, contexts)
+    assert numbers(whole) == pytest.approx(numbers(by_rows), rel=1e-12)
 
 
 def test_a_transcoder_is_compared_with_and_spliced_into_the_site_it_writes(decoder: LanguageModel, contexts: Tensor):

@@ -7,7 +7,17 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from evaluation_tiny import BOS, SITE, WIDTH, constant_sae, identity_sae, random_sae, random_transcoder, tiny_decoder
+from evaluation_tiny import (
+    BOS,
+    SITE,
+    WIDTH,
+    constant_sae,
+    identity_sae,
+    random_sae,
+    random_transcoder,
+    runs_of_blocks,
+    tiny_decoder,
+)
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, DataError, ShapeError
@@ -32,22 +42,6 @@ def dictionaries() -> dict:
 def plain(report) -> dict:
     values = {name: plain_value(value) for name, value in report.to_dict(per_latent=True).items()}
     return {name: value for name, value in values.items() if name != "version"}
-
-
-def runs_of_blocks(model: LanguageModel) -> list[int]:
-    """Counts, from now on, of the runs of each block and, last, of the unembedding."""
-    counts = [0] * (model.n_layers + 1)
-
-    def count(index: int):
-        def before(*_) -> None:
-            counts[index] += 1
-
-        return before
-
-    for index, block in enumerate(model.blocks):
-        next(iter(block.children())).register_forward_pre_hook(count(index))
-    model.hf.get_output_embeddings().register_forward_pre_hook(count(model.n_layers))
-    return counts
 
 
 @pytest.mark.parametrize("options", [{}, {"ablation": "mean"}, {"n_loss_tokens": 20}, {"losses": False}])

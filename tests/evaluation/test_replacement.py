@@ -18,6 +18,7 @@ from evaluation_tiny import (
     identity_sae,
     random_sae,
     random_transcoder,
+    runs_of_blocks,
     tiny_contexts,
     tiny_encoder,
 )
@@ -284,6 +285,21 @@ def test_some_mlps_may_be_left_and_kinds_may_be_mixed(relu_model: LanguageModel,
         assert getattr(single, mine) == pytest.approx(getattr(alone, theirs), rel=1e-10)
     assert single.layers[0].fve == pytest.approx(alone.fve, rel=1e-12)
     assert single.layers[0].l0 == alone.l0
+    assert single.top1_agreement == alone.top1_agreement < 1
+    assert single.intervals["ce_replaced"] == pytest.approx(alone.intervals["ce_spliced"], rel=1e-10)
+    assert set(single.intervals) == {
+        *("replacement_score", "ce_clean", "ce_replaced", "ce_zero", "kl", "kl_zero", "top1_agreement")
+    }
+
+
+def test_blocks_before_the_first_site_run_once(relu_model: LanguageModel, text: Tensor):
+    totals = []
+    for n in (1, 1, 2):  # the first also learns the shape of where runs begin
+        counts = runs_of_blocks(relu_model)
+        evaluate_replacement(transcoders()[2], relu_model, text[:n], batch_size=1)
+        totals.append(counts.copy())
+    per_batch = [two - one for one, two in zip(*totals[1:], strict=True)]
+    assert per_batch == [1, 1, 3, 3]
 
 
 def test_a_normalised_site_may_be_read(decoder: LanguageModel, contexts: Tensor):
@@ -370,12 +386,14 @@ def test_text_table_and_json(relu_model: LanguageModel, text: Tensor):
         f"{report.replacement_score:.4f}",
         WRITTEN[2],
         f"fve {report.layers[2].fve:.4f}",
+        f"ce_replaced                   {report.ce_replaced:.4f}  [{report.intervals['ce_replaced'][0]:.4f}, ",
         "n_predicted_tokens",
     ):
         assert part in shown
     assert f"<td>{WRITTEN[2]}</td>" in report._repr_html_()
     assert ReplacementReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
     undefined = report.to_dict()
+    del undefined["intervals"], undefined["top1_agreement"]  # as older versions wrote it
     undefined["replacement_score"] = undefined["layers"][0]["fve"] = None
     read = ReplacementReport.from_dict(undefined)
     assert math.isnan(read.replacement_score)

@@ -26,6 +26,7 @@ from sae_lens import ActivationsStore
 from sae_lens.evals import get_eval_everything_config, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import load_file
+from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel
@@ -40,33 +41,52 @@ def version() -> Mapping[str, Any]:
 
 def with_saelens(coder: str, model: str, tokens: str, batch: int, n_batches: int) -> Mapping[str, Any]:
     """``run_evals`` of sae-lens, so many batches for each of its two parts: its metrics and those by feature."""
-    contexts = load_file(tokens)["tokens"]
-    sae, hooked = _adapted(coder), _hooked(model)
-    dataset = Dataset.from_dict({"tokens": contexts.tolist()})
-    store = ActivationsStore.from_sae(
-        hooked, sae, dataset, context_size=contexts.shape[1], streaming=False, total_tokens=1
-    )
-    config = get_eval_everything_config(batch, n_batches, n_batches)
-    metrics, features = run_evals(sae, store, hooked, ActivationScaler(), config)
+    metrics, features = run_saelens(adapted(coder), hooked(model), load_file(tokens)["tokens"], batch, n_batches)
     return {"metrics": metrics, "features": features}
 
 
 def with_saebench(
     coder: str, model: str, tokens: str, batch: int, n_batches: int, folder: str, restore_special: bool
 ) -> Mapping[str, Any]:
-    """SAEBench's core on as many: the file it writes. What it would download is handed to it."""
+    """SAEBench's core on as many: the file it writes."""
     contexts = load_file(tokens)["tokens"]
-    hooked, given = _hooked(model), Dataset.from_dict({"tokens": contexts.tolist()}).to_iterable_dataset()
+    run_saebench(adapted(coder), hooked(model), contexts, batch, n_batches, folder, restore_special=restore_special)
+    return json.loads((Path(folder) / "ours_custom_sae_eval_results.json").read_text())
+
+
+def run_saelens(
+    sae: saebench.SAEBenchAdapter, model: HookedTransformer, contexts: Tensor, batch: int, n_batches: int
+) -> tuple[Any, Any]:
+    """``run_evals`` with everything it measures."""
+    given = Dataset.from_dict({"tokens": contexts.tolist()})
+    store = ActivationsStore.from_sae(
+        model, sae, given, context_size=contexts.shape[1], streaming=False, total_tokens=1
+    )
+    return run_evals(sae, store, model, ActivationScaler(), get_eval_everything_config(batch, n_batches, n_batches))
+
+
+def run_saebench(
+    sae: saebench.SAEBenchAdapter,
+    model: HookedTransformer,
+    contexts: Tensor,
+    batch: int,
+    n_batches: int,
+    folder: str,
+    *,
+    restore_special: bool,
+) -> None:
+    """SAEBench's core into ``folder``. What it would download is handed to it."""
+    given = Dataset.from_dict({"tokens": contexts.tolist()}).to_iterable_dataset()
 
     def store(model: Any, sae: Any, **options: Any) -> ActivationsStore:
         return ActivationsStore.from_sae(model, sae, **{**options, "dataset": given})
 
     downloads = core.HookedTransformer, core.ActivationsStore
-    core.HookedTransformer = SimpleNamespace(from_pretrained_no_processing=lambda *_, **__: hooked)
+    core.HookedTransformer = SimpleNamespace(from_pretrained_no_processing=lambda *_, **__: model)
     core.ActivationsStore = SimpleNamespace(from_sae=store)
     try:
         core.multiple_evals(
-            [("ours", _adapted(coder))],
+            [("ours", sae)],
             n_eval_reconstruction_batches=n_batches,
             n_eval_sparsity_variance_batches=n_batches,
             eval_batch_size_prompts=batch,
@@ -81,7 +101,6 @@ def with_saebench(
         )
     finally:
         core.HookedTransformer, core.ActivationsStore = downloads
-    return json.loads((Path(folder) / "ours_custom_sae_eval_results.json").read_text())
 
 
 def read_core(file: str) -> Mapping[str, Any]:
@@ -89,11 +108,12 @@ def read_core(file: str) -> Mapping[str, Any]:
     return asdict(TypeAdapter(CoreEvalOutput).validate_json(Path(file).read_text()))
 
 
-def _adapted(folder: str) -> saebench.SAEBenchAdapter:
+def adapted(folder: str) -> saebench.SAEBenchAdapter:
+    """The saved dictionary as SAEBench and sae-lens take it."""
     return saebench.adapter(load(folder), model_name="tiny", prepend_bos=False)
 
 
-def _hooked(folder: str) -> HookedTransformer:
+def hooked(folder: str) -> HookedTransformer:
     """The saved GPT-2 as both load it: TransformerLens' implementation, weights not processed."""
     saved = GPT2LMHeadModel.from_pretrained(folder)
     shape = saved.config

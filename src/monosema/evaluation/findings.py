@@ -67,13 +67,12 @@ class Findings:
         fired.index_add_(0, tokens, torch.stack([(values != 0).to(values.dtype), values], dim=1).cpu())
         terms = token_terms(x, x_hat)
         unexplained = terms[:, :1] / (x - (math.nan if mean is None else mean)).square().sum(1, keepdim=True)
-        self._add("terms", torch.cat([one, terms, fired, 1 - unexplained], 1), groups)
-        self._add("deviations", torch.cat([one, moved.square().sum(1, keepdim=True), moved], 1), groups)
+        self.terms += GroupSums.of(torch.cat([one, terms, fired, 1 - unexplained], 1), groups, self.n_groups)
+        moments = torch.cat([one, moved.square().sum(1, keepdim=True), moved], 1)
+        self.deviations += GroupSums.of(moments, groups, self.n_groups)
 
-    def add_run(self, model: str, run: str, sums: GroupSums) -> None:
-        """A batch's predictions in one run of a model."""
+    def add_run(self, model: str, run: str, terms: Tensor, groups: Tensor) -> None:
+        """The ``terms [n, k]`` of a batch's predictions in one run of a model, the i-th in ``groups[i]``."""
         own = self.runs.setdefault(model, {})
-        own[run] = own.get(run, GroupSums.empty(self.n_groups, len(PREDICTION_TERMS))) + sums
-
-    def _add(self, name: str, terms: Tensor, groups: Tensor) -> None:
-        setattr(self, name, getattr(self, name) + GroupSums.of(terms, groups, self.n_groups))
+        before = own.get(run, GroupSums.empty(self.n_groups, len(PREDICTION_TERMS)))
+        own[run] = before + GroupSums.of(terms, groups, self.n_groups)

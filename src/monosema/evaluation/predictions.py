@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import DataError
+from monosema.evaluation.predictor import Logits
 from monosema.evaluation.tasks import Task
 from monosema.metrics import log_probs, negative_entropy, token_cross_entropy, token_kl_from
 
@@ -20,18 +21,11 @@ TERMS = ("n", "ce", "kl", "top1_agreement")
 """What is summed over predictions: their number, cross-entropy, ``KL(clean || run)`` and whether the most probable
 token is the clean run's."""
 
-_LOG_PROB_ELEMENTS = {"cpu": 2**19}
-"""Log-probabilities taken at a time, by device (2**26 where not named): few enough for the cache of a CPU."""
-
 
 @dataclass(frozen=True)
 class _Part:
     """Some successive predictions of a batch."""
 
-    rows: slice | Tensor
-    """Where their logits are, in the flattened batch."""
-    inside: Tensor | None
-    """Which of those rows count; None for all."""
     targets: Tensor
     """``[m]`` token ids to predict."""
     p: Tensor
@@ -46,41 +40,35 @@ class _Part:
 class CleanPredictions:
     """The clean run's predictions on one batch."""
 
-    def __init__(self, logits: Tensor, task: Task, where: str) -> None:
-        """Of ``logits [B, T, V]``; ``where`` names site and batch in errors.
+    def __init__(self, logits: Logits, task: Task, where: str) -> None:
+        """Of ``logits`` at the task's positions; ``where`` names site and batch in errors.
 
         Raises ``DataError`` where a loss is not finite.
         """
         self._where = where
         self._parts: list[_Part] = []
-        flat = logits.flatten(0, 1)
-        size = max(1, _LOG_PROB_ELEMENTS.get(logits.device.type, 2**26) // logits.shape[-1])
-        positions, targets = task.positions.to(logits.device), task.targets.to(logits.device)
-        losses = []
-        for start in range(0, len(positions), size):
-            at, target = positions[start : start + size], targets[start : start + size]
-            rows, inside = _rows(at)
-            log_p = log_probs(flat[rows])
-            log_p = log_p if inside is None else log_p[inside]
+        losses, start = [], 0
+        for part in logits.parts():
+            targets = task.targets[start : start + len(part)].to(part.device)
+            start += len(part)
+            log_p = log_probs(part)
             p = log_p.exp()
-            self._parts.append(_Part(rows, inside, target, p, negative_entropy(log_p, p), log_p.argmax(-1)))
-            losses.append(token_cross_entropy(log_p, target))
+            self._parts.append(_Part(targets, p, negative_entropy(log_p, p), log_p.argmax(-1)))
+            losses.append(token_cross_entropy(log_p, targets))
         loss = _joined(losses)
         self.terms = self._checked(
             torch.stack([torch.ones_like(loss), loss, loss * 0, torch.ones_like(loss)], 1), "clean"
         )
         """``[n, 4]`` float64: ``TERMS`` of the clean run itself."""
 
-    def compared(self, logits: Tensor, run: str) -> Tensor:
-        """``[n, 4]`` float64: ``TERMS`` of another run's ``logits [B, T, V]``; errors call it ``run``."""
-        flat = logits.flatten(0, 1)
+    def compared(self, logits: Logits, run: str) -> Tensor:
+        """``[n, 4]`` float64: ``TERMS`` of another run with ``logits`` there; errors call it ``run``."""
         losses, divergences, agreements = [], [], []
-        for part in self._parts:
-            log_q = log_probs(flat[part.rows])
-            log_q = log_q if part.inside is None else log_q[part.inside]
-            losses.append(token_cross_entropy(log_q, part.targets))
-            agreements.append(log_q.gather(-1, part.top.unsqueeze(-1)).squeeze(-1) == log_q.amax(-1))
-            divergences.append(token_kl_from(part.p, part.negative_entropy, log_q, overwrites=True))
+        for part, clean in zip(logits.parts(), self._parts, strict=True):
+            log_q = log_probs(part)
+            losses.append(token_cross_entropy(log_q, clean.targets))
+            agreements.append(log_q.gather(-1, clean.top.unsqueeze(-1)).squeeze(-1) == log_q.amax(-1))
+            divergences.append(token_kl_from(clean.p, clean.negative_entropy, log_q, overwrites=True))
         loss = _joined(losses)
         columns = [torch.ones_like(loss), loss, _joined(divergences), _joined(agreements).to(loss.dtype)]
         return self._checked(torch.stack(columns, 1), run)
@@ -92,17 +80,6 @@ class CleanPredictions:
                 "logits are not finite there. Load the model in bfloat16 or float32"
             )
         return terms
-
-
-def _rows(positions: Tensor) -> tuple[slice | Tensor, Tensor | None]:
-    """The rows to read for ascending ``positions``: a slice, where little of it is read in vain."""
-    first, last = int(positions[0]), int(positions[-1])
-    n = last + 1 - first
-    if n == len(positions):
-        return slice(first, last + 1), None
-    if n <= 1.25 * len(positions):
-        return slice(first, last + 1), positions - first
-    return positions, None
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from monosema.evaluation.findings import CLEAN, SPLICED
 from monosema.evaluation.losses import losses_of
 from monosema.evaluation.measure import check_counts, evaluation_mode, require_enough, require_finite_weights
 from monosema.evaluation.predictions import CleanPredictions
+from monosema.evaluation.predictor import Predictor
 from monosema.evaluation.replaced import LayerSums, ReplacedRun, Replacement, replacement_of
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
 from monosema.evaluation.report import ModelLosses, Overlap
@@ -22,6 +23,18 @@ from monosema.evaluation.runs import batches, fitting_batch_size
 from monosema.evaluation.tasks import choose_masked, mask_token_id, masked_token_task, next_token_task, no_task
 from monosema.metrics import GroupSums
 from monosema.models import LanguageModel
+from monosema.models.suffix import Suffix
+
+_LOSSES = {
+    "replacement_score": "ce_loss_score",
+    "ce_clean": "ce_clean",
+    "ce_replaced": "ce_spliced",
+    "ce_zero": "ce_ablated",
+    "kl": "kl",
+    "kl_zero": "kl_ablated",
+    "top1_agreement": "top1_agreement",
+}
+"""By field of ``ReplacementReport``, that of ``ModelLosses``."""
 
 
 def evaluate_replacement(
@@ -75,6 +88,10 @@ def evaluate_replacement(
     runs, layers = dict[str, GroupSums](), list[LayerSums]()
     bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
     with bar, evaluation_mode(model.hf, *replacement.coders):
+        written = [layer.written for layer in replacement.layers]
+        edited = {*written, *(layer.read for layer in replacement.layers)}
+        predictor, suffix = Predictor(model, edited), Suffix(model, edited)
+        starts = [suffix.start_name] if suffix.start_name else []
         size = batch_size or fitting_batch_size(models, chosen.split.context_size)
         for index, part in enumerate(batches(chosen, size)):
             where = f"batch {index}"
@@ -83,14 +100,14 @@ def evaluate_replacement(
                 task = next_token_task(contexts, special, chosen.no_target[part], documents)
             else:
                 task = masked_token_task(contexts, masked[part], mask, documents)
-            written = [layer.written for layer in replacement.layers]
-            logits, values = model.logits_and_sites(task.tokens, written, documents_BT=documents)
+            logits, values = predictor.predict(task, dict.fromkeys([*written, *starts]))
             clean = CleanPredictions(logits, task, where)
             run = ReplacedRun(replacement, ~special, values, where)
             terms = {CLEAN: clean.terms}
             for name, edits in ((SPLICED, run.edits()), ("zero", replacement.zeros(~special))):
-                with model.edits(edits):
-                    terms[name] = clean.compared(model(task.tokens, documents_BT=documents), name)
+                with suffix.resumed(values[starts[0]] if starts else None):
+                    logits, _ = predictor.predict(task, edits=edits)
+                terms[name] = clean.compared(logits, name)
             groups = chosen.groups[part].flatten()[task.positions]
             for name, each in terms.items():
                 sums = GroupSums.of(each, groups, chosen.n_groups)
@@ -132,12 +149,7 @@ def _report(
     if overlap == "same tokens":
         notes.append("a coder was trained on these very tokens; evaluate on a held-out split")
     return ReplacementReport(
-        replacement_score=losses.ce_loss_score,
-        ce_clean=losses.ce_clean,
-        ce_replaced=losses.ce_spliced,
-        ce_zero=losses.ce_ablated,
-        kl=losses.kl,
-        kl_zero=losses.kl_ablated,
+        **{name: getattr(losses, own) for name, own in _LOSSES.items()},
         l0=sum(each.sparsity.l0 for each in sums),
         layers=tuple(
             ReplacedLayer(
@@ -157,6 +169,7 @@ def _report(
         tokens_fingerprint=split.fingerprint,
         overlap=overlap,
         notes=tuple(notes),
+        intervals={name: losses.intervals[own] for name, own in _LOSSES.items() if own in losses.intervals},
     )
 
 

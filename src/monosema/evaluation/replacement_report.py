@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from monosema.evaluation.report import Overlap, labelled, plain_value, shown
+from monosema.evaluation.report import Interval, Overlap, between, intervals_of, labelled, plain_value, shown
 
 _GROUPS = {
-    "language model": ("replacement_score", "ce_clean", "ce_replaced", "ce_zero", "kl", "kl_zero"),
+    "language model": ("replacement_score", "ce_clean", "ce_replaced", "ce_zero", "kl", "kl_zero", "top1_agreement"),
     "sparsity": ("l0",),
     "data": ("split", "n_tokens", "n_predicted_tokens", "n_special_positions", "tokens_fingerprint", "overlap"),
 }
@@ -53,6 +53,8 @@ class ReplacementReport:
     """``KL(clean || replaced)``."""
     kl_zero: float
     """``KL(clean || zero)``."""
+    top1_agreement: float
+    """Share of the predictions whose most probable token is the clean run's, with the coders in place."""
     l0: float
     """Latents that fire on a token, of all layers together."""
     layers: tuple[ReplacedLayer, ...]
@@ -73,6 +75,8 @@ class ReplacementReport:
     """Whether a coder was trained on these tokens."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers must know."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """By field, of the losses: 95 % confidence intervals by document."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; NaN becomes None."""
@@ -82,12 +86,13 @@ class ReplacementReport:
     def from_dict(cls, plain: Mapping[str, Any]) -> ReplacementReport:
         """The report that ``to_dict`` wrote."""
         layers = tuple(ReplacedLayer(**_with_nan(layer)) for layer in plain["layers"])
-        return cls(**_with_nan(plain) | {"layers": layers, "notes": tuple(plain["notes"])})
+        long = {"layers": layers, "notes": tuple(plain["notes"]), "intervals": intervals_of(plain)}
+        return cls(**{"top1_agreement": math.nan} | _with_nan(plain) | long)
 
     def __str__(self) -> str:
         lines = [self._title()]
         for group, names in _GROUPS.items():
-            lines += labelled(group, [f"{name:<29} {shown(getattr(self, name))}" for name in names])
+            lines += labelled(group, [f"{name:<29} {self._shown(name)}" for name in names])
             if group == "sparsity":
                 width = max(len(layer.hook_name_out) for layer in self.layers)
                 lines += labelled(
@@ -98,7 +103,7 @@ class ReplacementReport:
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
         rows = [
-            f"<tr><td>{name}</td><td>{html.escape(shown(getattr(self, name)))}</td></tr>"
+            f"<tr><td>{name}</td><td>{html.escape(self._shown(name))}</td></tr>"
             for names in _GROUPS.values()
             for name in names
         ]
@@ -114,6 +119,9 @@ class ReplacementReport:
             + "".join(f"<tr>{layer}</tr>" for layer in layers)
             + f"</tbody></table><ul>{notes}</ul>"
         )
+
+    def _shown(self, name: str) -> str:
+        return between(getattr(self, name), self.intervals.get(name))
 
     def _title(self) -> str:
         return f"{len(self.layers)} sites of {self.model_name} replaced at once (zero ablation)"

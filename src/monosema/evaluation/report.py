@@ -383,9 +383,12 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
             name: AblationLosses(**{key: _number(value) for key, value in each.items()})
             for name, each in values["ablations"].items()
         }
-    if "intervals" in values:
-        nested["intervals"] = {name: (_number(low), _number(high)) for name, (low, high) in values["intervals"].items()}
-    return nested
+    return nested | {"intervals": intervals_of(values)}
+
+
+def intervals_of(values: Mapping[str, Any]) -> dict[str, Interval]:
+    """Intervals from the JSON of a report, in which older ones have none."""
+    return {name: (_number(low), _number(high)) for name, (low, high) in values.get("intervals", {}).items()}
 
 
 def _number(value: float | None) -> float:

@@ -21,10 +21,11 @@ from monosema.evaluation.contexts import EvaluationContexts
 from monosema.evaluation.findings import CLEAN, SPLICED, Findings
 from monosema.evaluation.measure import measure_rows
 from monosema.evaluation.predictions import CleanPredictions
+from monosema.evaluation.predictor import Predictor
 from monosema.evaluation.report import Ablation
 from monosema.evaluation.sites import Sites, side_by_side
 from monosema.evaluation.tasks import Task, choose_masked, masked_token_task, next_token_task
-from monosema.metrics import GroupSums, require_finite
+from monosema.metrics import require_finite
 from monosema.metrics.checks import wide
 from monosema.models import LanguageModel
 from monosema.models.hooks import EditFunction
@@ -128,7 +129,12 @@ class ModelRuns:
         self._mask_token_id = mask_token_id
         self._suffixes: dict[Written, dict[str, Suffix]] = {}
         self._whole: dict[str, Suffix] = {}
+        self._predictors: dict[str, Predictor] = {}
         if chosen.n_loss_contexts:
+            for key, model in models.items():
+                edited = {hook for each in subjects for owner, hook in each.written if owner == key}
+                if edited:
+                    self._predictors[key] = Predictor(model, edited)
             self._suffixes = {each: self._suffixes_of(each) for each in {each.written: None for each in subjects}}
             self._whole = self._suffixes_of({place for subject in subjects for place in subject.places})
 
@@ -144,9 +150,8 @@ class ModelRuns:
                 for subject, own in zip(self._subjects, found, strict=True):
                     self._measure(subject, own, values, batch, levels)
             if task is not None:
-                logits, values = self._clean(task, kept.pop(batch.index, {}))
-                clean = {key: CleanPredictions(logits.pop(key), task, where) for key in tuple(logits)}
-                run = _Runs(self, task, batch, clean, values)
+                clean, values = self._clean(task, kept.pop(batch.index, {}), where)
+                run = _Runs(self._predictors, self._suffixes, task, batch.counted, clean, values)
                 ablated = {
                     written: {name: run.ablated(written, level) for name, level in each.items()}
                     for written, each in levels.items()
@@ -158,21 +163,14 @@ class ModelRuns:
                         x, target = subject.rows(values, batch.counted)
                         x_hat = measure_rows(subject.coder, x, target, subject.sites.widths_written, where).x_hat
                     spliced = run.edited(subject.written, x_hat, SPLICED)
+                    groups = batch.groups.flatten()[task.positions]
                     for key in subject.sites.models_written:
-                        own.add_run(key, CLEAN, run.sums(clean[key].terms))
-                        own.add_run(key, SPLICED, spliced[key])
-                        for name, sums in ablated[subject.written].items():
-                            own.add_run(key, name, sums[key])
+                        own.add_run(key, CLEAN, clean[key].terms, groups)
+                        own.add_run(key, SPLICED, spliced[key], groups)
+                        for name, terms in ablated[subject.written].items():
+                            own.add_run(key, name, terms[key], groups)
             progress.advance(batch.contexts.numel())
         return found
-
-    def suffix(self, written: Written, key: str) -> Suffix:
-        """What of a model runs again after edits of ``written``."""
-        return self._suffixes[written][key]
-
-    def model(self, key: str) -> LanguageModel:
-        """By name."""
-        return self._models[key]
 
     def _measure(
         self, subject: Subject, own: Findings, values: Values, batch: _Batch, levels: Mapping[Written, Levels]
@@ -233,9 +231,11 @@ class ModelRuns:
             levels[each]["mean"] = torch.cat([sums[place] for place in each]) / max(1, n_rows)
         return levels, kept
 
-    def _clean(self, task: Task, starts: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[Place, Tensor]]:
-        """Logits by model, and the values of all sites and of where edited runs begin."""
-        logits, values = {}, dict[Place, Tensor]()
+    def _clean(
+        self, task: Task, starts: Mapping[str, Tensor], where: str
+    ) -> tuple[dict[str, CleanPredictions], dict[Place, Tensor]]:
+        """Predictions by model, and the values of all sites and of where edited runs begin."""
+        clean, values = dict[str, CleanPredictions](), dict[Place, Tensor]()
         wanted = self._places()
         for each in self._suffixes.values():
             wanted |= set(self._starts(each).values())
@@ -244,12 +244,13 @@ class ModelRuns:
             with ExitStack() as stack:
                 if key in starts:
                     stack.enter_context(self._whole[key].resumed(starts[key]))
-                if any(key in each for each in self._suffixes.values()):
-                    logits[key], own = model.logits_and_sites(task.tokens, names, documents_BT=task.documents)
+                if key in self._predictors:
+                    logits, own = self._predictors[key].predict(task, names)
+                    clean[key] = CleanPredictions(logits, task, where)
                 else:
                     own = model.capture(task.tokens, names, documents_BT=task.documents)
             values |= {(key, hook): own[hook] for hook in names}
-        return logits, values
+        return clean, values
 
     def _captured(self, tokens: Tensor, documents: Tensor | None, places: Iterable[Place]) -> dict[Place, Tensor]:
         return capture_places(self._models, places, tokens, documents)
@@ -272,37 +273,32 @@ class ModelRuns:
 class _Runs:
     """The edited runs of one batch."""
 
-    owner: ModelRuns
+    predictors: Mapping[str, Predictor]
+    suffixes: Mapping[Written, Mapping[str, Suffix]]
     task: Task
-    batch: _Batch
+    counted: Tensor
     clean: Mapping[str, CleanPredictions]
     values: Values
 
-    def ablated(self, written: Written, level: Tensor) -> dict[str, GroupSums]:
+    def ablated(self, written: Written, level: Tensor) -> dict[str, Tensor]:
         """By model, with ``level [d_out]`` in the place of every position that counts."""
-        return self.edited(written, level.expand(int(self.batch.counted.sum()), -1), "ablated")
+        return self.edited(written, level.expand(int(self.counted.sum()), -1), "ablated")
 
-    def edited(self, written: Written, rows: Tensor, run: str) -> dict[str, GroupSums]:
-        """By model, with ``rows [n, d_out]`` in the place of the sites written."""
+    def edited(self, written: Written, rows: Tensor, run: str) -> dict[str, Tensor]:
+        """By model, the predictions' terms with ``rows [n, d_out]`` in the place of the sites written."""
         edits: dict[str, dict[SiteName, EditFunction]] = {}
         widths = [self.values[place].shape[-1] for place in written]
         for place, new in zip(written, rows.split(widths, 1), strict=True):
             value = self.values[place].clone()
-            value[self.batch.counted.to(value.device)] = new.to(device=value.device, dtype=value.dtype)
+            value[self.counted.to(value.device)] = new.to(device=value.device, dtype=value.dtype)
             edits.setdefault(place[0], {})[place[1]] = _replacing(value)
-        found = {}
-        for key, own in edits.items():
-            model, suffix = self.owner.model(key), self.owner.suffix(written, key)
-            start = self.values[key, suffix.start_name] if suffix.start_name else None
-            with suffix.resumed(start), model.edits(own):
-                logits = model(self.task.tokens, documents_BT=self.task.documents)
-            found[key] = self.sums(self.clean[key].compared(logits, run))
-        return found
+        return {key: self._terms(key, self.suffixes[written][key], own, run) for key, own in edits.items()}
 
-    def sums(self, terms: Tensor) -> GroupSums:
-        """Of the predictions' ``terms [n, k]``."""
-        groups = self.batch.groups.flatten()[self.task.positions]
-        return GroupSums.of(terms, groups, self.owner._chosen.n_groups)
+    def _terms(self, key: str, suffix: Suffix, edits: Mapping[SiteName, EditFunction], run: str) -> Tensor:
+        start = self.values[key, suffix.start_name] if suffix.start_name else None
+        with suffix.resumed(start):
+            logits, _ = self.predictors[key].predict(self.task, edits=edits)
+        return self.clean[key].compared(logits, run)
 
 
 def _replacing(value: Tensor) -> EditFunction:

@@ -1,0 +1,53 @@
+"""A model's last linear map by itself: logits of some rows at a time, in memory that is used again.
+
+``[B, T, V]`` logits of a large vocabulary are the largest tensor of a forward pass, and most of the time of writing
+them goes into memory that is new to the process. Where they are nothing but ``hidden @ W_U + b_U``, a pass can end at
+the unembedding and the rows that matter be multiplied out as they are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from monosema.models.language_model import LanguageModel, SiteName
+from monosema.models.verify import probe_tokens
+
+
+@final
+class Unembedding:
+    """The unembedding of ``model``, where its logits are that product and nothing else.
+
+    ``site`` is the name under which ``capture`` gives what it reads, ``[B, T, D]``. It is empty where logits are more
+    than the product (scaled or soft-capped), where the module is no plain linear map, and where it is edited.
+    Shape letters: B batch, T token, N rows, D width, V vocabulary.
+    """
+
+    def __init__(self, model: LanguageModel, edited: Iterable[SiteName] = ()) -> None:
+        """Find it; ``edited`` are sites that will be. Runs ``model`` on a few tokens."""
+        self._memory = torch.empty(0)
+        self.site = ""
+        module = model.hf.get_output_embeddings()
+        if type(module) is not nn.Linear or module in model.hooked_modules(edited):
+            return
+        self._module = module
+        path = next(path for path, each in model.hf.named_modules() if each is module)
+        tokens_BT = probe_tokens(model.vocab_size, model.special_token_ids, model.device, model.context_size)
+        with torch.no_grad():
+            hidden_BTD = model.capture(tokens_BT, [f"{path}:in"])[f"{path}:in"]
+            if torch.equal(self.logits(hidden_BTD.flatten(0, 1)), model(tokens_BT).flatten(0, 1)):
+                self.site = f"{path}:in"
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """``hidden @ W_U + b_U``, ``[N, V]``, without gradients. The next call overwrites it."""
+        weight_VD, bias_V = self._module.weight.detach(), self._module.bias
+        n, vocab_size = len(hidden_ND), len(weight_VD)
+        if self._memory.numel() < n * vocab_size or self._memory.dtype != hidden_ND.dtype:
+            self._memory = hidden_ND.new_empty(n * vocab_size)
+        out_NV = self._memory[: n * vocab_size].view(n, vocab_size)
+        if bias_V is None:
+            return torch.mm(hidden_ND, weight_VD.T, out=out_NV)
+        return torch.addmm(bias_V.detach(), hidden_ND, weight_VD.T, out=out_NV)
