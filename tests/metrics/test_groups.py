@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monosema.metrics import GroupSums, fve, jackknife_interval, left_out_variation
+from monosema.metrics.groups import sums_by_adding, sums_by_product
 
 
 def test_of_a_mean_of_equal_groups_it_is_the_standard_error():
@@ -46,6 +47,12 @@ def test_means_do_not_depend_on_the_split(sizes: list[int]):
     n, summed = total.sums.sum(0).tolist()
     assert n == 50
     assert summed / n == pytest.approx(values.double().mean().item(), rel=1e-12)
+
+
+def test_the_product_is_the_sum_by_index():
+    terms = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    groups = torch.arange(50) % 4 + 1
+    torch.testing.assert_close(sums_by_product(terms, groups, 6), sums_by_adding(terms, groups, 6), rtol=1e-12, atol=0)
 
 
 def test_variation_left_out_is_that_of_the_other_rows_about_their_own_mean():

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary
+from monosema.coders import Dictionary, Latents
 from monosema.evaluation.measure import MeasuredRows, RowSums
 from monosema.evaluation.predictions import TERMS as PREDICTION_TERMS
 from monosema.metrics import GroupSums, LatentSums, token_terms
@@ -56,17 +56,14 @@ class Findings:
         self.latents = self.latents + LatentSums.of(measured.latents, contexts)
         if groups is None or len(target) == 0:
             return
-        x = wide(target).cpu()
+        x, x_hat = wide(target.to(measured.x_hat.device)), wide(measured.x_hat)
         if self._centre is None:
             self._centre = x.mean(0)
-        x_hat, latents = wide(measured.x_hat).cpu(), measured.latents
-        one, moved = torch.ones(len(x), 1, dtype=torch.float64), x - self._centre
-        tokens = latents.rows().cpu()
-        values = wide(latents.values).abs().cpu()
-        fired = torch.zeros(len(x), 2, dtype=torch.float64)
-        fired.index_add_(0, tokens, torch.stack([(values != 0).to(values.dtype), values], dim=1).cpu())
+        one, moved = x.new_ones(len(x), 1), x - self._centre
         terms = token_terms(x, x_hat)
-        unexplained = terms[:, :1] / (x - (math.nan if mean is None else mean)).square().sum(1, keepdim=True)
+        level = x.new_full((), math.nan) if mean is None else mean.to(x.device)
+        unexplained = terms[:, :1] / (x - level).square().sum(1, keepdim=True)
+        fired = _firings(measured.latents, len(x)).to(x.device)
         self.terms += GroupSums.of(torch.cat([one, terms, fired, 1 - unexplained], 1), groups, self.n_groups)
         moments = torch.cat([one, moved.square().sum(1, keepdim=True), moved], 1)
         self.deviations += GroupSums.of(moments, groups, self.n_groups)
@@ -76,3 +73,10 @@ class Findings:
         own = self.runs.setdefault(model, {})
         before = own.get(run, GroupSums.empty(self.n_groups, len(PREDICTION_TERMS)))
         own[run] = before + GroupSums.of(terms, groups, self.n_groups)
+
+
+def _firings(latents: Latents, n: int) -> Tensor:
+    """``[n, 2]`` float64 on the CPU: by row how many latents fire, and their absolute values added up."""
+    values = wide(latents.values).abs().cpu()
+    terms = torch.stack([(values != 0).to(values.dtype), values], dim=1)
+    return torch.zeros(n, 2, dtype=torch.float64).index_add_(0, latents.rows().cpu(), terms)

@@ -50,8 +50,9 @@ class GroupSums:
     @classmethod
     def of(cls, terms: Tensor, groups: Tensor, n_groups: int) -> GroupSums:
         """Of the tokens' ``terms [n, k]``, the i-th in group ``groups[i]``."""
-        sums = torch.zeros(n_groups, terms.shape[1], dtype=torch.float64)
-        return cls(sums.index_add_(0, groups.cpu(), wide(terms).cpu()))
+        terms = wide(terms)
+        add = sums_by_adding if terms.device.type == "cpu" else sums_by_product
+        return cls(add(terms, groups.to(terms.device), n_groups).cpu())
 
     def __add__(self, other: GroupSums) -> GroupSums:
         return GroupSums(self.sums + other.sums)
@@ -61,6 +62,16 @@ class GroupSums:
         """``[g', k]``: what is summed without each group that has tokens (a token count is the first column)."""
         own = self.sums[self.sums[:, 0] > 0]
         return self.sums.sum(0) - own
+
+
+def sums_by_adding(terms: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """``[n_groups, k]``: the float64 rows of ``terms [n, k]`` added up by group, in their order."""
+    return terms.new_zeros(n_groups, terms.shape[1]).index_add_(0, groups, terms)
+
+
+def sums_by_product(terms: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """The same as a product, which a GPU computes in one order every time: its additions by index come in any."""
+    return torch.nn.functional.one_hot(groups, n_groups).to(terms.dtype).T @ terms
 
 
 def left_out_variation(sums: GroupSums) -> Tensor:
