@@ -74,6 +74,25 @@ def test_all_latents_of_a_perfect_dictionary_move_every_attribute(model: Languag
         assert not prompts.hits(isolation, every).any() and prompts.hits(isolation, none).all()
 
 
+def test_an_answer_is_what_the_model_would_generate(model: LanguageModel):
+    """Two tokens: right where ``generate`` says them, wrong where the second is another, which one token misses."""
+    answers: dict[str, str] = {}
+    for entity in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+        ids = torch.tensor([[0, *model.tokenizer(f"a {entity}")["input_ids"]]])
+        made = model.hf.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+        text = model.tokenizer.decode(made)
+        if text.isascii() and len(text) == 2:
+            answers[entity] = text
+    assert len(answers) >= 2
+    wrong = next(iter(answers))
+    told = {entity: {"it": text} for entity, text in answers.items()}
+    told[wrong] = {"it": answers[wrong][0] + ("!" if answers[wrong][1] != "!" else "?")}
+    data = AttributeData(templates={"it": "a {word}"}, answers=told)
+    known = Prompts(sae(), model, data, RavelConfig(), False).known
+    assert known == {(entity, "it"): entity != wrong for entity in answers}
+    assert all(Prompts(sae(), model, data, RavelConfig(n_answer_tokens=1), False).known.values())
+
+
 def test_the_score_is_the_mean_of_both(model: LanguageModel, data: AttributeData):
     report = measure(sae(), model, data)
     assert report.answered == {"first": 1.0, "second": 1.0}

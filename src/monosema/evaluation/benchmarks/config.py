@@ -124,6 +124,8 @@ class RavelConfig:
     """Adam's learning rate for the mask."""
     n_latents: tuple[int, ...] = ()
     """Also exchange so many latents, those that vary most between answers, each number measured."""
+    n_answer_tokens: int = 6
+    """Of an answer so many tokens are compared with what the model would generate."""
     keep_error: bool = False
     """Whether the edited site keeps what the dictionary does not reconstruct; SAEBench drops it."""
     test_fraction: float = 0.3
@@ -141,7 +143,7 @@ class RavelConfig:
             _rising(self, "n_latents")
         if self.n_epochs < 0:
             raise ConfigError(f"n_epochs must be at least 0, got {self.n_epochs}")
-        _at_least_one(self, "most_pairs", "batch_size")
+        _at_least_one(self, "most_pairs", "batch_size", "n_answer_tokens")
         _share(self, "test_fraction")
         _positive(self, "lr")
 

@@ -31,7 +31,8 @@ def cause_and_isolation(
     For a base and a source entity with different answers, the base prompt is run with the site changed at the entity's
     last token, and only there: some latents there have the values they have in the same prompt about the source, and
     the site is their reconstruction ``decode(f')`` (with ``keep_error``, what is not reconstructed is added again).
-    The model's answer is the token with the largest logit; only answers that it gets right unedited are used.
+    The model's answer is what it would generate without sampling, of which the first ``n_answer_tokens`` are compared;
+    only answers that it gets right unedited are used.
 
     - **cause** (0 to 1): share of pairs whose answer becomes the source's;
     - **isolation** (0 to 1): over prompts for the *other* attributes, of the same pairs where the answers to these
@@ -44,10 +45,10 @@ def cause_and_isolation(
     training, those whose activations at the entity vary most between answers, ``‖W_dec[i]‖² Σ_g n_g (f̄_gi - f̄_i)²``
     (``top n``).
 
-    Differences from SAEBench 0.6.0: entities, not pairs, are held out, so that no entity is on both sides; only first
-    tokens of answers are compared, there the text of six. Known caveats: a site after the entity's attributes were read
-    off, or before they are there, has nothing to move; scores rise with L0; the mask depends on batch size and steps,
-    and with few pairs it hardly leaves its start. Intervals resample pairs as if they were independent.
+    Differences from SAEBench 0.6.0: entities, not pairs, are held out, so that no entity is on both sides. Known
+    caveats: a site after the entity's attributes were read off, or before they are there, has nothing to move; scores
+    rise with L0; the mask depends on batch size and steps, and with few pairs it hardly leaves its start. Intervals
+    resample pairs as if they were independent.
 
     Args:
         coder: an SAE of one site.

@@ -1,6 +1,7 @@
 """The prompts of attribute data as a model answers them, with and without some latents interchanged.
 
-Shape letters: B prompts, T positions, D width, F latents, K latents that fire on some prompt, P prompts.
+Shape letters: B prompts of a batch, T positions, N tokens of an answer, V vocabulary, D width, K latents that fire on
+some prompt, P prompts.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ _COLDEST = 1e-4
 """The mask's temperature falls from 1 to this."""
 
 
+Answer = tuple[int, ...]
+"""The first tokens of an answer, at least one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttributeData:
     """Entities with several attributes each, and a prompt that asks for each attribute."""
 
     templates: Mapping[str, str]
-    """By attribute, a prompt with ``{word}`` in the entity's place, whose next token is the answer."""
+    """By attribute, a prompt with ``{word}`` in the entity's place, which the answer follows."""
     answers: Mapping[str, Mapping[str, str]]
     """By entity, then by attribute, the answer as it follows the prompt (`` France``, with its space)."""
 
@@ -46,8 +51,8 @@ class Interchange:
     """Places of the base prompts."""
     sources: list[int]
     """Places of the source prompts."""
-    wanted: list[int]
-    """The token that counts as right for each."""
+    wanted: list[Answer]
+    """What counts as right for each."""
 
     def __add__(self, other: Interchange) -> Interchange:
         return Interchange(self.bases + other.bases, self.sources + other.sources, self.wanted + other.wanted)
@@ -67,9 +72,12 @@ class Prompts:
         cases = [(entity, attribute) for entity in data.answers for attribute in data.templates]
         self._place = {case: number for number, case in enumerate(cases)}
         self._prompts = [make_prompt(model, data.templates[attribute], entity) for entity, attribute in cases]
-        self._right = [_first_token(model, data, c, p) for c, p in zip(cases, self._prompts, strict=True)]
-        given = self.answers(list(range(len(cases))), [], None)
-        self.known = {case: given[n] == self._right[n] for n, case in enumerate(cases)}
+        self._right = [
+            _answer(model, data, case, prompt)[: config.n_answer_tokens]
+            for case, prompt in zip(cases, self._prompts, strict=True)
+        ]
+        known = self._said(Interchange(list(range(len(cases))), [], self._right), None)
+        self.known = dict(zip(cases, known.tolist(), strict=True))
         is_test = held_out(torch.arange(len(data.answers)), config.test_fraction, config.seed, "ravel").tolist()
         self.sides = {
             side: [entity for entity, out in zip(data.answers, is_test, strict=True) if out == (side == "test")]
@@ -116,7 +124,8 @@ class Prompts:
         known = [entity for entity in self.sides["train"] if self.known[entity, attribute]]
         own = [self._place[entity, attribute] for entity in known]
         f = self._f_PK[own].double()
-        _, group = torch.tensor([self._right[place] for place in own]).unique(return_inverse=True)
+        numbers = {answer: number for number, answer in enumerate(dict.fromkeys(self._right[place] for place in own))}
+        group = torch.tensor([numbers[self._right[place]] for place in own])
         members = one_hot(group).double().to(f.device)
         counts = members.sum(0)
         means = (members.T @ f) / counts[:, None]
@@ -128,12 +137,12 @@ class Prompts:
         """[K] int64: the active latents that a mask trained on ``wanted`` keeps.
 
         The mask ``σ(m / T)``, of which each latent has a share interchanged, minimises the cross-entropy of the wanted
-        tokens by Adam from ``m = 0``, T falling linearly from 1 to 1e-4; kept is where ``m > 0``.
+        answers' first tokens by Adam from ``m = 0``, T falling linearly from 1 to 1e-4; kept is where ``m > 0``.
         """
         mask_K = torch.zeros(len(self.active_K), device=self._model.device, requires_grad=True)
         optimizer = torch.optim.Adam([mask_K], lr=self._config.lr)
         generator = random_stream(self._config.seed, "benchmark", "ravel", attribute, "order")
-        n, targets = len(wanted.bases), torch.tensor(wanted.wanted)
+        n, targets = len(wanted.bases), torch.tensor([answer[0] for answer in wanted.wanted])
         orders = [torch.randperm(n, generator=generator) for _ in range(self._config.n_epochs)]
         batches = [batch.tolist() for order in orders for batch in order.split(self._config.batch_size)]
         for temperature, batch in zip(torch.linspace(1, _COLDEST, len(batches)).tolist(), batches, strict=True):
@@ -141,8 +150,8 @@ class Prompts:
             with evaluation_mode(self._model.hf), torch.enable_grad():
                 moved_BD = self._moved(bases, sources, (mask_K / temperature).sigmoid())
                 losses = [
-                    cross_entropy(logits_BV.float(), targets[batch][part].to(logits_BV.device), reduction="sum")
-                    for part, logits_BV in self._logits(bases, moved_BD)
+                    cross_entropy(logits_BNV[:, 0].float(), targets[batch][part].to(logits_BNV.device), reduction="sum")
+                    for part, logits_BNV in self._logits(bases, moved_BD, [()] * len(bases))
                 ]
                 (mask_K.grad,) = torch.autograd.grad(torch.stack(losses).sum() / len(batch), mask_K)
             optimizer.step()
@@ -153,39 +162,49 @@ class Prompts:
         """[n] bool: whether each answer is the wanted one, with these active latents interchanged."""
         share_K = torch.zeros(len(self.active_K), device=self._model.device)
         share_K[latents_K.to(share_K.device)] = 1
-        given = self.answers(asked.bases, asked.sources, share_K)
-        return torch.tensor([a == b for a, b in zip(given, asked.wanted, strict=True)], dtype=torch.bool)
+        return self._said(asked, share_K)
 
-    def answers(self, bases: list[int], sources: list[int], share_K: Tensor | None) -> list[int]:
-        """The model's answers to the prompts at ``bases``, edited with shares of latents where these are given."""
-        given, size = torch.empty(len(bases), dtype=torch.int64), self._config.batch_size
+    def _said(self, asked: Interchange, share_K: Tensor | None) -> Tensor:
+        """[n] bool: whether the model, edited with shares of latents where these are given, says what is wanted.
+
+        It does where each token of the answer has the largest logit behind those before it, which is where the text it
+        would generate without sampling begins with the answer.
+        """
+        said, size = torch.empty(len(asked.bases), dtype=torch.bool), self._config.batch_size
         with evaluation_mode(self._model.hf):
-            for start in range(0, len(bases), size):
+            for start in range(0, len(said), size):
                 own = slice(start, start + size)
-                moved_BD = None if share_K is None else self._moved(bases[own], sources[own], share_K)
-                for part, logits_BV in self._logits(bases[own], moved_BD):
-                    given[own][part] = logits_BV.argmax(-1).cpu()
-        return [int(each) for each in given]
+                bases, wanted = asked.bases[own], asked.wanted[own]
+                moved_BD = None if share_K is None else self._moved(bases, asked.sources[own], share_K)
+                for part, logits_BNV in self._logits(bases, moved_BD, [answer[:-1] for answer in wanted]):
+                    answers_BN = torch.tensor([wanted[number] for number in part])
+                    said[own][part] = (logits_BNV.argmax(-1).cpu() == answers_BN).all(1)
+        return said
 
     def _moved(self, bases: list[int], sources: list[int], share_K: Tensor) -> Tensor:
         """[B, D]: what is added at the entity: shares of the latents' differences, less the error where not kept."""
         difference_BK = self._f_PK[sources] - self._f_PK[bases]
         return (difference_BK * share_K) @ self._W_KD - self._error_PD[bases]
 
-    def _logits(self, places: list[int], moved_BD: Tensor | None) -> Iterator[tuple[list[int], Tensor]]:
-        """Which of ``places``, and the logits of their last tokens; prompts of one length are run together."""
-        by_length: dict[int, list[int]] = {}
-        for number, place in enumerate(places):
-            by_length.setdefault(len(self._prompts[place].ids), []).append(number)
-        for part in by_length.values():
+    def _logits(
+        self, places: list[int], moved_BD: Tensor | None, following: Sequence[Answer]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Which of ``places``, and the logits [B, N, V] behind the prompt and each token ``following`` it.
+
+        Those of one length are run together.
+        """
+        by_length: dict[tuple[int, int], list[int]] = {}
+        for number, (place, after) in enumerate(zip(places, following, strict=True)):
+            by_length.setdefault((len(self._prompts[place].ids), len(after)), []).append(number)
+        for (n, _), part in by_length.items():
             prompts = [self._prompts[places[number]] for number in part]
-            tokens_BT = torch.tensor([prompt.ids for prompt in prompts], device=self._model.device)
+            ids = [[*self._prompts[places[number]].ids, *following[number]] for number in part]
             at_B = torch.tensor([prompt.position for prompt in prompts])
             edits: dict[SiteName, Callable[[Tensor], Tensor]] = {}
             if moved_BD is not None:
                 edits[self._sae.hook_name or ""] = _added(at_B, moved_BD[part])
             with self._model.edits(edits):
-                yield part, self._model(tokens_BT)[:, -1]
+                yield part, self._model(torch.tensor(ids, device=self._model.device))[:, n - 1 :]
 
     def _differ(self, base: str, source: str, attribute: str) -> bool:
         return self._right[self._place[base, attribute]] != self._right[self._place[source, attribute]]
@@ -203,8 +222,8 @@ def _added(at_B: Tensor, moved_BD: Tensor) -> Callable[[Tensor], Tensor]:
     return edit
 
 
-def _first_token(model: LanguageModel, data: AttributeData, case: tuple[str, str], prompt: Prompt) -> int:
-    """The token that follows the prompt where the answer does."""
+def _answer(model: LanguageModel, data: AttributeData, case: tuple[str, str], prompt: Prompt) -> Answer:
+    """The tokens that follow the prompt where the answer does."""
     entity, attribute = case
     answer = data.answers[entity].get(attribute)
     if not answer:
@@ -216,4 +235,4 @@ def _first_token(model: LanguageModel, data: AttributeData, case: tuple[str, str
             f"the tokens of {data.templates[attribute]!r} about {entity!r} change when {answer!r} follows; end the "
             "template without a space and begin the answer with one"
         )
-    return whole.ids[n]
+    return tuple(whole.ids[n:])
