@@ -33,6 +33,7 @@ from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, UserError, first_line
 from monosema.core.files import atomic_folder, looks_like_path, read_json
+from monosema.core.finite import all_finite
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
@@ -151,7 +152,7 @@ def from_native(spec: NativeSpec) -> Dictionary:
     if expected != found:
         different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise FileError(f"the file's tensors do not fit its config: {', '.join(different[:5])}")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in spec.tensors.values()):
+    if not all(map(all_finite, spec.tensors.values())):
         raise FileError("the file holds values that are not finite")
     coder.load_state_dict(dict(spec.tensors))
     coder.is_trained = True

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import DataError
+from monosema.core.finite import all_finite, finite_sum
 from monosema.core.seeds import random_stream
 from monosema.data.contexts import Contexts, RowRule
 from monosema.data.harvest import Harvester
@@ -21,6 +22,9 @@ logger = logging.getLogger("monosema.data.stream")
 MAX_CHUNK_BYTES = 2**30
 MIN_BATCHES_PER_CHUNK = 64
 CHUNKS_PER_RUN = 8
+
+_ROWS_LOOKED_AT = 4096
+"""One by one where their sum is not finite; of a whole chunk at once, masks would be as large as it."""
 
 
 def default_chunk_contexts(
@@ -124,8 +128,7 @@ class ChunkMaker:
         n_kept = int(kept.sum())
         pinned = self.device.type == "cpu" and torch.cuda.is_available()  # for transfers to a coder on a GPU
         rows = torch.empty(n_kept, self.layout.width, dtype=self.dtype, device=self.device, pin_memory=pinned)
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
-        filled = 0
+        total, filled = finite_sum(rows[:0]), 0
         for start in range(0, len(kept), self.model_batch_size):
             before_each()
             mask = kept[start : start + self.model_batch_size]
@@ -138,9 +141,9 @@ class ChunkMaker:
                 values = values[mask.to(values.device)]
                 rows[filled : filled + n, column : column + values.shape[1]] = values
                 column += values.shape[1]
-            finite &= torch.isfinite(rows[filled : filled + n]).all()  # of all at once, masks as large as the chunk
+            total += finite_sum(rows[filled : filled + n])
             filled += n
-        if not bool(finite):
+        if not bool(torch.isfinite(total)) and not all(map(all_finite, rows.split(_ROWS_LOOKED_AT))):
             raise DataError(
                 f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "
                 "load the model in another dtype (float32 or bfloat16), or look for broken text"

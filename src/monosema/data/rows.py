@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.finite import all_finite
 from monosema.core.seeds import random_stream
 from monosema.data.site_arrays import SiteArrays
 from monosema.data.sites import layout_of
@@ -228,7 +229,7 @@ class IterableRows:
                 rows = torch.as_tensor(rows)
                 if rows.ndim == 1:
                     rows = rows.unsqueeze(0)
-                if not bool(torch.isfinite(rows).all()):
+                if not all_finite(rows):
                     raise DataError("the source gave values that are not finite")
                 yield rows.reshape(-1, rows.shape[-1])
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError, DataError, FileError
 from monosema.core.files import require_regular
+from monosema.core.finite import all_finite
 from monosema.data.sites import RowLayout, layout_of
 
 DIGEST_BYTES = 2**28
@@ -68,7 +69,7 @@ class SiteArrays:
         """
         parts = {name: _rows_of(array, rows) for name, array in self._arrays.items()}
         for name, part in parts.items():
-            if not bool(torch.isfinite(part).all()):
+            if not all_finite(part):
                 which = f" {name!r}" if len(parts) > 1 else ""
                 raise DataError(f"the array{which} holds values that are not finite; remove those rows first")
         first = next(iter(parts.values()))

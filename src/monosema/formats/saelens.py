@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.finite import all_finite
 from monosema.formats.checks import checked_density, checked_metadata, mapping_in, number_in, text_in
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 from monosema.formats.tensors import read_tensors
@@ -204,7 +205,7 @@ def _fine_tuned_scale(
             )
         return None
     (name, scale), *others = scales.items()
-    if others or tuple(scale.shape) != (d_sae,) or not bool(torch.isfinite(scale).all()):
+    if others or tuple(scale.shape) != (d_sae,) or not all_finite(scale):
         shapes = ", ".join(f"{each} {list(value.shape)}" for each, value in scales.items())
         raise FileError(f"{folder / WEIGHTS_FILE}: expected one finite scale [{d_sae}], found {shapes}")
     if bool((scale == 1).all()):
@@ -345,5 +346,5 @@ def _check_shapes(
             raise FileError(
                 f"{folder / WEIGHTS_FILE}: {name} is {list(tensors[name].shape)}, {CONFIG_FILE} says {list(shape)}"
             )
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+    if not all(map(all_finite, tensors.values())):
         raise FileError(f"{folder / WEIGHTS_FILE} holds values that are not finite")

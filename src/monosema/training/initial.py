@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import DataError
+from monosema.core.finite import all_finite
 
 Points = Tensor | np.ndarray
 
@@ -90,7 +91,7 @@ class _Found:
 
 def _weiszfeld(points: Tensor, weights: Tensor | None, max_iterations: int, tolerance: float) -> _Found:
     x = points.double()
-    if not bool(torch.isfinite(x).all()):
+    if not all_finite(x):
         raise DataError("geometric_median: the points are not all finite")
     w = torch.ones(len(x), dtype=torch.float64, device=x.device) if weights is None else weights.double().to(x.device)
     if w.shape != x.shape[:1] or not (bool((w >= 0).all()) and 0 < float(w.detach().sum()) < math.inf):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError, FileError
 from monosema.core.files import read_json
+from monosema.core.finite import all_finite
 from monosema.data.cache.drrik_metadata import DrrikMetadata, DrrikSample, parse_metadata
 from monosema.data.cache.manifest import CachePlan, Manifest
 from monosema.data.cache.shards import ORIGIN, SHARD_BYTES, CacheDtype, ShardRecord
@@ -95,7 +96,7 @@ class DrrikShards:
                 continue
             with np.errstate(over="ignore"):
                 np.copyto(target.numpy(), self._array[start:stop, self._columns[name]], casting="same_kind")
-            if not bool(torch.isfinite(target).all()):
+            if not all_finite(target):
                 row = start + int(torch.isfinite(target).all(1).int().argmin())
                 raise DataError(f"{self}: row {row} holds values that are not finite; remove such rows first")
 
