@@ -44,3 +44,10 @@ def test_an_edited_unembedding_is_left_to_the_model(model_of, tokens):
 
 def test_a_model_without_a_head_has_none(make_hf):
     assert Unembedding(load_model(make_hf("gpt2").transformer)).site == ""
+
+
+def test_under_autocast_the_model_multiplies_itself(make_hf):
+    model = load_model(make_hf("gpt2", torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Unembedding(model).site == ""
+    assert Unembedding(model).site == "lm_head:in"

@@ -38,6 +38,8 @@ class Unembedding:
         tokens_BT = probe_tokens(model.vocab_size, model.special_token_ids, model.device, model.context_size)
         with torch.no_grad():
             hidden_BTD = model.capture(tokens_BT, [f"{path}:in"])[f"{path}:in"]
+            if (hidden_BTD.dtype, hidden_BTD.device) != (module.weight.dtype, module.weight.device):
+                return  # under autocast, or moved there by the module itself
             if torch.equal(self.logits(hidden_BTD.flatten(0, 1)), model(tokens_BT).flatten(0, 1)):
                 self.site = f"{path}:in"
 
