@@ -166,6 +166,9 @@ def test_contexts_in_which_nothing_is_predicted_leave_losses_undefined_and_say_s
         assert any("no prediction counted" in note and "longer contexts" in note for note in report.notes)
         assert math.isfinite(report.fve)
         assert not {name for name in report.intervals if "ce" in name or "kl" in name}
+        mlp = "blocks.0.hook_mlp_out"
+        replaced = evaluate_replacement(random_sae(mlp), decoder, alone, progress=False)
+        assert any("no prediction counted" in note for note in replaced.notes)
 
 
 @pytest.mark.parametrize("bad", [50, -1, 2**31 + 5, 2**32 + 5])

@@ -18,7 +18,7 @@ from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
-from monosema.evaluation.losses import losses_of
+from monosema.evaluation.losses import losses_of, nothing_predicted
 from monosema.evaluation.measure import (
     check_counts,
     evaluation_mode,
@@ -274,8 +274,7 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
         notes.append("special positions keep the site's own value in the clean, spliced and ablated runs")
     for key, each in losses.items():
         of_model = f" of {key}" if key else ""
-        if each.n_predicted_tokens == 0:
-            notes.append(f"no prediction{of_model} counted, so its losses are not defined; give longer contexts")
+        notes += nothing_predicted(each, of_model)
         notes += [
             f"{name} ablation of the site does not raise the loss{of_model}, so its ce_loss_score means nothing here"
             for name, of_ablation in each.ablations.items()
