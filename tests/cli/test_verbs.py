@@ -1,10 +1,12 @@
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tiny_language import byte_tokenizer
 
 import monosema as ms
 from monosema.cli.main import main
@@ -59,6 +61,52 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     few = ["evaluate", "--quiet", "--n-tokens", "320", str(run_folder), "--out", str(tmp_path / "few.json")]
     assert main(few) == 0
     assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-tokens", "0"], "n_tokens must be at least 1, or None, got 0"),
+        (["--n-tokens=-3"], "n_tokens must be at least 1, or None, got -3"),
+        (["--n-tokens", "many"], "n-tokens"),
+        (["--n-loss-tokens", "0"], "n_loss_tokens must be at least 1"),
+        (["--ablation", "men"], "men"),
+        (["--text", "SHORT"], "fills no context of 32 tokens; give more text or a smaller context_size"),
+        (["--text", "nowhere.txt"], "nowhere.txt"),
+        (
+            ["--model", "WIDER"],
+            "d_in is 16, but 'blocks.1.hook_resid_post' of .* is 24 wide; was it trained on another",
+        ),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_evaluate_refuses_what_does_not_fit(
+    options: list[str], message: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "SHORT").write_text("too short")
+    if "WIDER" in options:
+        save_wider_model(tmp_path / "WIDER")
+    try:
+        status = main(["evaluate", str(run_folder), "--quiet", *options, "--out", str(tmp_path / "report.json")])
+    except SystemExit as stop:  # the parser's own refusals
+        status = int(stop.code or 0)
+    assert status == 2
+    written = capsys.readouterr().err
+    assert re.search(message, " ".join(written.split()))
+    assert "Traceback" not in written
+    assert not (tmp_path / "report.json").exists()
+
+
+def save_wider_model(folder: Path) -> None:
+    """Another model, with another tokenizer: of 24 dimensions and 100 tokens more."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([f"word{i}" for i in range(100)])
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        LlamaForCausalLM(LlamaConfig(vocab_size=357, num_key_value_heads=1, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def test_evaluate_writes_saebenchs_layout(run_folder: Path, tmp_path: Path) -> None:

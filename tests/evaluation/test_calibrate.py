@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -49,6 +51,17 @@ def test_what_cannot_be_calibrated_is_refused():
     coder = ms.SAE(8, 32, activation=ms.BatchTopK(k=3), dtype="float64")
     with pytest.raises(ConfigError, match="target_l0 must be"):
         ms.calibrate_threshold(coder, rows(), target_l0=0)
+    for bad in (math.nan, math.inf):
+        broken = rows()
+        broken[4500, 3] = bad
+        with pytest.raises(DataError, match=r"activations of batch 1 must be finite.*\[404, 3\]"):
+            ms.calibrate_threshold(coder, broken)
+    with pytest.raises(DataError, match=r"no activations were given$"):
+        ms.calibrate_threshold(coder, [])
+    uneven = rows()
+    uneven[:4096] *= 1e-3
+    with pytest.raises(DataError, match="read more than once: give a list, not an iterator"):
+        ms.calibrate_threshold(coder, iter([uneven]), target_l0=0.05)
     with pytest.raises(DataError, match="scores a token are positive"):
         ms.calibrate_threshold(coder, rows(), target_l0=31.9)
     assert coder.activation.threshold is None

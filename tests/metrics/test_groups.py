@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monosema.metrics import GroupSums, fve, jackknife_interval, left_out_variation
-from monosema.metrics.groups import sums_by_adding, sums_by_product
+from monosema.metrics.groups import N_GROUPS, sums_by_adding, sums_by_product
 
 
 def test_of_a_mean_of_equal_groups_it_is_the_standard_error():
@@ -67,6 +67,28 @@ def test_variation_left_out_is_that_of_the_other_rows_about_their_own_mean():
         rest = x[groups != index]
         assert float(found[index]) == pytest.approx(float((rest - rest.mean(0)).square().sum()), rel=1e-12)
     assert fve(x, x) == 1
+
+
+@pytest.mark.parametrize("n_documents", [20, 300])  # a group each, and dealt into 256
+def test_intervals_of_fve_cover_the_truth(n_documents: int):
+    """x has variance 1 between documents and 1 within, the error 1/4 and 1/4: FVE is 1 - 0.5 / 2 = 0.75."""
+    generator = torch.Generator().manual_seed(1)
+    groups = (torch.arange(n_documents) % N_GROUPS).repeat_interleave(5)
+    n_groups, covered = min(n_documents, N_GROUPS), 0
+
+    def rows(size: float) -> torch.Tensor:
+        between = torch.randn(n_documents, 1, 2, generator=generator, dtype=torch.float64)
+        within = torch.randn(n_documents, 5, 2, generator=generator, dtype=torch.float64)
+        return size * (between + within).flatten(0, 1)
+
+    for _ in range(300):
+        x, error, one = rows(1.0), rows(0.5), torch.ones(5 * n_documents, 1, dtype=torch.float64)
+        squared = GroupSums.of(torch.cat([one, error.square().sum(1, keepdim=True)], 1), groups, n_groups)
+        deviations = GroupSums.of(torch.cat([one, x.square().sum(1, keepdim=True), x], 1), groups, n_groups)
+        without = 1 - squared.left_out[:, 1] / left_out_variation(deviations)
+        low, high = jackknife_interval(fve(x, x + error), without)
+        covered += low <= 0.75 <= high
+    assert 0.90 <= covered / 300 <= 0.985
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():

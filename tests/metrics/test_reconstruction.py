@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from monosema.core.errors import DataError, ShapeError
-from monosema.metrics import ReconstructionSums, cosine, fve, mse, norm_ratio, relative_reconstruction_bias
+from monosema.metrics import (
+    ReconstructionSums,
+    cosine,
+    fve,
+    fve_centred,
+    fve_per_dimension,
+    fvu,
+    mse,
+    norm_ratio,
+    relative_reconstruction_bias,
+    token_terms,
+)
 
 METRICS = {
     "fve": fve,
@@ -38,6 +49,56 @@ def test_hand_computed_values():
     assert cosine(x, x_hat) == pytest.approx((9 / 15 + 1) / 2, rel=1e-15)
     assert norm_ratio(x, x_hat) == pytest.approx((3 / 5 + 1 / 2) / 2, rel=1e-15)
     assert relative_reconstruction_bias(x, x_hat) == pytest.approx(10 / 11, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("x", "x_hat", "explained", "per_token", "error"),
+    [
+        # mean (2, 1): 4 + 1 + 4 + 1 = 10; errors 1, 1; each token's of its 5
+        ([[0, 0], [4, 2]], [[1, 0], [4, 1]], 0.8, [0.8, 0.8], 1.0),
+        # mean 1: 1 + 1 = 2; errors .25, .25
+        ([[0], [2]], [[0.5], [1.5]], 0.75, [0.75, 0.75], 0.25),
+        # mean 0: 3 + 3 + 5 + 5 = 16; errors 0, 0, 2.5, 2.5: tokens' shares 1, 1, .5, .5
+        (
+            [[3**0.5, 0], [-(3**0.5), 0], [0, 5**0.5], [0, -(5**0.5)]],
+            [[3**0.5, 0], [-(3**0.5), 0], [2.5**0.5, 5**0.5], [0, 2.5**0.5 - 5**0.5]],
+            0.6875,
+            [1, 1, 0.5, 0.5],
+            1.25,
+        ),
+        # the mean of the tokens explains nothing
+        ([[1, 0], [3, 4]], [[2, 2], [2, 2]], 0.0, [0, 0], 5.0),
+        ([[1, 0], [3, 4]], [[1, 0], [3, 4]], 1.0, [1, 1], 0.0),
+        # twice as far from the mean, on the other side: errors (3 / 1)^2 times the variance
+        ([[0], [2]], [[3], [-1]], -8.0, [-8, -8], 9.0),
+    ],
+    ids=["0.8", "0.75", "0.6875", "mean", "identity", "worse than the mean"],
+)
+def test_explained_variance_by_hand(x, x_hat, explained, per_token, error):
+    x, x_hat = (torch.tensor(rows, dtype=torch.float64) for rows in (x, x_hat))
+    near = {"rel": 1e-12, "abs": 1e-12}
+    for shift in (0.0, -7.0):  # both moved: the same error about a moved mean
+        assert fve(x + shift, x_hat + shift) == pytest.approx(explained, **near)
+        assert fvu(x + shift, x_hat + shift) == pytest.approx(1 - explained, **near)
+        assert mse(x + shift, x_hat + shift) == pytest.approx(error, **near)
+    own = token_terms(x, x_hat)[:, 0] / (x - x.mean(0)).square().sum(1)
+    assert (1 - own).tolist() == pytest.approx(per_token, **near)
+
+
+def test_noise_of_half_the_deviation_costs_a_quarter():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 4, generator=generator)
+    assert fve(x, x + 0.5 * torch.randn(x.shape, generator=generator)) == pytest.approx(0.75, abs=0.02)
+
+
+def test_each_dimension_has_a_figure_of_its_own_and_a_constant_one_has_none():
+    x = torch.tensor([[0.0, 1.0, 5.0], [2.0, 3.0, 5.0]])
+    x_hat = torch.tensor([[0.5, 0.0, 5.0], [1.5, 3.0, 4.0]])
+    # variations 2, 2, 0; errors .5, 1, 1; all together 2.5 of 4
+    assert fve_per_dimension(x, x_hat).tolist() == pytest.approx([0.75, 0.5, math.nan], nan_ok=True)
+    assert fve(x, x_hat) == 1 - 2.5 / 4
+    # errors (-.5, 1, 0) and (.5, 0, 1), their mean (0, .5, .5): .5 + .5 + .5 are left of them
+    assert fve_centred(x, x_hat) == 1 - 1.5 / 4
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -18,10 +18,13 @@ from monosema.metrics import (
     dead_fraction,
     firing_density,
     l0,
+    l0_quantile,
     l0_std,
     l1,
     log10_density,
+    log10_density_histogram,
     n_alive,
+    share_above,
 )
 
 
@@ -58,6 +61,21 @@ def test_hand_computed_values(latents: Tensor | Rows):
     assert firing_density(latents).tolist() == [0.5, 0.25, 0.75, 0.0]
     assert dead_fraction(latents) == 0.25
     assert n_alive(latents) == 3
+
+
+def test_quantiles_are_of_tokens():
+    # 2, 1, 0 and 3 latents fire: of 4 tokens one has at most 0, two have at most 1, three at most 2
+    at = {0.0: 0, 0.25: 0, 0.26: 1, 0.5: 1, 0.75: 2, 0.76: 3, 1.0: 3}
+    assert {q: l0_quantile(DENSE, q) for q in at} == at
+    assert l0_quantile(DENSE[:2], 0.0) == 1, "the fewest of any token, not of none"
+    assert l0_quantile(DENSE[:0], 0.0) == 0
+
+
+def test_densities_are_counted_by_what_they_exceed():
+    density = torch.tensor([0.0, 0.01, 0.011, 0.1, 0.5, 1.0], dtype=torch.float64)
+    assert (share_above(density, 0.01), share_above(density, 0.1)) == (4 / 6, 2 / 6)
+    # bins are half a decade: -10 is in the first, -2 and -1.96 in the 17th, -1 in the 19th, -.3 and 0 in the last
+    assert log10_density_histogram(density) == [1] + 15 * [0] + [2, 0, 1, 2]
 
 
 def test_a_stored_zero_is_no_firing():

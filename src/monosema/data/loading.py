@@ -197,7 +197,7 @@ def _from_packed(folder: Path, wanted: _Wanted, asked: Mapping[str, Any]) -> Tok
     if wanted.tokenizer is None and wanted.exclude_special_tokens is True:
         rule = RowRule(frozenset(stored.manifest.plan.special_token_ids), wanted.positions)
     record = {**stored.record(), **wanted.record()}
-    return Tokens(_stored(stored, rule, "train"), _stored(stored, rule, "heldout"), record)
+    return Tokens(_stored(stored, rule, "train"), _stored(stored, rule, "heldout"), record, wanted.tokenizer)
 
 
 def _stored(stored: StoredTokens, rule: RowRule, name: str) -> TokenSplit:
@@ -254,7 +254,8 @@ def _streamed(text: TextSource | Mixture, opened: Mapping[str, Any], wanted: _Wa
     )
     heldout, seen = gather_heldout(reader)
     record = {**record, **packing.record(), **seen}
-    return Tokens(streamed_split(reader, wanted.rule, record), _split(heldout, wanted.rule, "heldout"), record)
+    train = streamed_split(reader, wanted.rule, record)
+    return Tokens(train, _split(heldout, wanted.rule, "heldout"), record, wanted.tokenizer)
 
 
 def _tokens(train: PackedBlock, heldout: PackedBlock, wanted: _Wanted, record: dict[str, Any]) -> Tokens:
@@ -266,7 +267,9 @@ def _tokens(train: PackedBlock, heldout: PackedBlock, wanted: _Wanted, record: d
         documents = torch.from_numpy(block.documents) if wanted.keeps_documents else None
         return _split(Contexts(torch.from_numpy(block.ids), documents), wanted.rule, name)
 
-    return Tokens(split(train, "train"), split(heldout, "heldout"), {**record, "context_size": context_size})
+    return Tokens(
+        split(train, "train"), split(heldout, "heldout"), {**record, "context_size": context_size}, wanted.tokenizer
+    )
 
 
 def _split(contexts: Contexts, rule: RowRule, name: str) -> TokenSplit:

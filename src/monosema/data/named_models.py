@@ -142,7 +142,7 @@ def _refuse_another_vocabulary(first: str, a: LanguageModel, other: str, b: Lang
     elif a.tokenizer is None or b.tokenizer is None:
         problem = f"{first if a.tokenizer is None else other!r} has no tokenizer to compare"
     else:
-        problem = _vocabulary_difference(first, a.tokenizer, other, b.tokenizer)
+        problem = vocabulary_difference(first, a.tokenizer, other, b.tokenizer)
     if problem:
         raise ConfigError(
             f"the models {first!r} and {other!r} do not share a tokenizer: {problem}. Every model is given the same "
@@ -150,8 +150,8 @@ def _refuse_another_vocabulary(first: str, a: LanguageModel, other: str, b: Lang
         )
 
 
-def _vocabulary_difference(first: str, a: Any, other: str, b: Any) -> str:
-    """What differs, in words; empty where nothing does."""
+def vocabulary_difference(first: str, a: Any, other: str, b: Any) -> str:
+    """In what the tokenizers ``a`` and ``b`` of ``first`` and ``other`` differ, in words; empty where in nothing."""
     try:
         ids_a, ids_b = dict(a.get_vocab()), dict(b.get_vocab())
     except (AttributeError, NotImplementedError):  # a tokenizer may encode without listing its tokens

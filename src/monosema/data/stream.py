@@ -109,6 +109,8 @@ class ActivationStream:
         check_prefetch(prefetch, compile)
         self._named_models = NamedModels(model)
         self.tokens = tokens if isinstance(tokens, Tokens) else None
+        if self.tokens is not None:
+            self.tokens.require_vocabulary_of(self._named_models.first)
         self.split: TokenSplit | StreamedSplit = tokens.train if isinstance(tokens, Tokens) else tokens
         self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {"source": IN_MEMORY}
         reads = self._named_models.sites(hook_names)

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.core.errors import ShapeError
+from monosema.core.errors import ConfigError, ShapeError
 from monosema.data.contexts import Contexts, RowRule
+from monosema.data.named_models import vocabulary_difference
 from monosema.data.packed.contexts import StoredContexts
 from monosema.data.packing_config import Positions
 from monosema.data.streamed import StreamedSplit
+from monosema.models import LanguageModel
 
 _TOKENS_AT_ONCE = 2**24
 
@@ -123,10 +125,23 @@ class Tokens:
     """What they are evaluated on."""
     record: Mapping[str, Any]
     """What was read and how, JSON-able; kept with every dictionary trained on it."""
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+    """What the ids belong to; None where that is not known."""
 
     @property
     def context_size(self) -> int:
         return self.train.context_size
+
+    def require_vocabulary_of(self, model: LanguageModel) -> None:
+        """Raise ``ConfigError`` where the ids mean something else to ``model``; not known without both tokenizers."""
+        if self.tokenizer is None or model.tokenizer is None or self.tokenizer is model.tokenizer:
+            return
+        problem = vocabulary_difference("the tokens", self.tokenizer, model.name, model.tokenizer)
+        if problem:
+            raise ConfigError(
+                f"the tokens were made with another tokenizer than that of {model.name}: {problem}. Tokenise the text "
+                "with model.tokenizer, or, if the ids mean the same, load the model with load_model(..., tokenizer=...)"
+            )
 
     def __repr__(self) -> str:
         n_train = f"{self.train.n_tokens:,}" if isinstance(self.train, TokenSplit) else "streamed"

@@ -13,6 +13,7 @@ from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.errors import ConfigError, DataError
 from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
 from monosema.kernels import select_batch_top_k
+from monosema.metrics import require_finite
 
 
 @torch.no_grad()
@@ -35,8 +36,8 @@ def calibrate_threshold(
         target_l0: the coder's own k by default.
         n_tokens: tokens used at most.
 
-    Returns the threshold. Raises ``ConfigError`` for a coder without one, ``DataError`` where there are no tokens or
-    too few positive scores.
+    Returns the threshold. Raises ``ConfigError`` for a coder without one, ``DataError`` where there are no tokens,
+    too few positive scores, or an activation that is not finite.
     """
     own = coder.activation
     if not isinstance(own, FixedCountActivation) or own.config.inference != "threshold":
@@ -52,7 +53,8 @@ def calibrate_threshold(
         with unmoved(activations):
             kept, floors, n = _largest_scores(coder, own, activations, n_tokens, margin * wanted)
         if n == 0:
-            raise DataError("calibrate_threshold: no activations were given")
+            spent = "" if margin == 4.0 else "; they are read more than once: give a list, not an iterator"
+            raise DataError(f"calibrate_threshold: no activations were given{spent}")
         count = max(1, round(wanted * n))
         if len(kept) < count:
             raise DataError(f"only {len(kept) / n:.1f} scores a token are positive, {wanted} are wanted")
@@ -77,6 +79,7 @@ def _largest_scores(
         rows = rows if n_tokens is None else rows[: n_tokens - n]
         if len(rows) == 0:
             break
+        require_finite(f"activations of batch {index}", rows)
         x = split_row(coder, rows, index)[0].to(device=coder.device, dtype=coder.dtype)
         score = own.scores(coder.pre_activations(x), coder.selection_weights())
         budget = min(score.numel(), round(per_token * len(x)))

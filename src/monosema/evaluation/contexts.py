@@ -59,9 +59,11 @@ def choose_contexts(
     Both are spread evenly over the split: its first contexts are its first few documents, and not like the rest. Of a
     ``Tokens`` the held-out split is used; in a tensor of ids ``[n, T]`` the models' special tokens are special.
 
-    Raises ``DataError`` where there is nothing to evaluate or an id is unknown to a model, and ``ShapeError`` where
-    the contexts are not ``[n, T]`` or too long for one.
+    Raises ``DataError`` where there is nothing to evaluate or an id is unknown to a model, ``ConfigError`` where the
+    ids are those of another tokenizer, and ``ShapeError`` where the contexts are not ``[n, T]`` or too long for one.
     """
+    if isinstance(tokens, Tokens):  # models evaluated together share a vocabulary
+        tokens.require_vocabulary_of(next(iter(models)))
     split = _split_of(tokens, frozenset().union(*(model.special_token_ids for model in models)))
     if split.contexts.numel() == 0:
         raise DataError(
@@ -177,5 +179,9 @@ def _split_of(tokens: object, special_token_ids: frozenset[int]) -> TokenSplit:
             f"contexts must be integer token ids [n, T], got {list(tokens.shape)} of {tokens.dtype}; "
             "for activations use activations="
         )
+    if tokens.shape[1] == 0:
+        raise DataError(f"contexts of no tokens were given, {list(tokens.shape)}; there is nothing to evaluate")
     ids = tokens.detach().to(device="cpu", dtype=torch.int32).contiguous()
+    if not torch.equal(ids, tokens.cpu()):
+        raise DataError("the contexts hold ids that no vocabulary has: they do not fit into 32 bits")
     return TokenSplit(ids, special_token_ids, "contexts")

@@ -18,7 +18,7 @@ from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
-from monosema.evaluation.losses import losses_of
+from monosema.evaluation.losses import losses_of, nothing_predicted
 from monosema.evaluation.measure import (
     check_counts,
     evaluation_mode,
@@ -27,7 +27,7 @@ from monosema.evaluation.measure import (
 )
 from monosema.evaluation.report import Ablation, Interval, ModelLosses, Report
 from monosema.evaluation.runs import ModelRuns, Subject
-from monosema.evaluation.sites import Models, by_name, sites_of
+from monosema.evaluation.sites import Models, by_name, sites_of, trained_elsewhere
 from monosema.evaluation.tasks import mask_token_id, no_task
 from monosema.metrics import (
     RELIABLE_DEAD_TOKENS,
@@ -192,7 +192,7 @@ def evaluate_many(
             own,
             {key: losses_of(sums, ablations) for key, sums in own.runs.items()},
             weights=weights,
-            notes=notes,
+            notes=[*notes, *trained_elsewhere(coder, models)],
             ablation=ablations[0] if losses else None,
             model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
             split=chosen.split.name,
@@ -274,6 +274,7 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
         notes.append("special positions keep the site's own value in the clean, spliced and ablated runs")
     for key, each in losses.items():
         of_model = f" of {key}" if key else ""
+        notes += nothing_predicted(each, of_model)
         notes += [
             f"{name} ablation of the site does not raise the loss{of_model}, so its ce_loss_score means nothing here"
             for name, of_ablation in each.ablations.items()

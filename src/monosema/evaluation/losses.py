@@ -50,6 +50,13 @@ def losses_of(runs: Mapping[str, GroupSums], ablations: Sequence[Ablation]) -> M
     )
 
 
+def nothing_predicted(losses: ModelLosses, of_model: str = "") -> list[str]:
+    """A note where no prediction was compared; none where one was."""
+    if losses.n_predicted_tokens:
+        return []
+    return [f"no prediction{of_model} counted, so its losses are not defined; give longer contexts"]
+
+
 _FLAT = {"ce_ablated": "ce", "ce_loss_score": "ce_loss_score", "kl_ablated": "kl", "kl_score": "kl_score"}
 """Fields of ``ModelLosses`` that are those of its first ablation."""
 

@@ -76,9 +76,12 @@ def check_counts(**counts: int | None) -> None:
 
 
 def require_finite_weights(coder: Dictionary) -> None:
-    """Raise ``DataError`` for a parameter that is not finite; a latent with a NaN encoder just never fires."""
-    for name, parameter in coder.named_parameters():
-        require_finite(f"the coder's {name}", parameter.detach())
+    """Raise ``DataError`` for a parameter or buffer that is not finite.
+
+    Nothing else would show it: a latent with a NaN encoder just never fires, and a NaN threshold is none.
+    """
+    for name, value in (*coder.named_parameters(), *coder.named_buffers()):
+        require_finite(f"the coder's {name}", value.detach())
 
 
 def require_enough(n_tokens: int) -> None:

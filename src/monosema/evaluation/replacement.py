@@ -12,7 +12,7 @@ from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, SPLICED
-from monosema.evaluation.losses import losses_of
+from monosema.evaluation.losses import losses_of, nothing_predicted
 from monosema.evaluation.measure import check_counts, evaluation_mode, require_enough, require_finite_weights
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
@@ -139,6 +139,7 @@ def _report(
     notes: list[str],
 ) -> ReplacementReport:
     notes = [*notes, "special positions keep the model's own MLPs in the replaced and the zero run"]
+    notes += nothing_predicted(losses)
     mlps = [name for name in model.hook_names if name.endswith(".hook_mlp_out")]
     written = {layer.written for layer in replacement.layers}
     kept = [name for name in mlps if name not in written]

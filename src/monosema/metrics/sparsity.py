@@ -56,7 +56,10 @@ def l0_std(latents: Tensor | SparseRows) -> float:
 
 
 def l0_quantile(latents: Tensor | SparseRows, q: float) -> int:
-    """The least number k of latents such that a fraction ``q`` of the tokens or more have at most k that fire."""
+    """The least k such that a fraction ``q`` of the tokens, and at least one, have at most k latents that fire.
+
+    For ``q = 0`` that is the fewest that fire on any token.
+    """
     return SparsitySums.of(latents).l0_quantile(q)
 
 
@@ -67,7 +70,8 @@ def share_above(density: Tensor, threshold: float) -> float:
 
 def log10_density_histogram(density: Tensor) -> list[int]:
     """Latents by ``log10(density + 1e-10)``: 20 equal bins from -10 (never fired) to 0 (fires on every token)."""
-    return [int(count) for count in torch.histc(log10_density(density).float().cpu(), bins=20, min=-10, max=0)]
+    logs = log10_density(density).float().cpu().clamp(max=0)  # a density of 1 is a little above, and would be dropped
+    return [int(count) for count in torch.histc(logs, bins=20, min=-10, max=0)]
 
 
 def l1(latents: Tensor | SparseRows) -> float:
@@ -159,7 +163,7 @@ class SparsitySums:
 
     def l0_quantile(self, q: float) -> int:
         """See :func:`l0_quantile`."""
-        return int((self.l0_histogram.cumsum(0) < q * self.n_tokens).sum())
+        return int((self.l0_histogram.cumsum(0) < max(q * self.n_tokens, min(1, self.n_tokens))).sum())
 
     @property
     def l1(self) -> float:

@@ -16,7 +16,7 @@ from monosema.training import TrainingConfig
 logger = logging.getLogger("monosema.runs")
 
 ROW_FIGURES = ("fve", "l0", "dead_fraction")
-LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score")
+LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score", "top1_agreement")
 """What of a report is logged while training; losses for each model."""
 
 RowSource = ActivationStream | ActivationCache | ArrayRows | IterableRows

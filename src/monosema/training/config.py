@@ -19,6 +19,7 @@ BEST: dict[str, Literal["highest", "lowest"]] = {
     "heldout/ce_loss_score": "highest",
     "heldout/kl": "lowest",
     "heldout/kl_score": "highest",
+    "heldout/top1_agreement": "highest",
 }
 """Figures that ``keep_best`` may name, and which value is the best; of several models, followed by ``/name``."""
 PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")

@@ -1,0 +1,156 @@
+"""The same report again: in this process and another, in batches of any size, whatever the global state, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation_tiny import TOKENIZER, random_sae, tiny_contexts, tiny_decoder, tiny_encoder
+from torch import Tensor
+
+from monosema.coders import SAE, BatchTopK
+from monosema.evaluation import evaluate
+from monosema.models import LanguageModel
+
+
+def single_precision(kind: str) -> LanguageModel:
+    if kind == "decoder":
+        return tiny_decoder(torch.float32)
+    model = tiny_encoder(TOKENIZER)
+    model.hf.float()
+    return model
+
+
+def measured(model: LanguageModel, contexts: Tensor, **options: Any) -> dict[str, Any]:
+    report = evaluate(random_sae(dtype="float32"), model, contexts, progress=False, **options)
+    return report.to_dict(per_latent=True)
+
+
+def text() -> Tensor:
+    """11 contexts of documents that begin inside them, so that intervals are there."""
+    return tiny_contexts(tiny_decoder(torch.float32), n=11)
+
+
+def flat(plain: Any, path: str = "") -> dict[str, Any]:
+    """Every value of the JSON by its path."""
+    if isinstance(plain, dict):
+        return {key: value for name, own in plain.items() for key, value in flat(own, f"{path}/{name}").items()}
+    return flat(dict(enumerate(plain)), path) if isinstance(plain, list | tuple) else {path: plain}
+
+
+def near(found: Any, value: Any) -> bool:
+    """Within 1e-5; what is no fraction is the same."""
+    return math.isclose(found, value, rel_tol=1e-5, abs_tol=1e-6) if isinstance(value, float) else found == value
+
+
+def test_twice_in_a_process_and_in_another_it_is_the_same_to_the_last_bit():
+    model, contexts = single_precision("decoder"), text()
+    torch.manual_seed(1)
+    first = measured(model, contexts, batch_size=4)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    random.seed(2)
+    assert measured(model, contexts, batch_size=4) == first
+    here = Path(__file__).parent
+    script = (
+        "from test_repeatable import *\n"
+        "torch.set_num_threads(2); torch.manual_seed(3)\n"
+        "model, contexts, drawn = single_precision('decoder'), text(), random.getstate()\n"
+        "print(json.dumps(measured(model, contexts, batch_size=4)))\n"
+        "assert random.getstate() == drawn  # here, as the type checks of tests draw from it\n"
+    )
+    paths = [str(here), str(here.parent), *filter(None, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert torch.get_num_threads() == 2, "as the other process"
+    assert flat(json.loads(done.stdout)) == flat(json.loads(json.dumps(first)))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_batches_of_any_size_give_every_field_alike(kind: str):
+    model, contexts = single_precision(kind), text()
+    whole = flat(measured(model, contexts, batch_size=11))
+    assert len([name for name in whole if "/intervals/" in name]) > 20 and len(whole) > 300
+    for batch_size in (1, 3, 7, None):
+        found = flat(measured(model, contexts, batch_size=batch_size))
+        assert found.keys() == whole.keys()
+        for name, value in whole.items():
+            assert near(found[name], value), (batch_size, name)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 500])
+def test_rows_in_steps_of_any_size_give_every_field_alike(batch_size: int):
+    rows = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)) + 1
+    whole, found = (
+        flat(evaluate(random_sae(dtype="float32"), activations=rows, batch_size=size).to_dict(per_latent=True))
+        for size in (200, batch_size)
+    )
+    for name, value in whole.items():
+        assert near(found[name], value), name
+
+
+def global_state() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()),
+        "grad": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "device": torch.get_default_device(),
+    }
+
+
+def test_nothing_global_and_nothing_handed_in_is_changed(contexts: Tensor):
+    model, coder = tiny_decoder(), SAE(16, 24, activation=BatchTopK(k=2), dtype="float64")
+    coder.bind("blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre", {"kept": [1]})
+    coder.activation.set_threshold(0.25)
+    coder.train()
+    model.hf.train()
+    model.hf.model.layers[0].eval()
+    for parameter in list(coder.parameters())[::2] + list(model.hf.parameters())[::3]:
+        parameter.requires_grad_(False)
+    modules = [each for root in (coder, model.hf) for each in root.modules()]
+
+    def own_state() -> list[Any]:
+        tensors = [*coder.state_dict().values(), *model.hf.state_dict().values()]
+        parameters = [*coder.parameters(), *model.hf.parameters()]
+        hooks = [(len(each._forward_hooks), len(each._forward_pre_hooks)) for each in modules]
+        flags = [each.training for each in modules]
+        grads = [(each.requires_grad, each.grad) for each in parameters]
+        return [[each.tolist() for each in tensors], hooks, flags, grads, coder.metadata, coder.hook_name]
+
+    for enabled in (True, False):
+        before, own = global_state(), own_state()
+        with torch.set_grad_enabled(enabled):
+            inside = global_state()
+            first = evaluate(coder, model, contexts, progress=False)
+            assert global_state() == inside
+        assert (global_state(), own_state()) == (before, own)
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = evaluate(coder, model, contexts, progress=False)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert flat(again.to_dict(per_latent=True)) == flat(first.to_dict(per_latent=True))
+
+
+def test_dropout_is_off_whatever_mode_the_model_is_in(contexts: Tensor):
+    model = tiny_decoder()
+    for block in model.hf.model.layers:
+        block.self_attn.attention_dropout = 0.5
+    still = evaluate(random_sae(), model, contexts, progress=False)
+    model.hf.train()
+    with torch.no_grad():
+        assert not torch.equal(model(contexts), model(contexts)), "else there is no dropout"
+    assert flat(evaluate(random_sae(), model, contexts, progress=False).to_dict()) == flat(still.to_dict())
