@@ -18,7 +18,7 @@ from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
-from monosema.evaluation.losses import losses_of
+from monosema.evaluation.losses import losses_of, with_patterns
 from monosema.evaluation.measure import (
     check_counts,
     evaluation_mode,
@@ -190,9 +190,9 @@ def evaluate_many(
         name: _report(
             coder,
             own,
-            {key: losses_of(sums, ablations) for key, sums in own.runs.items()},
+            _losses(own, ablations),
             weights=weights,
-            notes=notes,
+            notes=[*notes, *runs.notes(subject)],
             ablation=ablations[0] if losses else None,
             model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
             split=chosen.split.name,
@@ -201,7 +201,7 @@ def evaluate_many(
             n_special_positions=int(chosen.special.sum()),
             n_documents=chosen.n_documents,
         )
-        for (name, coder), own in zip(coders.items(), found, strict=True)
+        for (name, coder), subject, own in zip(coders.items(), subjects, found, strict=True)
     }
 
 
@@ -213,6 +213,14 @@ def ablations_of(ablation: str) -> tuple[Ablation, ...]:
         if ablation == known:
             return (known,)
     raise ConfigError(f"ablation must be 'zero', 'mean' or 'both', got {ablation!r}")
+
+
+def _losses(found: Findings, ablations: Sequence[Ablation]) -> dict[str, ModelLosses]:
+    """By model."""
+    losses = {key: losses_of(sums, ablations) for key, sums in found.runs.items()}
+    if not found.patterns:
+        return losses
+    return {key: with_patterns(each, found.patterns, ablations) for key, each in losses.items()}
 
 
 def _report(
@@ -258,6 +266,7 @@ def _report(
         firing_density=sparsity.firing_density,
         fve_per_dimension=reconstruction.fve_per_dimension,
         fve_per_site=_fve_per_site(coder, found),
+        pattern_kl_per_position={run: each.per_position for run, each in found.patterns.items()} or None,
         intervals={**_row_intervals(found), **(alone.intervals if alone else {})},
         latents=table,
         models=None if alone else losses or None,

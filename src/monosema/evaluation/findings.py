@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.evaluation.measure import MeasuredRows, RowSums
+from monosema.evaluation.patterns import PatternSums
 from monosema.evaluation.predictions import TERMS as PREDICTION_TERMS
 from monosema.metrics import GroupSums, LatentSums, token_terms
 from monosema.metrics.checks import wide
@@ -38,6 +39,8 @@ class Findings:
         """By group: ``left_out_variation``'s columns."""
         self.runs: dict[str, dict[str, GroupSums]] = {}
         """By model and run: ``predictions.TERMS``."""
+        self.patterns: dict[str, PatternSums] = {}
+        """By run, where attention patterns are compared."""
         self._centre: Tensor | None = None
 
     def add_rows(
@@ -74,6 +77,10 @@ class Findings:
         """A batch's predictions in one run of a model."""
         own = self.runs.setdefault(model, {})
         own[run] = own.get(run, GroupSums.empty(self.n_groups, len(PREDICTION_TERMS))) + sums
+
+    def add_pattern(self, run: str, sums: PatternSums) -> None:
+        """A batch's attention patterns in one run."""
+        self.patterns[run] = self.patterns[run] + sums if run in self.patterns else sums
 
     def _add(self, name: str, terms: Tensor, groups: Tensor) -> None:
         setattr(self, name, getattr(self, name) + GroupSums.of(terms, groups, self.n_groups))

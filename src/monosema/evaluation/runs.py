@@ -2,14 +2,15 @@
 
 Whatever does not depend on a dictionary is done once for all of them: the clean run, the ablated ones, the captured
 sites. Edited runs begin at the block of the first site edited (``models.suffix``). So a batch costs one forward pass,
-one suffix for each ablation and one for each dictionary.
+one suffix for each ablation and one for each dictionary; where queries or keys are written, each of these and the clean
+run also form the patterns of that block's attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -20,6 +21,7 @@ from monosema.core.progress import Progress
 from monosema.evaluation.contexts import EvaluationContexts
 from monosema.evaluation.findings import CLEAN, SPLICED, Findings
 from monosema.evaluation.measure import measure_rows
+from monosema.evaluation.patterns import PatternSums, compared_heads, counted_queries
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.report import Ablation
 from monosema.evaluation.sites import Sites, side_by_side
@@ -29,6 +31,7 @@ from monosema.metrics.checks import wide
 from monosema.models import LanguageModel
 from monosema.models.hooks import EditFunction
 from monosema.models.language_model import SiteName
+from monosema.models.patterns import PatternHeads, attention_pattern
 from monosema.models.suffix import Suffix
 
 KEPT_BYTES = 2**31
@@ -128,9 +131,19 @@ class ModelRuns:
         self._mask_token_id = mask_token_id
         self._suffixes: dict[Written, dict[str, Suffix]] = {}
         self._whole: dict[str, Suffix] = {}
+        self.heads: dict[Written, PatternHeads] = {}
+        """By sites written: the heads whose attention patterns are compared."""
+        self._no_patterns: dict[Written, str] = {}
+        """By sites written: why those of the heads concerned are not."""
         if chosen.n_loss_contexts:
             self._suffixes = {each: self._suffixes_of(each) for each in {each.written: None for each in subjects}}
             self._whole = self._suffixes_of({place for subject in subjects for place in subject.places})
+        for written in self._suffixes:
+            heads = compared_heads(written, models)
+            if isinstance(heads, PatternHeads):
+                self.heads[written] = heads
+            elif heads:
+                self._no_patterns[written] = heads
 
     def measure(self, progress: Progress) -> list[Findings]:
         """What is found of each subject."""
@@ -151,6 +164,12 @@ class ModelRuns:
                     written: {name: run.ablated(written, level) for name, level in each.items()}
                     for written, each in levels.items()
                 }
+                patterns = {
+                    written: {
+                        name: run.pattern(written, run.everywhere(each)) for name, each in levels[written].items()
+                    }
+                    for written in self.heads
+                }
                 for subject, own in zip(self._subjects, found, strict=True):
                     if self._masked is None:
                         x_hat = self._measure(subject, own, values, batch, levels)
@@ -163,6 +182,10 @@ class ModelRuns:
                         own.add_run(key, SPLICED, spliced[key])
                         for name, sums in ablated[subject.written].items():
                             own.add_run(key, name, sums[key])
+                    if subject.written in self.heads:
+                        own.add_pattern(SPLICED, run.pattern(subject.written, x_hat))
+                        for name, pattern in patterns[subject.written].items():
+                            own.add_pattern(name, pattern)
             progress.advance(batch.contexts.numel())
         return found
 
@@ -173,6 +196,11 @@ class ModelRuns:
     def model(self, key: str) -> LanguageModel:
         """By name."""
         return self._models[key]
+
+    def notes(self, subject: Subject) -> list[str]:
+        """What a reader of its figures must know."""
+        reason = self._no_patterns.get(subject.written)
+        return [f"no KL of attention patterns: {reason}"] if reason else []
 
     def _measure(
         self, subject: Subject, own: Findings, values: Values, batch: _Batch, levels: Mapping[Written, Levels]
@@ -277,27 +305,55 @@ class _Runs:
     batch: _Batch
     clean: Mapping[str, CleanPredictions]
     values: Values
+    clean_patterns: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    """By model and layer ``[B, H, T, T]``, as they are asked for."""
 
     def ablated(self, written: Written, level: Tensor) -> dict[str, GroupSums]:
         """By model, with ``level [d_out]`` in the place of every position that counts."""
-        return self.edited(written, level.expand(int(self.batch.counted.sum()), -1), "ablated")
+        return self.edited(written, self.everywhere(level), "ablated")
+
+    def everywhere(self, level: Tensor) -> Tensor:
+        """``[n, d_out]``: ``level [d_out]`` for each position that counts."""
+        return level.expand(int(self.batch.counted.sum()), -1)
 
     def edited(self, written: Written, rows: Tensor, run: str) -> dict[str, GroupSums]:
         """By model, with ``rows [n, d_out]`` in the place of the sites written."""
+        found = {}
+        for key, own in self._edits(written, rows).items():
+            model = self.owner.model(key)
+            with self._resumed(written, key), model.edits(own):
+                logits = model(self.task.tokens, documents_BT=self.task.documents)
+            found[key] = self.sums(self.clean[key].compared(logits, run))
+        return found
+
+    def pattern(self, written: Written, rows: Tensor) -> PatternSums:
+        """Of the heads that the one site written concerns, with ``rows [n, d_out]`` in its place."""
+        heads, ((key, own),) = self.owner.heads[written], self._edits(written, rows).items()
+        model, documents = self.owner.model(key), self.task.documents
+        with self._resumed(written, key):
+            clean = self.clean_patterns.get((key, heads.layer))
+            if clean is None:
+                clean = attention_pattern(model, self.task.tokens, heads.layer, documents_BT=documents)
+                self.clean_patterns[key, heads.layer] = clean
+            with model.edits(own):
+                edited = attention_pattern(model, self.task.tokens, heads.layer, documents_BT=documents)
+        counted = counted_queries(self.batch.counted, documents, is_encoder=model.is_encoder)
+        return PatternSums.of(clean, edited, heads.heads, counted, self.batch.groups, self.owner._chosen.n_groups)
+
+    def _edits(self, written: Written, rows: Tensor) -> dict[str, dict[SiteName, EditFunction]]:
+        """By model: its sites written become ``rows [n, d_out]``."""
         edits: dict[str, dict[SiteName, EditFunction]] = {}
         widths = [self.values[place].shape[-1] for place in written]
         for place, new in zip(written, rows.split(widths, 1), strict=True):
             value = self.values[place].clone()
             value[self.batch.counted.to(value.device)] = new.to(device=value.device, dtype=value.dtype)
             edits.setdefault(place[0], {})[place[1]] = _replacing(value)
-        found = {}
-        for key, own in edits.items():
-            model, suffix = self.owner.model(key), self.owner.suffix(written, key)
-            start = self.values[key, suffix.start_name] if suffix.start_name else None
-            with suffix.resumed(start), model.edits(own):
-                logits = model(self.task.tokens, documents_BT=self.task.documents)
-            found[key] = self.sums(self.clean[key].compared(logits, run))
-        return found
+        return edits
+
+    def _resumed(self, written: Written, key: str) -> AbstractContextManager[None]:
+        """Inside, a model's passes begin where the sites written change something."""
+        suffix = self.owner.suffix(written, key)
+        return suffix.resumed(self.values[key, suffix.start_name] if suffix.start_name else None)
 
     def sums(self, terms: Tensor) -> GroupSums:
         """Of the predictions' ``terms [n, k]``."""
