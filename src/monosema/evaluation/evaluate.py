@@ -71,6 +71,9 @@ def evaluate(
     the mask token at each); what is measured on its activations is measured on unmasked text. Figures that depend on
     text have a 95 % confidence interval by document (``Report.intervals``).
 
+    Of a dictionary of queries or keys, one head's or all, the attention patterns of the heads concerned are compared
+    as well (``pattern_kl``); that block's eager attention forms them, whatever attention the model runs.
+
     Of a coder over several models each is run by itself, clean, spliced and ablated at its own sites, and has a score
     of its own (``Report.models``); the reconstruction is that of the sites of all of them together.
 
@@ -91,7 +94,8 @@ def evaluate(
         batch_size: contexts in a forward pass (rows in a step for ``activations``); by default what fits well.
         ablation: ``"zero"``, ``"mean"`` (the site's mean over the tokens run ablated), or ``"both"``; ``ce_ablated``
             and the scores beside it are those of zero then.
-        losses: False leaves out cross-entropy and KL, and with them the spliced and ablated runs.
+        losses: False leaves out cross-entropy and KL, attention patterns', too, and with them the spliced and ablated
+            runs.
         weights: False leaves out the figures of the weights (cosines among all latents) and the table of latents.
         seed: which positions of an encoder's contexts are masked.
         progress: show a bar on a terminal, a logged line elsewhere.
@@ -141,7 +145,8 @@ def evaluate_many(
     """``evaluate`` of several dictionaries on the same tokens: by name, the report that each has alone.
 
     What does not depend on a dictionary is done once for all of them. A batch costs one forward pass, one pass for each
-    ablation of each site and one for each dictionary, and those begin at the block of the site edited.
+    ablation of each site and one for each dictionary, and those begin at the block of the site edited; where
+    attention patterns are compared, each of these and the clean run cost one block's attention more.
     Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites.
     """
     check_counts(n_tokens=n_tokens, n_loss_tokens=n_loss_tokens, n_batches=n_batches, batch_size=batch_size)
