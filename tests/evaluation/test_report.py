@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 import torch
 
-from monosema.evaluation import Report
+from monosema.evaluation import AblationLosses, Report
 
 
 def report(**changes) -> Report:
@@ -54,7 +54,7 @@ def test_title_names_both_sites_model_and_ablation():
 
 def test_json_holds_every_field_and_no_nan():
     plain = json.loads(json.dumps(report(ce_clean=3.0).to_dict(), allow_nan=False))
-    long = {"firing_density", "fve_per_dimension", "latents"}
+    long = {"firing_density", "fve_per_dimension", "pattern_kl_per_position", "latents"}
     assert set(plain) == {field.name for field in fields(Report)} - long | {"version"}
     assert plain["relative_reconstruction_bias"] is None
     assert (plain["fve"], plain["ce_clean"], plain["ce_spliced"], plain["notes"]) == (0.75, 3.0, None, [])
@@ -67,6 +67,40 @@ def test_json_gives_the_report_back():
     undefined = Report.from_dict(json.loads(json.dumps(report(fve=math.nan, kl=math.nan).to_dict())))
     assert math.isnan(undefined.fve)
     assert undefined.kl is None
+
+
+def test_figures_of_attention_come_back_and_those_not_measured_stay_none():
+    measured = AblationLosses(
+        ce=3.0, ce_loss_score=0.5, kl=1.0, kl_score=0.5, top1_agreement=0.5, pattern_kl=0.8, pattern_kl_score=math.nan
+    )
+    bare = AblationLosses(ce=3.0, ce_loss_score=0.5, kl=math.nan, kl_score=0.5, top1_agreement=0.5)
+    whole = report(
+        relative_reconstruction_bias=1.0,
+        pattern_kl=0.2,
+        pattern_kl_ablated=0.8,
+        pattern_kl_score=0.75,
+        n_pattern_queries=90,
+        pattern_kl_per_position={"spliced": torch.tensor([math.nan, 0.2])},
+        ablation="zero",
+        ablations={"zero": measured, "mean": bare},
+        intervals={"pattern_kl": (0.1, 0.3), "ablations/mean/ce": (2.0, 4.0)},
+    )
+    again = Report.from_dict(json.loads(json.dumps(whole.to_dict())))
+    assert (again.pattern_kl, again.pattern_kl_ablated, again.pattern_kl_score) == (0.2, 0.8, 0.75)
+    assert (again.n_pattern_queries, again.intervals["pattern_kl"]) == (90, (0.1, 0.3))
+    assert again.ablations is not None
+    assert (again.ablations["zero"].pattern_kl, again.ablations["zero"].pattern_kl_score) == (0.8, None)
+    assert math.isnan(again.ablations["mean"].kl)
+    assert again.ablations["mean"].pattern_kl is None
+    assert whole.to_dict(per_latent=True)["pattern_kl_per_position"] == {"spliced": [None, pytest.approx(0.2)]}
+    for text in (str(whole), str(again), whole._repr_html_()):
+        assert "attention" in text
+        assert "0.2000  [0.1000, 0.3000]" in text
+        assert "None" not in text
+    assert "attention" not in str(report())
+    old = {key: value for key, value in whole.to_dict().items() if "pattern" not in key}
+    old["ablations"] = {"mean": {key: each for key, each in old["ablations"]["mean"].items() if "pattern" not in key}}
+    assert Report.from_dict(old).pattern_kl is None, "a report written before these figures"
 
 
 def test_html_escapes_what_it_shows():

@@ -13,6 +13,7 @@ from torch import Tensor
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.metrics import (
     PublishedSums,
+    attention_kl_transcoder_circuits,
     explained_variance_legacy,
     explained_variance_saebench_0_6,
     frac_variance_explained_dictionary_learning,
@@ -20,6 +21,7 @@ from monosema.metrics import (
     l2_loss_dictionary_learning,
     mse,
     mse_saebench_0_6,
+    pattern_kl,
 )
 
 FIGURES = {
@@ -144,3 +146,15 @@ def test_bad_input() -> None:
         mse_saebench_0_6(X, X_HAT, 0)
     with pytest.raises(DataError, match="x_hat"):
         mse_saebench_0_6(X, X_HAT * math.nan)
+
+
+def test_attention_kl_is_in_bits_and_over_all_queries():
+    p = torch.tensor([[1.0, 0.0], [0.75, 0.25]], dtype=torch.float64)
+    q = torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.float64)
+    found = attention_kl_transcoder_circuits(p, q)
+    assert found == pytest.approx(0.25 * math.log2(3), rel=1e-8), "the first query, which has one key, lowers the mean"
+    assert found * math.log(2) == pytest.approx(pattern_kl(p, q).mean().item(), rel=1e-8)
+    lost = attention_kl_transcoder_circuits(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    assert lost == pytest.approx(-math.log2(1e-10), rel=1e-6)
+    with pytest.raises(ShapeError):
+        attention_kl_transcoder_circuits(p, q[:1])

@@ -18,7 +18,7 @@ from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
-from monosema.evaluation.losses import losses_of, nothing_predicted
+from monosema.evaluation.losses import losses_of, nothing_predicted, with_patterns
 from monosema.evaluation.measure import (
     check_counts,
     evaluation_mode,
@@ -71,6 +71,9 @@ def evaluate(
     the mask token at each); what is measured on its activations is measured on unmasked text. Figures that depend on
     text have a 95 % confidence interval by document (``Report.intervals``).
 
+    Of a dictionary of queries or keys, one head's or all, the attention patterns of the heads concerned are compared
+    as well (``pattern_kl``); that block's eager attention forms them, whatever attention the model runs.
+
     Of a coder over several models each is run by itself, clean, spliced and ablated at its own sites, and has a score
     of its own (``Report.models``); the reconstruction is that of the sites of all of them together.
 
@@ -91,7 +94,8 @@ def evaluate(
         batch_size: contexts in a forward pass (rows in a step for ``activations``); by default what fits well.
         ablation: ``"zero"``, ``"mean"`` (the site's mean over the tokens run ablated), or ``"both"``; ``ce_ablated``
             and the scores beside it are those of zero then.
-        losses: False leaves out cross-entropy and KL, and with them the spliced and ablated runs.
+        losses: False leaves out cross-entropy and KL, attention patterns', too, and with them the spliced and ablated
+            runs.
         weights: False leaves out the figures of the weights (cosines among all latents) and the table of latents.
         seed: which positions of an encoder's contexts are masked.
         progress: show a bar on a terminal, a logged line elsewhere.
@@ -141,7 +145,8 @@ def evaluate_many(
     """``evaluate`` of several dictionaries on the same tokens: by name, the report that each has alone.
 
     What does not depend on a dictionary is done once for all of them. A batch costs one forward pass, one pass for each
-    ablation of each site and one for each dictionary, and those begin at the block of the site edited.
+    ablation of each site and one for each dictionary, and those begin at the block of the site edited; where
+    attention patterns are compared, each of these and the clean run cost one block's attention more.
     Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites.
     """
     check_counts(n_tokens=n_tokens, n_loss_tokens=n_loss_tokens, n_batches=n_batches, batch_size=batch_size)
@@ -190,9 +195,9 @@ def evaluate_many(
         name: _report(
             coder,
             own,
-            {key: losses_of(sums, ablations) for key, sums in own.runs.items()},
+            _losses(own, ablations),
             weights=weights,
-            notes=[*notes, *trained_elsewhere(coder, models)],
+            notes=[*notes, *runs.notes(subject), *trained_elsewhere(coder, models)],
             ablation=ablations[0] if losses else None,
             model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
             split=chosen.split.name,
@@ -201,7 +206,7 @@ def evaluate_many(
             n_special_positions=int(chosen.special.sum()),
             n_documents=chosen.n_documents,
         )
-        for (name, coder), own in zip(coders.items(), found, strict=True)
+        for (name, coder), subject, own in zip(coders.items(), subjects, found, strict=True)
     }
 
 
@@ -213,6 +218,14 @@ def ablations_of(ablation: str) -> tuple[Ablation, ...]:
         if ablation == known:
             return (known,)
     raise ConfigError(f"ablation must be 'zero', 'mean' or 'both', got {ablation!r}")
+
+
+def _losses(found: Findings, ablations: Sequence[Ablation]) -> dict[str, ModelLosses]:
+    """By model."""
+    losses = {key: losses_of(sums, ablations) for key, sums in found.runs.items()}
+    if not found.patterns:
+        return losses
+    return {key: with_patterns(each, found.patterns, ablations) for key, each in losses.items()}
 
 
 def _report(
@@ -258,6 +271,7 @@ def _report(
         firing_density=sparsity.firing_density,
         fve_per_dimension=reconstruction.fve_per_dimension,
         fve_per_site=_fve_per_site(coder, found),
+        pattern_kl_per_position={run: each.per_position for run, each in found.patterns.items()} or None,
         intervals={**_row_intervals(found), **(alone.intervals if alone else {})},
         latents=table,
         models=None if alone else losses or None,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary, Latents
 from monosema.evaluation.measure import MeasuredRows, RowSums
+from monosema.evaluation.patterns import PatternSums
 from monosema.evaluation.predictions import TERMS as PREDICTION_TERMS
 from monosema.metrics import GroupSums, LatentSums, token_terms
 from monosema.metrics.checks import wide
@@ -38,6 +39,8 @@ class Findings:
         """By group: ``left_out_variation``'s columns."""
         self.runs: dict[str, dict[str, GroupSums]] = {}
         """By model and run: ``predictions.TERMS``."""
+        self.patterns: dict[str, PatternSums] = {}
+        """By run, where attention patterns are compared."""
         self._centre: Tensor | None = None
 
     def add_rows(
@@ -73,6 +76,10 @@ class Findings:
         own = self.runs.setdefault(model, {})
         before = own.get(run, GroupSums.empty(self.n_groups, len(PREDICTION_TERMS)))
         own[run] = before + GroupSums.of(terms, groups, self.n_groups)
+
+    def add_pattern(self, run: str, sums: PatternSums) -> None:
+        """A batch's attention patterns in one run."""
+        self.patterns[run] = self.patterns[run] + sums if run in self.patterns else sums
 
 
 def _firings(latents: Latents, n: int) -> Tensor:

@@ -1,28 +1,27 @@
-"""From sums over predictions to the losses of one model, with their confidence intervals."""
+"""From sums over predictions and patterns to the losses of one model, with their confidence intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from monosema.evaluation.findings import CLEAN, SPLICED
+from monosema.evaluation.patterns import TERMS as PATTERN_TERMS
+from monosema.evaluation.patterns import PatternSums
 from monosema.evaluation.predictions import TERMS
 from monosema.evaluation.report import Ablation, AblationLosses, Interval, ModelLosses
 from monosema.metrics import GroupSums, ce_loss_score, jackknife_interval, kl_score
 
 Means = Mapping[str, Mapping[str, float]]
-"""By run, the mean of each of ``TERMS``."""
+"""By run, the mean of each of its terms."""
 
 
 def losses_of(runs: Mapping[str, GroupSums], ablations: Sequence[Ablation]) -> ModelLosses:
     """Means and scores of what was summed by run: clean, spliced and those of ``ablations``, of which the first is
     that of the flat fields."""
-    means = {run: _means(sums.sums.sum(0)) for run, sums in runs.items()}
-    left_out = {run: sums.left_out for run, sums in runs.items()}
-    n_left_out = len(left_out[CLEAN])
-    without = [{run: _means(rows[i]) for run, rows in left_out.items()} for i in range(n_left_out)]
     figures: dict[str, Callable[[Means], float]] = {
         "ce_clean": lambda of: of[CLEAN]["ce"],
         "ce_spliced": lambda of: of[SPLICED]["ce"],
@@ -33,20 +32,37 @@ def losses_of(runs: Mapping[str, GroupSums], ablations: Sequence[Ablation]) -> M
         figures |= {f"ablations/{ablation}/{key}": _bound(figure, ablation) for key, figure in _OF_ABLATION.items()}
     for flat, of_ablation in _FLAT.items():
         figures[flat] = figures[f"ablations/{ablations[0]}/{of_ablation}"]
-    values = {name: figure(means) for name, figure in figures.items()}
-    intervals: dict[str, Interval] = {}
-    for name, figure in figures.items():
-        rest = torch.tensor([figure(each) for each in without], dtype=torch.float64)
-        if (interval := jackknife_interval(values[name], rest)) is not None:
-            intervals[name] = interval
+    values, intervals = _measured(runs, TERMS, figures)
     return ModelLosses(
-        **{name: value for name, value in values.items() if not name.startswith("ablations/")},
+        **{name: value for name, value in values.items() if not name.startswith("ablations/")},  # type: ignore[arg-type]
         n_predicted_tokens=int(runs[CLEAN].sums[:, 0].sum()),
         ablations={
             ablation: AblationLosses(**{key: values[f"ablations/{ablation}/{key}"] for key in _OF_ABLATION})
             for ablation in ablations
         },
         intervals=intervals,
+    )
+
+
+def with_patterns(
+    losses: ModelLosses, patterns: Mapping[str, PatternSums], ablations: Sequence[Ablation]
+) -> ModelLosses:
+    """``losses`` with the figures of attention patterns, summed by run: spliced and those of ``ablations``."""
+    figures: dict[str, Callable[[Means], float]] = {"pattern_kl": lambda of: of[SPLICED]["kl"]}
+    for ablation in ablations:
+        figures |= {f"ablations/{ablation}/{key}": _bound(each, ablation) for key, each in _PATTERNS.items()}
+    figures["pattern_kl_ablated"] = figures[f"ablations/{ablations[0]}/pattern_kl"]
+    figures["pattern_kl_score"] = figures[f"ablations/{ablations[0]}/pattern_kl_score"]
+    values, intervals = _measured({run: each.groups for run, each in patterns.items()}, PATTERN_TERMS, figures)
+    return replace(
+        losses,
+        **{name: value for name, value in values.items() if not name.startswith("ablations/")},  # type: ignore[arg-type]
+        n_pattern_queries=int(patterns[SPLICED].groups.sums[:, 0].sum()),
+        ablations={
+            name: replace(each, **{key: values[f"ablations/{name}/{key}"] for key in _PATTERNS})
+            for name, each in losses.ablations.items()
+        },
+        intervals={**losses.intervals, **intervals},
     )
 
 
@@ -69,10 +85,33 @@ _OF_ABLATION: dict[str, Callable[[Means, str], float]] = {
 }
 
 
+_PATTERNS: dict[str, Callable[[Means, str], float]] = {
+    "pattern_kl": lambda of, run: of[run]["kl"],
+    "pattern_kl_score": lambda of, run: kl_score(of[SPLICED]["kl"], of[run]["kl"]),
+}
+
+
+def _measured(
+    runs: Mapping[str, GroupSums], terms: Sequence[str], figures: Mapping[str, Callable[[Means], float]]
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Each figure of the runs' means, and its interval by document where there is one."""
+    means = {run: _means(sums.sums.sum(0), terms) for run, sums in runs.items()}
+    left_out = {run: sums.left_out for run, sums in runs.items()}
+    n_left_out = len(left_out[SPLICED])
+    without = [{run: _means(rows[i], terms) for run, rows in left_out.items()} for i in range(n_left_out)]
+    values = {name: figure(means) for name, figure in figures.items()}
+    intervals: dict[str, Interval] = {}
+    for name, figure in figures.items():
+        rest = torch.tensor([figure(each) for each in without], dtype=torch.float64)
+        if (interval := jackknife_interval(values[name], rest)) is not None:
+            intervals[name] = interval
+    return values, intervals
+
+
 def _bound(figure: Callable[[Means, str], float], run: str) -> Callable[[Means], float]:
     return lambda of: figure(of, run)
 
 
-def _means(sums: Tensor) -> dict[str, float]:
+def _means(sums: Tensor, terms: Sequence[str]) -> dict[str, float]:
     n, *totals = sums.tolist()
-    return {name: total / n if n else float("nan") for name, total in zip(TERMS[1:], totals, strict=True)}
+    return {name: total / n if n else float("nan") for name, total in zip(terms[1:], totals, strict=True)}

@@ -30,10 +30,12 @@ Overlap = Literal["none", "same tokens", "unknown"]
 
 _LOSSES = ("ce_loss_score", "ce_clean", "ce_spliced", "ce_ablated", "kl_score", "kl", "kl_ablated", "top1_agreement")
 
+_PATTERNS = ("pattern_kl_score", "pattern_kl", "pattern_kl_ablated", "n_pattern_queries")
+
 _NESTED = ("ablations", "intervals")
 
-_LONG = ("firing_density", "fve_per_dimension", "latents")
-"""Fields with a value for each latent or dimension."""
+_LONG = ("firing_density", "fve_per_dimension", "pattern_kl_per_position", "latents")
+"""Fields with a value for each latent, dimension or position."""
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "reconstruction": (
@@ -56,6 +58,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "share_over_10_percent",
     ),
     "language model": _LOSSES,
+    "attention": _PATTERNS,
     "weights": ("encoder_decoder_cosine", "max_decoder_cosine", "max_encoder_cosine", "encoder_norm", "decoder_norm"),
     "data": (
         "split",
@@ -83,6 +86,10 @@ class AblationLosses:
     """``(kl - kl of the spliced run) / kl``."""
     top1_agreement: float
     """Share of the predictions whose most probable token is the clean run's."""
+    pattern_kl: float | None = None
+    """``KL(clean || ablated)`` of attention patterns, as in ``Report``."""
+    pattern_kl_score: float | None = None
+    """``(pattern_kl - that of the spliced run) / pattern_kl``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,14 @@ class ModelLosses:
     """By ablation, each that was run; the fields above are those of the first."""
     intervals: Mapping[str, Interval]
     """By field, and by ``ablations/NAME/FIELD``: 95 % intervals by document."""
+    pattern_kl: float | None = None
+    """``KL(clean || spliced)`` of attention patterns, as in ``Report``."""
+    pattern_kl_ablated: float | None = None
+    """``KL(clean || ablated)`` of attention patterns."""
+    pattern_kl_score: float | None = None
+    """``(pattern_kl_ablated - pattern_kl) / pattern_kl_ablated``."""
+    n_pattern_queries: int | None = None
+    """Queries over which these are averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +206,16 @@ class Report:
     """Tokens over which cross-entropy and KL are averaged."""
     ablations: Mapping[str, AblationLosses] | None = None
     """By ablation, each that was run; ``ce_ablated`` and so on above are those of ``ablation``."""
+    pattern_kl: float | None = None
+    """``KL(clean || spliced)`` of the attention patterns that the site written decides: nats per query, the mean over
+    the heads concerned. Where the site is ``attn.hook_q``, ``attn.hook_k`` or one head of either; no other is
+    measured."""
+    pattern_kl_ablated: float | None = None
+    """``KL(clean || ablated)`` of these patterns."""
+    pattern_kl_score: float | None = None
+    """``(pattern_kl_ablated - pattern_kl) / pattern_kl_ablated``: 1 is no change, 0 is as bad as ablation."""
+    n_pattern_queries: int | None = None
+    """Queries over which they are averaged: positions that are not special and have keys to choose among."""
     encoder_decoder_cosine: float | None = None
     """Mean over latents of the cosine of encoder column and decoder row; SAEs only."""
     max_decoder_cosine: float | None = None
@@ -228,11 +253,15 @@ class Report:
     """``[d_sae]`` float64: fraction of tokens on which each latent fired."""
     fve_per_dimension: Tensor | None = field(default=None, repr=False, compare=False)
     """``[d_out]`` float64: ``fve`` of each dimension by itself."""
+    pattern_kl_per_position: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
+    """By run (``"spliced"`` and each ablation), ``[T]`` float64: ``pattern_kl`` of the queries at each position of a
+    context, NaN where none counts."""
     latents: LatentTable | None = field(default=None, repr=False, compare=False)
     """The table of all latents; None where weights were not looked at."""
 
     def to_dict(self, *, per_latent: bool = False) -> dict[str, Any]:
-        """The fields as JSON values: NaN becomes None; a value for each latent or dimension only if asked for."""
+        """The fields as JSON values: NaN becomes None; a value for each latent, dimension or position only if asked
+        for."""
         plain: dict[str, Any] = {"version": VERSION}
         for each in fields(self):
             value = getattr(self, each.name)
@@ -262,10 +291,7 @@ class Report:
             values["log10_density_histogram"] = tuple(values["log10_density_histogram"])
         if values.get("models") is not None:
             values["models"] = {
-                key: ModelLosses(
-                    **{name: _number(value) for name, value in losses.items() if name not in _NESTED},  # type: ignore[arg-type]
-                    **_nested(losses),
-                )
+                key: ModelLosses(**_numbers(ModelLosses, losses), **_nested(losses))
                 for key, losses in values["models"].items()
             }
         return cls(**values | _nested(values) | {"notes": tuple(plain.get("notes", ()))})
@@ -320,9 +346,8 @@ class Report:
             if group == "language model":
                 groups |= _others(self.ablations, self.intervals, self.ablation)
                 for key, losses in (self.models or {}).items():
-                    names = (*_LOSSES, "n_predicted_tokens")
-                    of_model = [(name, between(getattr(losses, name), losses.intervals.get(name))) for name in names]
-                    groups[f"model {key}"] = of_model
+                    names = (*_LOSSES, "n_predicted_tokens", *_PATTERNS)
+                    groups[f"model {key}"] = _rows(losses, names, losses.intervals)
         return groups
 
     def _shown(self, name: str) -> str:
@@ -334,13 +359,18 @@ def _others(
 ) -> dict[str, list[tuple[str, str]]]:
     """The rows of ablations whose figures are not among the flat ones."""
     return {
-        f"{name} ablation": [
-            (each.name, between(getattr(losses, each.name), intervals.get(f"ablations/{name}/{each.name}")))
-            for each in fields(losses)
-        ]
+        f"{name} ablation": _rows(losses, [each.name for each in fields(losses)], intervals, f"ablations/{name}/")
         for name, losses in (ablations or {}).items()
         if name != main
     }
+
+
+def _rows(
+    losses: AblationLosses | ModelLosses, names: Sequence[str], intervals: Mapping[str, Interval], prefix: str = ""
+) -> list[tuple[str, str]]:
+    """Name and text of what was measured; intervals by name with ``prefix``."""
+    values = {name: getattr(losses, name) for name in names}
+    return [(name, between(value, intervals.get(prefix + name))) for name, value in values.items() if value is not None]
 
 
 def labelled(label: str, texts: Sequence[str]) -> list[str]:
@@ -380,8 +410,7 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     if values.get("ablations") is not None:
         nested["ablations"] = {
-            name: AblationLosses(**{key: _number(value) for key, value in each.items()})
-            for name, each in values["ablations"].items()
+            name: AblationLosses(**_numbers(AblationLosses, each)) for name, each in values["ablations"].items()
         }
     return nested | {"intervals": intervals_of(values)}
 
@@ -389,6 +418,12 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def intervals_of(values: Mapping[str, Any]) -> dict[str, Interval]:
     """Intervals from the JSON of a report, in which older ones have none."""
     return {name: (_number(low), _number(high)) for name, (low, high) in values.get("intervals", {}).items()}
+
+
+def _numbers(kind: type[AblationLosses | ModelLosses], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of ``kind`` from their JSON: None is NaN again but in those that are not always measured."""
+    optional = {each.name for each in fields(kind) if each.default is None}
+    return {name: value if name in optional else _number(value) for name, value in plain.items() if name not in _NESTED}
 
 
 def _number(value: float | None) -> float:

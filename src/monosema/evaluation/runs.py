@@ -2,7 +2,8 @@
 
 Whatever does not depend on a dictionary is done once for all of them: the clean run, the ablated ones, the captured
 sites. Edited runs begin at the block of the first site edited (``models.suffix``). So a batch costs one forward pass,
-one suffix for each ablation and one for each dictionary.
+one suffix for each ablation and one for each dictionary; where queries or keys are written, each of these and the clean
+run also form the patterns of that block's attention.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.progress import Progress
 from monosema.evaluation.contexts import EvaluationContexts
+from monosema.evaluation.edited_runs import EditedRuns, Place, Values, Written
 from monosema.evaluation.findings import CLEAN, SPLICED, Findings
 from monosema.evaluation.measure import measure_rows
+from monosema.evaluation.patterns import PatternSums, compared_heads, counted_queries
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
 from monosema.evaluation.report import Ablation
@@ -28,8 +31,7 @@ from monosema.evaluation.tasks import Task, choose_masked, masked_token_task, ne
 from monosema.metrics import require_finite
 from monosema.metrics.checks import wide
 from monosema.models import LanguageModel
-from monosema.models.hooks import EditFunction
-from monosema.models.language_model import SiteName
+from monosema.models.patterns import PatternHeads
 from monosema.models.suffix import Suffix
 
 KEPT_BYTES = 2**31
@@ -38,17 +40,8 @@ KEPT_BYTES = 2**31
 _LOGITS_PER_STEP = {"cpu": 2**26}
 """Logits of one forward pass, by device (2**27 where not named), which set the batch size where none is given."""
 
-Place = tuple[str, str]
-"""The name of a model (empty for a single one) and a hook name there."""
-
-Written = tuple[Place, ...]
-"""The sites that a dictionary writes, in the order in which they lie side by side."""
-
 Levels = dict[str, Tensor]
 """By ablation, what the sites written become: ``[d_out]``."""
-
-Values = Mapping[Place, Tensor]
-"""Captured values ``[B, T, width]``."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +123,10 @@ class ModelRuns:
         self._suffixes: dict[Written, dict[str, Suffix]] = {}
         self._whole: dict[str, Suffix] = {}
         self._predictors: dict[str, Predictor] = {}
+        self._heads: dict[Written, PatternHeads] = {}
+        """By sites written: the heads whose attention patterns are compared."""
+        self._no_patterns: dict[Written, str] = {}
+        """By sites written: why those of the heads concerned are not."""
         if chosen.n_loss_contexts:
             for key, model in models.items():
                 edited = {hook for each in subjects for owner, hook in each.written if owner == key}
@@ -137,6 +134,12 @@ class ModelRuns:
                     self._predictors[key] = Predictor(model, edited)
             self._suffixes = {each: self._suffixes_of(each) for each in {each.written: None for each in subjects}}
             self._whole = self._suffixes_of({place for subject in subjects for place in subject.places})
+        for written in self._suffixes:
+            heads = compared_heads(written, models)
+            if isinstance(heads, PatternHeads):
+                self._heads[written] = heads
+            elif heads:
+                self._no_patterns[written] = heads
 
     def measure(self, progress: Progress) -> list[Findings]:
         """What is found of each subject."""
@@ -151,10 +154,19 @@ class ModelRuns:
                     self._measure(subject, own, values, batch, levels)
             if task is not None:
                 clean, values = self._clean(task, kept.pop(batch.index, {}), where)
-                run = _Runs(self._predictors, self._suffixes, task, batch.counted, clean, values)
+                run = EditedRuns(self._models, self._predictors, self._suffixes, task, batch.counted, clean, values)
                 ablated = {
-                    written: {name: run.ablated(written, level) for name, level in each.items()}
+                    written: {
+                        name: run.edited(written, run.everywhere(level), "ablated") for name, level in each.items()
+                    }
                     for written, each in levels.items()
+                }
+                patterns = {
+                    written: {
+                        name: self._pattern(run, written, run.everywhere(level), batch)
+                        for name, level in levels[written].items()
+                    }
+                    for written in self._heads
                 }
                 for subject, own in zip(self._subjects, found, strict=True):
                     if self._masked is None:
@@ -169,8 +181,24 @@ class ModelRuns:
                         own.add_run(key, SPLICED, spliced[key], groups)
                         for name, terms in ablated[subject.written].items():
                             own.add_run(key, name, terms[key], groups)
+                    if subject.written in self._heads:
+                        own.add_pattern(SPLICED, self._pattern(run, subject.written, x_hat, batch))
+                        for name, pattern in patterns[subject.written].items():
+                            own.add_pattern(name, pattern)
             progress.advance(batch.contexts.numel())
         return found
+
+    def notes(self, subject: Subject) -> list[str]:
+        """What a reader of its figures must know."""
+        reason = self._no_patterns.get(subject.written)
+        return [f"no KL of attention patterns: {reason}"] if reason else []
+
+    def _pattern(self, run: EditedRuns, written: Written, rows: Tensor, batch: _Batch) -> PatternSums:
+        """Of the heads that the one site written concerns, with ``rows [n, d_out]`` in its place."""
+        heads, ((key, _),) = self._heads[written], written
+        clean, edited = run.patterns(key, heads.layer, written, rows)
+        counted = counted_queries(batch.counted, batch.documents, is_encoder=self._models[key].is_encoder)
+        return PatternSums.of(clean, edited, heads.heads, counted, batch.groups, self._chosen.n_groups)
 
     def _measure(
         self, subject: Subject, own: Findings, values: Values, batch: _Batch, levels: Mapping[Written, Levels]
@@ -267,42 +295,6 @@ class ModelRuns:
     def _starts(self, suffixes: Mapping[str, Suffix]) -> dict[str, Place]:
         """By model, where its suffix begins; models run whole are left out."""
         return {key: (key, suffix.start_name) for key, suffix in suffixes.items() if suffix.start_name}
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """The edited runs of one batch."""
-
-    predictors: Mapping[str, Predictor]
-    suffixes: Mapping[Written, Mapping[str, Suffix]]
-    task: Task
-    counted: Tensor
-    clean: Mapping[str, CleanPredictions]
-    values: Values
-
-    def ablated(self, written: Written, level: Tensor) -> dict[str, Tensor]:
-        """By model, with ``level [d_out]`` in the place of every position that counts."""
-        return self.edited(written, level.expand(int(self.counted.sum()), -1), "ablated")
-
-    def edited(self, written: Written, rows: Tensor, run: str) -> dict[str, Tensor]:
-        """By model, the predictions' terms with ``rows [n, d_out]`` in the place of the sites written."""
-        edits: dict[str, dict[SiteName, EditFunction]] = {}
-        widths = [self.values[place].shape[-1] for place in written]
-        for place, new in zip(written, rows.split(widths, 1), strict=True):
-            value = self.values[place].clone()
-            value[self.counted.to(value.device)] = new.to(device=value.device, dtype=value.dtype)
-            edits.setdefault(place[0], {})[place[1]] = _replacing(value)
-        return {key: self._terms(key, self.suffixes[written][key], own, run) for key, own in edits.items()}
-
-    def _terms(self, key: str, suffix: Suffix, edits: Mapping[SiteName, EditFunction], run: str) -> Tensor:
-        start = self.values[key, suffix.start_name] if suffix.start_name else None
-        with suffix.resumed(start):
-            logits, _ = self.predictors[key].predict(self.task, edits=edits)
-        return self.clean[key].compared(logits, run)
-
-
-def _replacing(value: Tensor) -> EditFunction:
-    return lambda current: value.to(device=current.device, dtype=current.dtype)
 
 
 def capture_places(

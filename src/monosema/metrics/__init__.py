@@ -10,9 +10,10 @@ Sums are taken in float64 (on the CPU where a device has none). A quantity that 
 (0/0) is NaN, and its docstring says when; an input that is not finite is a ``DataError``.
 
 May import: ``core`` and torch. Start reading in ``reconstruction.py``; ``sparsity.py`` counts firings and
-``language.py`` compares next-token predictions; ``recovery.py`` compares a decoder with a known dictionary,
-``assignment.py`` pairs the two, ``weights.py`` compares latents with each other and ``crosscoders.py`` the sites of one
-with each other. ``published.py`` has figures as other libraries compute them, defects included.
+``language.py`` compares next-token predictions and ``patterns.py`` attention; ``recovery.py`` compares a decoder with a
+known dictionary, ``assignment.py`` pairs the two, ``weights.py`` compares latents with each other and
+``crosscoders.py`` the sites of one with each other. ``published.py`` has figures as other libraries compute them,
+defects included.
 """
 
 from monosema.metrics.assignment import best_assignment
@@ -38,8 +39,10 @@ from monosema.metrics.language import (
     token_kl_from,
 )
 from monosema.metrics.latents import LatentSums
+from monosema.metrics.patterns import pattern_kl
 from monosema.metrics.published import (
     PublishedSums,
+    attention_kl_transcoder_circuits,
     explained_variance_legacy,
     explained_variance_saebench_0_6,
     frac_variance_explained_dictionary_learning,
@@ -89,6 +92,7 @@ __all__ = [
     "ReconstructionSums",
     "SparseRows",
     "SparsitySums",
+    "attention_kl_transcoder_circuits",
     "best_assignment",
     "ce_loss_score",
     "cosine",
@@ -123,6 +127,7 @@ __all__ = [
     "n_alive",
     "negative_entropy",
     "norm_ratio",
+    "pattern_kl",
     "recovered_fraction",
     "relative_reconstruction_bias",
     "require_finite",

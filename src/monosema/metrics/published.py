@@ -1,10 +1,11 @@
-"""Reconstruction figures as other libraries compute them, defects included, to compare with what they published.
+"""Figures as other libraries compute them, defects included, to compare with what they published.
 
-None of these is in a report of ours; what they were meant to be is in ``reconstruction.py``. All depend on how tokens
-were batched, so each function takes ``batch_tokens``, the rows ``[n, d]`` the library saw at a time (all at once by
-default), and :class:`PublishedSums` adds one batch to the next. Notation: b batches, ``E_b`` the mean over the tokens
-of one, ``e = x - x_hat``. Sources: SAEBench 0.6.0 (``evals/core/main.py``), sae-lens 6.54.12 (``evals.py``),
-dictionary_learning 0.1.0 (``evaluation.py``).
+None of these is in a report of ours; what they were meant to be is in ``reconstruction.py`` and ``patterns.py``.
+Figures of reconstruction depend on how tokens were batched, so each function takes ``batch_tokens``, the rows
+``[n, d]`` the library saw at a time (all at once by default), and :class:`PublishedSums` adds one batch to the next.
+Notation: b batches, ``E_b`` the mean over the tokens of one, ``e = x - x_hat``. Sources: SAEBench 0.6.0
+(``evals/core/main.py``), sae-lens 6.54.12 (``evals.py``), dictionary_learning 0.1.0 (``evaluation.py``),
+transcoder_circuits (``sae_training/``).
 """
 
 from __future__ import annotations
@@ -62,6 +63,19 @@ def l2_loss_dictionary_learning(x: Tensor, x_hat: Tensor, batch_tokens: int | No
     Its square is at most our ``mse`` of one batch.
     """
     return PublishedSums.over(x, x_hat, batch_tokens).l2_loss_dictionary_learning
+
+
+def attention_kl_transcoder_circuits(p: Tensor, q: Tensor) -> float:
+    """``kldiv_reconstructed`` and ``kldiv_ablation`` of transcoder_circuits, from patterns ``[..., T]`` of one head.
+
+    ``E sum_k p_k (log2(p_k + 1e-10) - log2(q_k + 1e-10))``: bits, over all queries, those of BOS and the first of a
+    context included, which have one key and so only lower the mean. The constant bounds the logarithms: no query costs
+    more than 33 bits. ln 2 times this is the mean of ``pattern_kl`` where it does not matter. There, head 0 has no such
+    figures, and the ablation zeroes the other heads and special positions too.
+    """
+    require_same_shape(p, q)
+    p, q = wide(p), wide(q)
+    return float((p * ((p + 1e-10).log2() - (q + 1e-10).log2())).sum(-1).mean())
 
 
 @dataclass(frozen=True)

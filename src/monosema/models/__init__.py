@@ -4,7 +4,7 @@ Job: load any transformers decoder or encoder, give its activations TransformerL
 read them (``capture``) and change them (``edits``) exactly. Imports ``core`` only. Start reading at
 ``language_model.py``; ``architectures.py`` is the table of model families, ``structure.py`` finds the parts of models
 that are not in it, ``verify.py`` refuses a map that the numbers contradict, ``taps.py`` says how each site is read
-and written, ``hooks.py`` runs them.
+and written, ``hooks.py`` runs them; ``patterns.py`` forms the attention patterns of any model.
 
 **Names**, with L the layer: ``hook_embed`` (the token embedding as it enters the sum, so times √d_model for Gemma);
 ``blocks.{L}.hook_resid_pre``, ``hook_attn_out``, ``hook_resid_mid``, ``hook_mlp_out``, ``hook_resid_post`` with

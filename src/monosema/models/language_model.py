@@ -67,7 +67,8 @@ class LanguageModel:
     """A transformers model, its tokenizer, and its sites.
 
     Built by ``load_model``. The model is put into eval mode and otherwise left as it is: weights, ``requires_grad`` and
-    the attention implementation are never touched, and hooks exist only while a ``capture`` or ``edits`` is active.
+    the attention implementation are never touched (but for one pass of ``patterns.attention_pattern``), and hooks exist
+    only while a ``capture`` or ``edits`` is active.
     Shape letters: B batch, T token, V vocabulary, N number of directions, D d_model.
     """
 
