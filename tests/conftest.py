@@ -1,4 +1,4 @@
-"""What every test runs under: runtime type checks, no network, two threads, an untouched global generator."""
+"""What every test runs under: runtime type checks, no network, a core a worker, an untouched global generator."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 sys.path.insert(0, str(Path(__file__).parent))  # for runtime_types, whatever pytest's import mode
 if os.environ.get("TRITON_INTERPRET") != "1":  # the interpreter reads programs' source and globals
     install_import_hook("monosema", "runtime_types.check")  # before anything imports monosema
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 ROOMS_WITHOUT_GLOBAL_GENERATOR = ("core", "kernels", "coders")
 """Rooms whose tests may not move torch's global generator (those that build transformers models cannot join)."""

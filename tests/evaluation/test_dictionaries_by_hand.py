@@ -307,6 +307,7 @@ def test_what_the_model_loses(
     assert report.top1_agreement == close(of["spliced"]["top1_agreement"])
     for ablation in ("zero", "mean"):
         found, run_alone = asdict(report.ablations[ablation]), of[ablation]
+        assert found.pop("pattern_kl") is found.pop("pattern_kl_score") is None, "the site is no query or key"
         gap = run_alone["ce"] - of["clean"]["ce"]
         assert gap > 1, "else a score would say little"
         assert found == close(
