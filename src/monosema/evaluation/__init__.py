@@ -9,7 +9,7 @@ spliced and ablated, ``predictions.py`` compares these, ``findings.py`` sums up 
 ``losses.py`` makes figures of it. ``replacement.py`` puts coders in place of all MLPs at once, by the run
 in ``replaced.py``; ``crosscoder.py`` compares the sites of a crosscoder. ``calibrate.py`` sets thresholds by the L0
 they give. ``saebench.py`` writes a report as SAEBench does. ``benchmarks`` compares a coder with what is known to be
-there.
+there; ``page`` is the HTML page that compares reports.
 """
 
 from monosema.evaluation.calibrate import calibrate_threshold
@@ -18,6 +18,7 @@ from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderTh
 from monosema.evaluation.evaluate import evaluate, evaluate_many
 from monosema.evaluation.latent_table import LatentTable
 from monosema.evaluation.loss_recovered import LossRecovered, loss_recovered
+from monosema.evaluation.page import write_page
 from monosema.evaluation.replacement import evaluate_replacement
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
 from monosema.evaluation.report import AblationLosses, ModelLosses, Report
@@ -42,4 +43,5 @@ __all__ = [
     "evaluate_many",
     "evaluate_replacement",
     "loss_recovered",
+    "write_page",
 ]
