@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-_LOGARITHMIC_FROM = 4.0
-"""Largest value over smallest from which an axis is logarithmic."""
+_LOGARITHMIC = (4.0, 1e9)
+"""Largest value over smallest from which, and up to which, an axis is logarithmic."""
 _ALIKE = 1e-9
 """Values that differ by less than this part of their size are drawn as one."""
 
@@ -69,7 +69,8 @@ def axis_of(values: Iterable[float], *, start: float, stop: float, may_be_logari
     """
     known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
-    if may_be_logarithmic and low > 0 and high / low >= _LOGARITHMIC_FROM:
+    least, most = _LOGARITHMIC
+    if may_be_logarithmic and low > 0 and least * low <= high <= most * low:
         room = (high / low) ** 0.06
         return Axis(low=low / room, high=high * room, start=start, stop=stop, logarithmic=True)
     if high - low <= _ALIKE * max(abs(low), abs(high)):

@@ -24,8 +24,8 @@ def element(tag: str, attributes: Mapping[str, object] | None = None, *children:
 
 
 def written(*elements: Element) -> str:
-    """The elements as HTML."""
-    return "\n".join(tostring(each, encoding="unicode", method="html") for each in elements)
+    """The elements as HTML, of which none may be void (``br``)."""
+    return "\n".join(tostring(each, encoding="unicode", short_empty_elements=False) for each in elements)
 
 
 def _text(value: object) -> str:

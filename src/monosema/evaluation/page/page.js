@@ -122,7 +122,7 @@
   }
 
   function text(key, row) {
-    if (key === "index") return count(row);
+    if (key === "index") return String(row); // as it can be asked for
     const value = column(key)[row];
     if (Number.isNaN(value)) return "—";
     return key === "density" ? share(value / header.dictionaries[state.dictionary].n_tokens) : number(value);
