@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -91,8 +92,7 @@ def test_intervals_are_bars_of_their_length():
     per_unit = (placed["a"][1] - placed["b"][1]) / 0.4
     bars = [each.get("d") for each in fve.iter("path") if "bars" in str(each.get("class"))]
     assert len(bars) == 2
-    vertical = bars[0].split("M")[2]  # x low V high
-    low, high = float(vertical.split()[1].split("V")[0]), float(vertical.split("V")[1])
+    low, high = map(float, re.search(r" ([\d.]+)V([\d.]+)", str(bars[0])).groups())
     assert low - high == pytest.approx(0.04 * per_unit, abs=0.05)
     assert "L0 10.0000  [9.0000, 11.0000]" in fve.find("svg").findall("g")[0].find("title").text
 

@@ -102,7 +102,7 @@ def test_densities_share_axes_and_set_the_dead_apart():
     heights = [float(each.get("height")) for each in bars[0]]
     assert heights[2] / heights[3] == pytest.approx(2, rel=1e-3)
     assert heights[2] == pytest.approx(114)  # the largest of those that fired, from 138 up to 24
-    assert "↑90%" in "".join(second.itertext())  # cut off at the top, and said so
+    assert "↑ 90 %" in "".join(second.itertext())  # cut off at the top, and said so
 
 
 def test_every_latent_is_in_the_page(tmp_path: Path):

@@ -63,14 +63,19 @@ def colour(place: int) -> str:
 
 
 def swatch(place: int) -> Element:
-    """The marker by itself, for legends and tables; it says nothing that is not said in words beside it."""
+    """The marker by itself, which says nothing that is not said in words beside it."""
     box = {"class": "swatch", "viewBox": "-7 -7 14 14", "width": 12, "height": 12, "aria-hidden": "true"}
     return element("svg", box, marker(place))
 
 
+def named(place: int, name: str) -> Element:
+    """A name with its marker in front."""
+    return element("span", {"class": "named"}, swatch(place), element("span", {"class": "name"}, name))
+
+
 def legend(found: Sequence[Ground]) -> Element:
     """Which marker stands for what."""
-    items = [element("li", {}, swatch(place), label) for place, label in enumerate(ground_labels(found))]
+    items = [element("li", {}, named(place, label)) for place, label in enumerate(ground_labels(found))]
     return element("ul", {"class": "legend", "aria-label": "Dictionaries compared with each other"}, *items)
 
 
@@ -180,13 +185,13 @@ def _error_bars(point: _Point, x_axis: Axis, y_axis: Axis) -> Element | None:
     x, y = x_axis.place(point.x), y_axis.place(point.y)
     path = ""
     if (interval := point.row.interval("l0")) is not None:
-        low, high = (x_axis.place(end) for end in interval)
-        path += f"M{low:.2f} {y:.2f}H{high:.2f}"
+        ends = [x_axis.place(end) for end in interval]
+        path += f"M{ends[0]:.2f} {y:.2f}H{ends[1]:.2f}"
+        path += "".join(f"M{end:.2f} {y - _CAP:.2f}v{2 * _CAP}" for end in ends)
     if (interval := point.row.interval(point.key)) is not None:
-        low, high = (y_axis.place(end) for end in interval)
-        path += (
-            f"M{x:.2f} {low:.2f}V{high:.2f}M{x - _CAP:.2f} {low:.2f}h{2 * _CAP}M{x - _CAP:.2f} {high:.2f}h{2 * _CAP}"
-        )
+        ends = [y_axis.place(end) for end in interval]
+        path += f"M{x:.2f} {ends[0]:.2f}V{ends[1]:.2f}"
+        path += "".join(f"M{x - _CAP:.2f} {end:.2f}h{2 * _CAP}" for end in ends)
     return element("path", {"d": path, "class": f"bars {colour(point.place)}"}) if path else None
 
 

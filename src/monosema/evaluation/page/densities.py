@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from monosema.evaluation.page.axes import Axis
-from monosema.evaluation.page.curves import colour, swatch
+from monosema.evaluation.page.curves import colour, named
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
 
@@ -45,7 +45,7 @@ def _shares(row: Row) -> list[float] | None:
 
 def _card(row: Row, place: int, shares: Sequence[float] | None, x_axis: Axis, y_axis: Axis) -> Element:
     report = row.report
-    heading = element("h3", {}, swatch(place), row.name)
+    heading = element("h3", {}, named(place, row.name))
     card = {"class": "card density", "data-dictionary": row.dictionary}
     if shares is None:
         return element("figure", card, heading, element("p", {"class": "hint"}, "Its report has no firing densities."))
@@ -99,8 +99,8 @@ def _bars(counts: Sequence[int], shares: Sequence[float], place: int, x_axis: Ax
             element("rect", {**box, "class": "dead" if bin_ == 0 else colour(place)}, element("title", {}, said))
         )
         if bin_ == 0 and 100 * of_all > y_axis.high:
-            above = {"x": (left + right) / 2, "y": _TOP - 3, "text-anchor": "middle", "class": "dead"}
-            bars.append(element("text", above, f"↑{of_all:.0%}"))
+            beside = {"x": right + 4, "y": _TOP + 10, "class": "dead"}
+            bars.append(element("text", beside, f"↑ {_percent(of_all)}"))
     return bars
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from monosema.core.printable import printable
-from monosema.evaluation.page.curves import swatch
+from monosema.evaluation.page.curves import named
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
 from monosema.evaluation.report import shown
@@ -105,11 +105,12 @@ def _opens(key: str) -> str | None:
 
 def _line(row: Row, found: Sequence[Ground], reasons: dict[str, int]) -> Element:
     of_model = element("small", {}, f"model {printable(row.model)}") if row.model else None
-    mark = swatch(found.index(row.ground(of_losses=bool(row.model) and row.losses.ce_clean is not None)))
-    name = element("span", {"class": "name"}, row.name)
-    head = {"scope": "row", "data-value": f"{row.name} {row.model}", "title": row.name}
+    place = found.index(row.ground(of_losses=bool(row.model)))
+    head = {"scope": "row", "data-value": f"{row.name} {row.model}"}
     cells = [_cell(row, key, reasons) for group in COLUMNS.values() for key, _, _ in group]
-    return element("tr", {"data-dictionary": row.dictionary}, element("th", head, mark, name, of_model), *cells)
+    return element(
+        "tr", {"data-dictionary": row.dictionary}, element("th", head, named(place, row.name), of_model), *cells
+    )
 
 
 def _cell(row: Row, key: str, reasons: dict[str, int]) -> Element:
@@ -149,7 +150,6 @@ def _provenance(row: Row) -> tuple[str, ...]:
     tokens.append(_OVERLAPS[report.overlap])
     if report.tokens_fingerprint:
         tokens.append(f"sha256 {report.tokens_fingerprint[:16]}…")
-    of_models = {name for losses in (report.models or {}).values() for name in losses.ablations}
-    ablations = list(report.ablations or sorted(of_models)) or ([report.ablation] if report.ablation else ["none"])
-    texts = (report.model_name or "none run", site, "\n".join(tokens), ", ".join(ablations), "\n".join(report.notes))
-    return tuple(map(printable, texts))
+    ablations = ", ".join(row.losses.ablations or ()) or report.ablation or "none"
+    notes = "\n".join(report.notes) or "none"
+    return tuple(map(printable, (report.model_name or "none run", site, "\n".join(tokens), ablations, notes)))
