@@ -10,7 +10,8 @@ import pytest
 from page_reports import model_losses, report
 
 from monosema.evaluation import Report
-from monosema.evaluation.page.curves import curves, legend, pareto_front
+from monosema.evaluation.page.curves import curves, pareto_front
+from monosema.evaluation.page.markers import legend
 from monosema.evaluation.page.rows import grounds, rows_of
 
 NAN = math.nan

@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element
 
 from monosema.evaluation.page.axes import Axis, axis_of
 from monosema.evaluation.page.labels import Box, Labels
+from monosema.evaluation.page.markers import colour, marker
 from monosema.evaluation.page.markup import element
-from monosema.evaluation.page.rows import Ground, Row, ground_labels
+from monosema.evaluation.page.rows import Ground, Row
 from monosema.evaluation.report import between
 
 CURVES = (
@@ -25,16 +26,6 @@ _WIDTH, _HEIGHT = 400, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 388, 26, 262
 _RADIUS = 4.5
 _CAP = 3.0
-_N_COLOURS = 7
-_MARKERS = (
-    "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
-    "M-4 -4h8v8h-8z",
-    "M0 -5.2L5 3.6H-5z",
-    "M0 -5.6L5.6 0L0 5.6L-5.6 0z",
-    "M0 5.2L5 -3.6H-5z",
-    "M-1.7 -5h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
-)
-"""Circle, square, triangle, diamond, triangle on its tip, plus; around 0, 0."""
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -51,34 +42,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted((index for index in known if not is_beaten(*points[index])), key=lambda index: points[index])
 
 
-def marker(place: int, *, is_filled: bool = True) -> Element:
-    """The colour and shape of the ``place``-th ground; 42 differ."""
-    shape = element("path", {"d": _MARKERS[place % len(_MARKERS)]})
-    return element("g", {"class": f"mark {colour(place)}" + ("" if is_filled else " hollow")}, shape)
-
-
-def colour(place: int) -> str:
-    """The class with the colour of the ``place``-th ground."""
-    return f"g{place % _N_COLOURS}"
-
-
-def swatch(place: int) -> Element:
-    """The marker by itself, which says nothing that is not said in words beside it."""
-    box = {"class": "swatch", "viewBox": "-7 -7 14 14", "width": 12, "height": 12, "aria-hidden": "true"}
-    return element("svg", box, marker(place))
-
-
-def named(place: int, name: str) -> Element:
-    """A name with its marker in front."""
-    return element("span", {"class": "named"}, swatch(place), element("span", {"class": "name"}, name))
-
-
-def legend(found: Sequence[Ground]) -> Element:
-    """Which marker stands for what."""
-    items = [element("li", {}, named(place, label)) for place, label in enumerate(ground_labels(found))]
-    return element("ul", {"class": "legend", "aria-label": "Dictionaries compared with each other"}, *items)
-
-
 def curves(rows: Sequence[Row], found: Sequence[Ground]) -> list[Element]:
     """The pictures for which there is a point."""
     pictures = []
@@ -86,9 +49,8 @@ def curves(rows: Sequence[Row], found: Sequence[Ground]) -> list[Element]:
         of_losses = key != "fve"
         # reconstruction is the same for all models of a dictionary
         chosen = rows if of_losses else list({row.dictionary: row for row in reversed(rows)}.values())[::-1]
-        places = {row.ground(of_losses=of_losses): found.index(row.ground(of_losses=of_losses)) for row in chosen}
         points = [
-            _Point(row=row, x=x, y=y, key=key, place=places[row.ground(of_losses=of_losses)], of_losses=of_losses)
+            _Point(row=row, x=x, y=y, key=key, place=found.index(row.ground(of_losses=of_losses)), of_losses=of_losses)
             for row in chosen
             if (x := row.value("l0")) is not None and (y := row.value(key)) is not None and math.isfinite(x + y)
         ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from monosema.evaluation.page.axes import Axis
-from monosema.evaluation.page.curves import colour, named
+from monosema.evaluation.page.markers import colour, named
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
 

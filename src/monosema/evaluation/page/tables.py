@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from monosema.core.printable import printable
-from monosema.evaluation.page.curves import named
+from monosema.evaluation.page.markers import named
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
 from monosema.evaluation.report import shown

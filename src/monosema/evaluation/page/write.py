@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from monosema.core.errors import ConfigError
 from monosema.core.files import write_atomically
 from monosema.core.page import assembled, asset, filled
-from monosema.evaluation.page.curves import curves, legend
+from monosema.evaluation.page.curves import curves
 from monosema.evaluation.page.densities import densities
 from monosema.evaluation.page.latents import COLUMNS, latents_arrays, latents_header
+from monosema.evaluation.page.markers import legend
 from monosema.evaluation.page.markup import element, written
 from monosema.evaluation.page.rows import grounds, rows_of
 from monosema.evaluation.page.tables import figures_table, provenance_table
