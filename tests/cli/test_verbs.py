@@ -238,7 +238,7 @@ def test_evaluate_compares_several_dictionaries(
     mlp_runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = list(mlp_runs.values())
-    written = ["--out", str(tmp_path / "all.json"), "--csv", str(tmp_path / "all.csv")]
+    written = [f"--{kind}={tmp_path / 'all'}.{kind}" for kind in ("csv", "html")] + ["--out", f"{tmp_path}/all.json"]
     assert main(["evaluate", *folders, "--quiet", "--n-tokens", "2048", *written]) == 0
     printed = capsys.readouterr().out
     assert printed.count("language model") == 3
@@ -246,16 +246,22 @@ def test_evaluate_compares_several_dictionaries(
     together = json.loads((tmp_path / "all.json").read_text())
     assert list(together) == folders
     assert [line.split(",")[0] for line in (tmp_path / "all.csv").read_text().splitlines()[1:]] == folders
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert all(folder in page for folder in folders)
     alone = ["--out", str(tmp_path / "one.json"), "--latents-csv", str(tmp_path / "latents.csv")]
     assert main(["evaluate", folders[1], "--quiet", "--n-tokens", "2048", *alone]) == 0
     assert json.loads((tmp_path / "one.json").read_text()) == together[folders[1]]
     assert len((tmp_path / "latents.csv").read_text().splitlines()) == 1 + together[folders[1]]["d_sae"]
     assert main(["evaluate", folders[0], folders[0], "--quiet"]) == 2
     assert main(["evaluate", *folders, "--quiet", "--saebench", str(tmp_path / "x.json")]) == 2
-    assert main(["evaluate", "--replace", *folders[:2], "--quiet", "--csv", str(tmp_path / "x.csv")]) == 2
+    for option in ("--csv", "--html"):
+        assert main(["evaluate", "--replace", *folders[:2], "--quiet", option, str(tmp_path / "x")]) == 2
+        assert main(["evaluate", "--crosscoder", folders[0], "--quiet", option, str(tmp_path / "x")]) == 2
+    assert not (tmp_path / "x").exists()
     refused = capsys.readouterr().err
     assert "is named twice" in refused
-    assert refused.count("leave out --crosscoder") == 2
+    assert refused.count("leave out --crosscoder") == 5
 
 
 @pytest.mark.parametrize("names", [["first", "second"], ["both"]])

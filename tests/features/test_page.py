@@ -1,103 +1,34 @@
-"""The page in a browser. Needs Chromium, its driver and selenium; skipped with the reason where one is missing."""
+"""The page in a browser; skipped with the reason where there is none."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import MARKS, click, colours, contrast, keys, luminance, opened, prefer, started_browser, texts, wait
 
 from monosema.features import FeatureStore
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-MISSING = [
-    name
-    for name, found in (
-        ("a Chromium binary", CHROMIUM),
-        ("chromedriver", DRIVER),
-        ("the selenium package", importlib.util.find_spec("selenium")),
-    )
-    if not found
-]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(MISSING), reason=f"the page is checked in a browser: missing {', '.join(MISSING)}"),
-]
-
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1440,1000"
-)
-SECONDS = 60.0
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
+    with started_browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
 def page(browser: Any, hostile_store: FeatureStore, tmp_path: Path) -> Iterator[Any]:
-    """A fresh page; afterwards, nothing may have run, failed or been fetched."""
     path = hostile_store.dashboard(tmp_path / "page.html", figures={"FVE": 0.75, "L0": 6.0})
-    browser.get_log("browser"), browser.get_log("performance")
-    browser.get(path.as_uri())
-    wait(lambda: browser.execute_script("return document.documentElement.dataset.ready") == "true")
-    title = browser.title
-    yield browser
-    assert browser.title == title == "blocks.0.hook_resid_post (tiny-llama)"
-    assert browser.get_log("browser") == []
-    requests = [
-        message["params"]["request"]["url"]
-        for message in (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-        if message["method"] == "Network.requestWillBeSent"
-        and message["params"]["documentURL"].startswith("file:")  # not the browser's own first page
-    ]
-    assert all(url.startswith(("file:", "data:")) for url in requests), requests
-    assert sum(url.startswith("file:") for url in requests) <= 1
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    assert browser.execute_script("return document.scripts.length") == 2  # the data block is removed once read
-
-
-def wait(condition: Callable[[], object]) -> None:
-    limit = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < limit, "the page did not get there in time"
-        time.sleep(0.02)
-
-
-def texts(page: Any, selector: str) -> list[str]:
-    script = "return [...document.querySelectorAll(arguments[0])].map(element => element.textContent)"
-    return page.execute_script(script, selector)
+    with opened(browser, path, "blocks.0.hook_resid_post (tiny-llama)"):
+        yield browser
 
 
 def indices(page: Any) -> list[int]:
     return [int(text) for text in texts(page, ".row .index")]
-
-
-def click(page: Any, selector: str) -> None:
-    page.execute_script("document.querySelector(arguments[0]).click()", selector)
-
-
-def keys(page: Any, *pressed: str) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    ActionChains(page).send_keys(*pressed).perform()
 
 
 def test_sorting_by_every_number(page: Any, hostile_store: FeatureStore):
@@ -231,23 +162,7 @@ def test_a_tooltip_gives_the_value(page: Any):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(page: Any, scheme: str):
-    page.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    ink, panel = page.execute_script(
-        """const style = getComputedStyle(document.documentElement);
-        return [style.getPropertyValue("--ink"), style.getPropertyValue("--panel")]"""
-    )
+    prefer(page, scheme)
+    ink, panel = colours(page, "--ink", "--panel")
     assert contrast(ink, panel) > 10
     assert (luminance(panel) > 0.5) == (scheme == "light")
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour.strip()[1 + 2 * i : 3 + 2 * i], 16) / 255 for i in range(3)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(first: str, second: str) -> float:
-    low, high = sorted((luminance(first), luminance(second)))
-    return (high + 0.05) / (low + 0.05)

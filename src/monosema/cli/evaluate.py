@@ -40,6 +40,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--csv", type=Path, help="also write the figures and their intervals as CSV, a line a dictionary"
     )
+    parser.add_argument(
+        "--html", type=Path, help="also write one offline page: figures, curves over L0, densities, tables of latents"
+    )
     parser.add_argument("--latents-csv", type=Path, help="also write a line for each latent of the one dictionary")
     parser.add_argument(
         "--saebench", type=Path, metavar="FILE", help="also write it as SAEBench does its core results, for its graphs"
@@ -76,10 +79,11 @@ def run(arguments: Sequence[str]) -> int:
                 f"--{option.replace('_', '-')} writes the figures of one dictionary; leave out --crosscoder and "
                 "--replace, and name one folder"
             )
-    if extra.csv is not None and (extra.crosscoder or extra.replace is not None):
-        raise ConfigError(
-            "--csv writes the figures of dictionaries by themselves; leave out --crosscoder and --replace"
-        )
+    for option in ("csv", "html"):
+        if getattr(extra, option) is not None and (extra.crosscoder or extra.replace is not None):
+            raise ConfigError(
+                f"--{option} writes the figures of dictionaries by themselves; leave out --crosscoder and --replace"
+            )
     if extra.crosscoder:
         sites = _crosscoder(extra, options)
         print(sites)
@@ -94,6 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         if extra.out is not None:
             write_json(extra.out, replaced.to_dict())
         return 0
+    from monosema.evaluation import write_page
     from monosema.evaluation.comparison import comparison, write_csv
 
     reports = _reports(extra, options)
@@ -106,6 +111,8 @@ def run(arguments: Sequence[str]) -> int:
         write_json(extra.out, plain if len(plain) > 1 else next(iter(plain.values())))
     if extra.csv is not None:
         write_csv(reports, extra.csv)
+    if extra.html is not None:
+        write_page(reports, extra.html)
     return 0
 
 

@@ -10,25 +10,18 @@ Shape letters: L latents shown, W windows shown, E entries of those windows, P t
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 import math
-import re
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from monosema.core.errors import ConfigError, UserError
 from monosema.core.files import write_atomically
+from monosema.core.page import assembled, asset
+from monosema.core.printable import WHITESPACE_SYMBOLS, printable
 from monosema.features.render import number
 from monosema.features.store import FeatureStore
-from monosema.features.texts import WHITESPACE_SYMBOLS, printable
 
 _SHARE = 65_535
 """The integer that stands for a latent's maximum."""
@@ -53,10 +46,10 @@ def write_dashboard(
     chosen = _shown_latents(store, latents)
     arrays = _latent_arrays(store, chosen) | _window_arrays(store, chosen, before, after, contexts_per_latent)
     strings, arrays = _used_strings(store, arrays)
-    layout, data = _packed(arrays)
     provenance = store.provenance
+    title = printable(title or provenance.site)
     header = {
-        "title": title or provenance.site,
+        "title": title,
         "site": provenance.site,
         "split": provenance.split,
         "n_tokens": store.numbers.n_tokens,
@@ -71,10 +64,17 @@ def write_dashboard(
         "figures": [[name, _figure(value)] for name, value in figures.items() if value is not None],
         "whitespace": WHITESPACE_SYMBOLS,
         "strings": strings,
-        "arrays": layout,
     }
     header = {key: printable(value) if isinstance(value, str) else value for key, value in header.items()}
-    write_atomically(path, _filled(header, data))
+    page = assembled(
+        title=title,
+        body=_file("body.html"),
+        styles=[_file("page.css")],
+        scripts=[_file("data.js"), _file("page.js")],
+        header=header,
+        arrays=arrays,
+    )
+    write_atomically(path, page)
     return path
 
 
@@ -180,55 +180,8 @@ def _used_strings(store: FeatureStore, arrays: dict[str, np.ndarray]) -> tuple[l
     return strings, arrays | renumbered
 
 
-@dataclass(frozen=True)
-class _ArrayPlace:
-    """Where an array lies in the block."""
-
-    kind: str
-    """The script's typed array."""
-    start: int
-    """First byte; a multiple of 8."""
-    length: int
-    """Number of elements."""
-
-
-def _packed(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, list[Any]], str]:
-    """Place of each array by name, and the block in base64. Integers get the smallest type that holds them."""
-    places: dict[str, _ArrayPlace] = {}
-    block = bytearray()
-    for name, array in arrays.items():
-        kind = "Float32Array"
-        if not np.issubdtype(array.dtype, np.floating):
-            largest = int(array.max(initial=0))
-            assert largest < 2**32, name
-            assert int(array.min(initial=0)) >= 0, name
-            bits = 8 if largest < 2**8 else 16 if largest < 2**16 else 32
-            kind, array = f"Uint{bits}Array", array.astype(f"<u{bits // 8}")
-        block += b"\0" * (-len(block) % 8)
-        places[name] = _ArrayPlace(kind, len(block), array.size)
-        block += np.ascontiguousarray(array).tobytes()
-    layout = {name: [place.kind, place.start, place.length] for name, place in places.items()}
-    return layout, base64.b64encode(zlib.compress(bytes(block), 6)).decode("ascii")
-
-
-def _filled(header: Mapping[str, Any], data: str) -> str:
-    """The page with everything in it. One pass over the template, so that nothing filled in is read as a template."""
-    text = json.dumps(header, ensure_ascii=True, allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    parts = {
-        "title": html.escape(header["title"]),
-        "css": _page_file("page.css"),
-        "data_js": _page_file("data.js"),
-        "page_js": _page_file("page.js"),
-        "header": text,
-        "arrays": data,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _page_file("page.html"))
-
-
-def _page_file(name: str) -> str:
-    return resources.files("monosema.features").joinpath("page").joinpath(name).read_text(encoding="utf-8")
+def _file(name: str) -> str:
+    return asset("monosema.features", f"page/{name}")
 
 
 def _figure(value: str | float) -> str:

@@ -12,21 +12,16 @@ spaces stay what they are in ``printable`` text, and are symbols in ``visible`` 
 
 from __future__ import annotations
 
-import functools
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import regex  # type: ignore[import-untyped]
 
-WHITESPACE_SYMBOLS = {"\n": "↵", "\r": "⇤", "\t": "⇥", " ": "·", "\u00a0": "⍽", "\u202f": "⍽", "\u3000": "□"}
-"""How white space is shown where it must be seen."""
+from monosema.core.printable import WHITESPACE_SYMBOLS, printable, utf8
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_LONE_BYTES = re.compile("[\udc80-\udcff]+")
-_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -75,14 +70,14 @@ class TokenTexts:
         if isinstance(raw, bytes):
             return Piece(raw)
         if token in self._special or token in self._added:
-            return Piece(_utf8(raw), alone=token in self._special)
+            return Piece(utf8(raw), alone=token in self._special)
         if self._byte_of is not None and all(character in self._byte_of for character in raw):
             return Piece(bytes(self._byte_of[character] for character in raw))
         byte = _BYTE_TOKEN.fullmatch(raw)
         if byte and self._decoded(token) != raw:
             return Piece(bytes.fromhex(byte[1]))
         text = raw if self._byte_of is not None else self._decoded(token)
-        return Piece(_utf8(text)) if text else Piece(f"⟨{token}⟩".encode(), alone=True)
+        return Piece(utf8(text)) if text else Piece(f"⟨{token}⟩".encode(), alone=True)
 
     def _decoded(self, token: int) -> str:
         """The text a token adds after an ordinary one: decoders drop the space of the first token of a text."""
@@ -130,38 +125,9 @@ def _group_run(parts: list[bytes]) -> list[str | None]:
     return texts
 
 
-@functools.lru_cache(maxsize=2**16)
-def printable(text: str | bytes) -> str:
-    """Text in which everything but white space can be seen and nothing acts on its surroundings."""
-    if isinstance(text, str):
-        text = _utf8(text)
-    decoded = text.decode("utf-8", "surrogateescape")
-    if decoded.isprintable():
-        return decoded
-    named = _LONE_BYTES.sub(lambda found: f"⟨{found[0].encode('utf-8', 'surrogateescape').hex(' ').upper()}⟩", decoded)
-    within_cluster = len(decoded) > 1
-    return "".join(_printable_character(character, within_cluster) for character in named)
-
-
 def visible(text: str) -> str:
     """Printable text with white space as symbols (``↵``, ``⇥``, ``·``): one line, whatever it was."""
     return "".join(WHITESPACE_SYMBOLS.get(character, character) for character in text)
-
-
-def _printable_character(character: str, within_cluster: bool) -> str:
-    code = ord(character)
-    if character in WHITESPACE_SYMBOLS:
-        return character
-    if within_cluster and (character in _JOINERS or 0xE0020 <= code <= 0xE007F):  # they shape scripts and emoji
-        return character
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or (code & 0xFFFE) == 0xFFFE:
-        return f"⟨U+{code:04X}⟩"
-    return character
-
-
-def _utf8(text: str) -> bytes:
-    """UTF-8 of any Python string; lone surrogates become bytes of no character."""
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -1,22 +1,9 @@
-"use strict";
 // The page's data and what can be asked of it; knows no elements. "Row" is a latent's place in the arrays, w a window,
 // e an entry of a window, and a token is a place in the pool that windows are cut from. In the pool, text 0 is a token
 // that belongs to the group of the one before.
 
 const SHORT = { before: 10, after: 5 };
 const MAX_TEXTS = 5;
-
-async function readArrays(text, layout) {
-  const packed = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const block = await new Response(stream).arrayBuffer();
-  const kinds = { Uint8Array, Uint16Array, Uint32Array, Float32Array };
-  const arrays = {};
-  for (const [name, [kind, start, length]] of Object.entries(layout)) {
-    arrays[name] = new kinds[kind](block, start, length);
-  }
-  return arrays;
-}
 
 /** The arrays with the questions below, from the header and the text of the data block. */
 async function openData(header, text) {

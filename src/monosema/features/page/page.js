@@ -1,16 +1,13 @@
-"use strict";
 // What is shown and what keys and clicks do. Text from the corpus is only ever given to textContent and append.
 // "Row" is a latent's place in the arrays of data.js, place a row's place in the table.
 
 (async () => {
-  const byId = (id) => document.getElementById(id);
   const header = JSON.parse(byId("header").textContent);
   let data;
   try {
     data = await openData(header, byId("data").textContent);
   } catch (error) {
-    const message = make("p", "message", "This browser cannot unpack the page's data; use a version from 2023 or later.");
-    document.body.replaceChildren(message);
+    explainOldBrowser();
     throw error;
   }
   byId("data").remove();
@@ -44,34 +41,7 @@
     showRows();
   }
 
-  // ---- words and elements
-
-  function count(value) {
-    return value.toLocaleString("en-US");
-  }
-
-  function number(value) {
-    if (value === 0) return "0";
-    const size = Math.abs(value);
-    if (size >= 1e4 || size < 1e-3) return value.toExponential(2);
-    return value.toFixed(Math.max(0, 2 - Math.floor(Math.log10(size))));
-  }
-
-  function share(value) {
-    return `${number(100 * value)} %`;
-  }
-
-  function make(tag, className, text) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-
-  function add(parent, ...children) {
-    parent.append(...children);
-    return parent;
-  }
+  // ---- text
 
   /** Text with white space that can be seen. Spaces stay real, so that lines wrap and copied text is what it was; on
       one line (no breaks), newlines are symbols only and long runs of spaces are a count. */
@@ -121,18 +91,13 @@
           cell.textContent = label;
           return cell;
         }
-        const button = make("button", "", label);
-        button.type = "button";
-        button.dataset.key = key;
-        if (tip) button.dataset.tip = tip;
-        cell.setAttribute("aria-sort", state.key !== key ? "none" : state.descending ? "descending" : "ascending");
-        button.addEventListener("click", () => {
-          state.descending = state.key === key ? !state.descending : key !== "index";
-          state.key = key;
+        const button = sortButton(key, label, state, () => {
           showColumns();
           reorder();
           byId("columns").querySelector(`[data-key="${key}"]`).focus();
         });
+        if (tip) button.dataset.tip = tip;
+        cell.setAttribute("aria-sort", sortDirection(key, state));
         return add(cell, button);
       }),
     );
@@ -172,8 +137,7 @@
   function showRows() {
     const scroller = byId("scroller");
     const rows = byId("rows");
-    const first = Math.max(0, Math.floor(scroller.scrollTop / ROW_HEIGHT) - 6);
-    const last = Math.min(state.order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW_HEIGHT) + 6);
+    const [first, last] = rowsInSight(scroller, ROW_HEIGHT, state.order.length);
     rows.style.height = `${state.order.length * ROW_HEIGHT}px`;
     byId("grid").setAttribute("aria-rowcount", state.order.length + 1);
     const elements = [];
@@ -377,18 +341,6 @@
 
   // ---- events
 
-  function showTip(event) {
-    const target = event.target.closest?.("[data-tip]");
-    const tip = byId("tip");
-    tip.hidden = !target;
-    if (!target) return;
-    tip.textContent = target.dataset.tip;
-    const x = Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8);
-    const above = event.clientY - tip.offsetHeight - 10;
-    tip.style.left = `${Math.max(8, x)}px`;
-    tip.style.top = `${above > 4 ? above : event.clientY + 18}px`;
-  }
-
   function onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.matches?.("input, select, textarea");
@@ -454,7 +406,6 @@
   byId("scroller").addEventListener("scroll", redraw, { passive: true });
   addEventListener("resize", redraw);
   addEventListener("hashchange", () => select(data.latent.indexOf(Number(location.hash.slice(1)))));
-  document.addEventListener("mousemove", showTip);
   document.addEventListener("keydown", onKey);
 
   // ---- start
