@@ -36,6 +36,7 @@ from monosema.models.suffix import Suffix
 HERE = Path(__file__).resolve().parent
 PEER = ROOT / ".venv-saebench" / "bin" / "python"
 SITE = "blocks.6.hook_resid_pre"
+FLOOR = ("forward", "suffix", "encode")
 PEERS = ("sae-lens", "SAEBench")
 
 
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--dictionaries", type=int, default=20)
     parser.add_argument("--peer-batch", type=int, default=8, help="contexts in a batch of the peers")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2, help="of what is short, within a round")
     parser.add_argument("--threads", type=int, default=n_processors())
     parser.add_argument("--write-docs", action="store_true", help="refresh the table in docs/benchmarks.md")
     options = parser.parse_args()
@@ -122,10 +124,11 @@ def main() -> None:
         assert child.stdin is not None and child.stdout is not None
         versions = json.loads(child.stdout.readline())
         for turn in range(options.rounds):
-            for name, run in runs.items():
-                if turn == 0 and name in ("forward", "suffix", "encode"):
-                    run()  # the first touches the weights
-                seconds[name].append(timed(run))
+            if turn == 0:
+                for name in FLOOR:
+                    runs[name]()  # the first touches the weights
+            for name in [*options.repeats * [*FLOOR, "one", "one, zero ablation"], "many"]:
+                seconds[name].append(timed(runs[name]))
                 print(name, f"{seconds[name][-1]:.2f}", flush=True)
             for name in PEERS:
                 child.stdin.write(name + "\n")
@@ -162,7 +165,7 @@ def main() -> None:
             f"Floor of one: forward {took['forward']:.2f} s + 3 suffixes of {took['suffix']:.2f} s + encoding "
             f"{took['encode']:.2f} s. {contexts.numel():,} tokens in contexts of {options.context_size}, GPT-2-small's "
             f"shape, {SITE}, {options.latents:,} latents, TopK {options.k}, float32; {machine(options.threads)}; "
-            f"fastest of {options.rounds} rounds.",
+            f"fastest of {options.rounds} rounds, of {options.repeats} in each where short.",
             f"Printed by `{command()}`.",
         ]
     )

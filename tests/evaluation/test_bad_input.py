@@ -19,6 +19,7 @@ from monosema.coders import SAE, ActivationConfig, BatchTopK, Gated, JumpReLU, R
 from monosema.core.errors import ConfigError, DataError, ShapeError, UnknownNameError
 from monosema.data import ActivationStream, Tokens, TokenSplit, load_tokens
 from monosema.evaluation import evaluate, evaluate_many, evaluate_replacement
+from monosema.features import collect_features
 from monosema.models import LanguageModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -55,14 +56,18 @@ def tokens_of(contexts: Tensor, tokenizer: Any = None) -> Tokens:
         lambda model, tokens: evaluate(random_sae(), model, tokens, progress=False),
         lambda model, tokens: evaluate_replacement(random_sae("blocks.0.hook_mlp_out"), model, tokens, progress=False),
         lambda model, tokens: ActivationStream(model, tokens, SITE, batch_size=8),
+        lambda model, tokens: collect_features(random_sae(), model, tokens, progress=False),
     ],
-    ids=["evaluate", "replacement", "stream"],
+    ids=["evaluate", "replacement", "stream", "features"],
 )
 def test_tokens_of_another_tokenizer_are_refused(contexts: Tensor, measure: Callable[[Any, Any], Any]):
     model = speaking(words())
     for theirs, problem in (
         (words(w7=8, w8=7), r"'w8' is 7 in 'the tokens' and 8 in 'tiny-llama'"),
-        (words(VOCABULARY - 1), r"'w49' is in 'tiny-llama' alone"),
+        (
+            words(VOCABULARY - 1, other=VOCABULARY - 1),
+            r"'other' is in 'the tokens' alone; 'w49' is in 'tiny-llama' alone",
+        ),
     ):
         with pytest.raises(
             ConfigError, match=rf"another tokenizer than that of tiny-llama: {problem}.*model.tokenizer"
@@ -76,6 +81,8 @@ def test_tokens_of_an_equal_tokenizer_or_of_none_are_evaluated(contexts: Tensor)
     for model, tokenizer in (
         (speaking(own), own),
         (speaking(words()), own),
+        (speaking(words(padding=VOCABULARY)), own),  # a token added at an id of its own
+        (speaking(own), words(padding=VOCABULARY)),
         (speaking(own), None),
         (speaking(None), own),
     ):

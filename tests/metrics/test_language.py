@@ -16,6 +16,7 @@ from monosema.metrics import (
     token_cross_entropy,
     token_kl,
     token_kl_from,
+    top_token,
 )
 
 
@@ -135,3 +136,11 @@ def test_shapes_must_agree():
         token_cross_entropy(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
     with pytest.raises(ShapeError, match="one shape"):
         token_kl(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 128, 150])
+def test_the_top_token_is_that_of_argmax(vocabulary: int):
+    logits = torch.cat([_logits(vocabulary=vocabulary), torch.full((1, vocabulary), -math.inf)])
+    logits[-1, -1] = 0.0
+    assert torch.equal(top_token(logits), logits.argmax(-1))
+    assert torch.equal(top_token(logits[3]), logits[3].argmax(-1))

@@ -150,8 +150,11 @@ def _refuse_another_vocabulary(first: str, a: LanguageModel, other: str, b: Lang
         )
 
 
-def vocabulary_difference(first: str, a: Any, other: str, b: Any) -> str:
-    """In what the tokenizers ``a`` and ``b`` of ``first`` and ``other`` differ, in words; empty where in nothing."""
+def vocabulary_difference(first: str, a: Any, other: str, b: Any, *, additions: bool = True) -> str:
+    """In what the tokenizers ``a`` and ``b`` of ``first`` and ``other`` differ, in words; empty where in nothing.
+
+    Without ``additions``, tokens that one has beside all of the other's, at ids of their own, are no difference.
+    """
     try:
         ids_a, ids_b = dict(a.get_vocab()), dict(b.get_vocab())
     except (AttributeError, NotImplementedError):  # a tokenizer may encode without listing its tokens
@@ -165,7 +168,10 @@ def vocabulary_difference(first: str, a: Any, other: str, b: Any) -> str:
         for token in in_a
         if ids_b.get(token, ids_a[token]) != ids_a[token]
     ]
-    differences += [f"{token!r} is in {first!r} alone" for token in in_a if token not in ids_b]
-    differences += [f"{token!r} is in {other!r} alone" for token in in_b if token not in ids_a]
+    for name, own, others, tokens in ((first, ids_a, ids_b, in_a), (other, ids_b, ids_a, in_b)):
+        taken = set(own.values()) if additions else set(others.values())
+        differences += [
+            f"{each!r} is in {name!r} alone" for each in tokens if each not in others and own[each] in taken
+        ]
     shown = "; ".join(differences[:_N_SHOWN])
     return shown + (f" (and {len(differences) - _N_SHOWN} more)" if len(differences) > _N_SHOWN else "")

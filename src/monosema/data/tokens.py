@@ -133,10 +133,13 @@ class Tokens:
         return self.train.context_size
 
     def require_vocabulary_of(self, model: LanguageModel) -> None:
-        """Raise ``ConfigError`` where the ids mean something else to ``model``; not known without both tokenizers."""
+        """Raise ``ConfigError`` where the ids mean something else to ``model``; not known without both tokenizers.
+
+        Tokens that were added to one of them do not matter.
+        """
         if self.tokenizer is None or model.tokenizer is None or self.tokenizer is model.tokenizer:
             return
-        problem = vocabulary_difference("the tokens", self.tokenizer, model.name, model.tokenizer)
+        problem = vocabulary_difference("the tokens", self.tokenizer, model.name, model.tokenizer, additions=False)
         if problem:
             raise ConfigError(
                 f"the tokens were made with another tokenizer than that of {model.name}: {problem}. Tokenise the text "

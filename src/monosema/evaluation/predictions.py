@@ -15,7 +15,7 @@ from torch import Tensor
 from monosema.core.errors import DataError
 from monosema.evaluation.predictor import Logits
 from monosema.evaluation.tasks import Task
-from monosema.metrics import log_probs, negative_entropy, token_cross_entropy, token_kl_from
+from monosema.metrics import log_probs, negative_entropy, token_cross_entropy, token_kl_from, top_token
 
 TERMS = ("n", "ce", "kl", "top1_agreement")
 """What is summed over predictions: their number, cross-entropy, ``KL(clean || run)`` and whether the most probable
@@ -53,7 +53,7 @@ class CleanPredictions:
             start += len(part)
             log_p = log_probs(part)
             p = log_p.exp()
-            self._parts.append(_Part(targets, p, negative_entropy(log_p, p), log_p.argmax(-1)))
+            self._parts.append(_Part(targets, p, negative_entropy(log_p, p), top_token(log_p)))
             losses.append(token_cross_entropy(log_p, targets))
         loss = _joined(losses)
         self.terms = self._checked(

@@ -64,7 +64,7 @@ def collect_features(
     activations of the contexts kept. Never ``[n_tokens, d_sae]``.
 
     Raises:
-        ConfigError: an option is not positive, or the coder names no site.
+        ConfigError: an option is not positive, the coder names no site, or the tokens are another tokenizer's.
         UnknownNameError: the model has no such site.
         ShapeError: the coder's width is not the site's, or contexts are longer than the model's.
         DataError: no usable token, an activation that is not finite, or one that is negative.
@@ -72,6 +72,8 @@ def collect_features(
     _check_options(n_tokens, contexts_per_latent, batch_size, n_histogram_bins, n_logits)
     models = NamedModels(model)
     names = _sites_read(coder, models)
+    if isinstance(tokens, Tokens):
+        tokens.require_vocabulary_of(models.first)
     split = tokens.heldout if isinstance(tokens, Tokens) else tokens
     chosen = slice(_n_contexts(split, list(models.by_name.values()) or [models.first], n_tokens))
     contexts_NT, special_NT = split.contexts[chosen], ~split.row_mask(chosen)

@@ -37,6 +37,7 @@ from monosema.metrics.language import (
     token_cross_entropy,
     token_kl,
     token_kl_from,
+    top_token,
 )
 from monosema.metrics.latents import LatentSums
 from monosema.metrics.patterns import pattern_kl
@@ -138,4 +139,5 @@ __all__ = [
     "token_kl",
     "token_kl_from",
     "token_terms",
+    "top_token",
 ]

@@ -75,6 +75,26 @@ def token_kl_from(p: Tensor, negative_entropy: Tensor, log_q: Tensor, *, overwri
     return negative_entropy - _expected(p, log_q if overwrites else log_q.clone())
 
 
+def top_token(log_p: Tensor) -> Tensor:
+    """``argmax_v log p_v`` of each token, ``[..., V]`` to ``[...]``: one of the most probable where several are.
+
+    The block of the largest value is looked for first, as a search for the place of a maximum takes 5 times as long as
+    one for the maximum.
+    """
+    n = log_p.shape[-1] // _BLOCK * _BLOCK
+    blocks, rest = log_p[..., :n].unflatten(-1, (-1, _BLOCK)), log_p[..., n:]
+    if n == 0:
+        return rest.argmax(-1)
+    largest = blocks.amax(-1)
+    which = largest.argmax(-1, keepdim=True)
+    inside = blocks.gather(-2, which.unsqueeze(-1).expand(*which.shape, _BLOCK)).squeeze(-2).argmax(-1)
+    top = which.squeeze(-1) * _BLOCK + inside
+    if rest.shape[-1] == 0:
+        return top
+    is_behind = rest.amax(-1) > largest.amax(-1)
+    return torch.where(is_behind, n + rest.argmax(-1), top)
+
+
 def ce_loss_score(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
     """``(CE_ablated - CE_spliced) / (CE_ablated - CE_clean)``: the share of the loss lost to ablation that is kept.
 
