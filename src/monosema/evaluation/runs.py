@@ -120,6 +120,7 @@ class ModelRuns:
         self._ablations = ablations
         self._masked = None if mask_token_id is None else choose_masked(chosen.special, seed)
         self._mask_token_id = mask_token_id
+        self._known: dict[tuple[str, frozenset[str]], Suffix] = {}
         self._suffixes: dict[Written, dict[str, Suffix]] = {}
         self._whole: dict[str, Suffix] = {}
         self._predictors: dict[str, Predictor] = {}
@@ -287,10 +288,14 @@ class ModelRuns:
         return {place for subject in self._subjects for place in subject.places}
 
     def _suffixes_of(self, places: Iterable[Place]) -> dict[str, Suffix]:
-        hooks: dict[str, list[str]] = {}
+        """By model. Each is found once, as that runs the model on a few tokens."""
+        hooks: dict[str, set[str]] = {}
         for key, hook in places:
-            hooks.setdefault(key, []).append(hook)
-        return {key: Suffix(self._models[key], own) for key, own in hooks.items()}
+            hooks.setdefault(key, set()).add(hook)
+        for key, own in hooks.items():
+            if (key, frozenset(own)) not in self._known:
+                self._known[key, frozenset(own)] = Suffix(self._models[key], sorted(own))
+        return {key: self._known[key, frozenset(own)] for key, own in hooks.items()}
 
     def _starts(self, suffixes: Mapping[str, Suffix]) -> dict[str, Place]:
         """By model, where its suffix begins; models run whole are left out."""

@@ -72,10 +72,9 @@ class Suffix:
     def _holds(self) -> bool:
         model = self._model
         tokens_BT = probe_tokens(model.vocab_size, model.special_token_ids, model.device, model.context_size)
-        whole_BTV = model(tokens_BT)
-        start_BTD = next(iter(model.capture(tokens_BT, self.start).values()))
+        whole_BTV, values = model.logits_and_sites(tokens_BT, self.start)
         try:
-            with self.resumed(start_BTD):
+            with self.resumed(next(iter(values.values()))):
                 return bool(torch.equal(model(tokens_BT), whole_BTV))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False  # a block gives its caller more than an activation

@@ -36,12 +36,12 @@ class Unembedding:
         self._module = module
         path = next(path for path, each in model.hf.named_modules() if each is module)
         tokens_BT = probe_tokens(model.vocab_size, model.special_token_ids, model.device, model.context_size)
-        with torch.no_grad():
-            hidden_BTD = model.capture(tokens_BT, [f"{path}:in"])[f"{path}:in"]
-            if (hidden_BTD.dtype, hidden_BTD.device) != (module.weight.dtype, module.weight.device):
-                return  # under autocast, or moved there by the module itself
-            if torch.equal(self.logits(hidden_BTD.flatten(0, 1)), model(tokens_BT).flatten(0, 1)):
-                self.site = f"{path}:in"
+        logits_BTV, values = model.logits_and_sites(tokens_BT, [f"{path}:in"])
+        hidden_ND = values[f"{path}:in"].flatten(0, 1)
+        if (hidden_ND.dtype, hidden_ND.device) != (module.weight.dtype, module.weight.device):
+            return  # under autocast, or moved there by the module itself
+        if torch.equal(self.logits(hidden_ND), logits_BTV.flatten(0, 1)):
+            self.site = f"{path}:in"
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """``hidden @ W_U + b_U``, ``[N, V]``, without gradients. The next call overwrites it."""
