@@ -6,8 +6,8 @@
 All read the same tokens through a model of GPT-2-small's shape (random weights) at layer 6. ``evaluate`` gives its
 whole report, two ablations and the figures of the weights included; the peers ablate by zero only. Whoever is not
 running waits. The floor is timed in parts: one forward pass, a suffix for each ablation and each dictionary, the
-dictionaries' encoding and decoding. They take turns, and each figure is the fastest of its rounds: what else a machine
-does only ever adds to a time.
+dictionaries' encoding and decoding. They take turns, what is short before and after what is long, and figures are
+means: the fastest of a few would compare seconds that met nothing else with minutes that cannot.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 import time
@@ -63,7 +64,6 @@ def main() -> None:
     parser.add_argument("--dictionaries", type=int, default=20)
     parser.add_argument("--peer-batch", type=int, default=8, help="contexts in a batch of the peers")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=2, help="of what is short, within a round")
     parser.add_argument("--threads", type=int, default=n_processors())
     parser.add_argument("--write-docs", action="store_true", help="refresh the table in docs/benchmarks.md")
     options = parser.parse_args()
@@ -123,21 +123,20 @@ def main() -> None:
         )
         assert child.stdin is not None and child.stdout is not None
         versions = json.loads(child.stdout.readline())
-        for turn in range(options.rounds):
-            if turn == 0:
-                for name in FLOOR:
-                    runs[name]()  # the first touches the weights
-            for name in [*options.repeats * [*FLOOR, "one", "one, zero ablation"], "many"]:
+        for name in FLOOR:
+            runs[name]()  # the first touches the weights
+        short = [*FLOOR, "one", "one, zero ablation"]
+        for name in options.rounds * [*short, "many", *short, *PEERS]:
+            if name in runs:
                 seconds[name].append(timed(runs[name]))
-                print(name, f"{seconds[name][-1]:.2f}", flush=True)
-            for name in PEERS:
+            else:
                 child.stdin.write(name + "\n")
                 child.stdin.flush()
                 seconds[name].append(json.loads(child.stdout.readline()))
-                print(name, f"{seconds[name][-1]:.2f}", flush=True)
+            print(name, f"{seconds[name][-1]:.2f}", flush=True)
         child.stdin.close()
         child.wait()
-    took = {name: min(each) for name, each in seconds.items()}
+    took = {name: statistics.mean(each) for name, each in seconds.items()}
     n = len(coders)
     floors = {
         "one": took["forward"] + 3 * took["suffix"] + took["encode"],
@@ -165,7 +164,7 @@ def main() -> None:
             f"Floor of one: forward {took['forward']:.2f} s + 3 suffixes of {took['suffix']:.2f} s + encoding "
             f"{took['encode']:.2f} s. {contexts.numel():,} tokens in contexts of {options.context_size}, GPT-2-small's "
             f"shape, {SITE}, {options.latents:,} latents, TopK {options.k}, float32; {machine(options.threads)}; "
-            f"fastest of {options.rounds} rounds, of {options.repeats} in each where short.",
+            f"means of {options.rounds} rounds.",
             f"Printed by `{command()}`.",
         ]
     )

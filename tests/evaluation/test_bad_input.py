@@ -89,6 +89,25 @@ def test_tokens_of_an_equal_tokenizer_or_of_none_are_evaluated(contexts: Tensor)
         assert evaluate(coder, model, tokens_of(contexts, tokenizer), progress=False).fve == pytest.approx(plain)
 
 
+def test_tokenizers_that_list_no_tokens_are_compared_by_what_they_encode(contexts: Tensor):
+    def unlisted(first: int, n: int) -> Any:
+        class Encoder:
+            all_special_ids, unk_token_id, bos_token_id, mask_token_id = (BOS, MASK), None, BOS, MASK
+
+            def __len__(self) -> int:
+                return n
+
+            def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+                return {"input_ids": [first + len(text)]}
+
+        return Encoder()
+
+    model = speaking(unlisted(0, VOCABULARY))
+    assert evaluate(random_sae(), model, tokens_of(contexts, unlisted(0, VOCABULARY + 1)), progress=False).fve < 1
+    with pytest.raises(ConfigError, match=r"tiny-llama: they encode .* differently"):
+        evaluate(random_sae(), model, tokens_of(contexts, unlisted(1, VOCABULARY)), progress=False)
+
+
 def test_loaded_tokens_know_their_tokenizer(tmp_path: Path):
     tokenizer = byte_tokenizer()
     texts = [f"text number {i}, long enough for several contexts of eight" for i in range(20)]

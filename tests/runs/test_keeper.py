@@ -177,6 +177,31 @@ def test_the_best_checkpoint_stays_and_survives_a_stop(tmp_path, monkeypatch):
     assert steps(tmp_path / "run") == [10, 12]
 
 
+def test_a_second_ctrl_c_waits_for_no_checkpoint(tmp_path, monkeypatch):
+    """The writer is held: what it has not written is not there, and the next call begins at what is."""
+    release, done, write = threading.Event(), threading.Event(), keeper.Keeper._write
+
+    def held(self, step, *rest):
+        if step == 4:
+            assert release.wait(30)
+        write(self, step, *rest)
+        done.set()
+
+    def step(trainer):
+        if trainer.step_number == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeper.Keeper, "_write", held)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", on_step=step)
+        assert steps(tmp_path / "run") == [2]
+        done.clear()
+        release.set()
+        assert done.wait(30)
+    assert train(tmp_path / "run").resumed_from == 4
+
+
 def test_a_figure_that_the_source_does_not_give_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="keep_best='heldout/kl' is not measured on this source; it has heldout/fve"):
         train(tmp_path / "run", eval_every=2, keep_best="heldout/kl")

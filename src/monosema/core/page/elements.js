@@ -75,3 +75,14 @@ function rowsInSight(scroller, height, nRows) {
   const first = Math.max(0, Math.floor(scroller.scrollTop / height) - 6);
   return [first, Math.min(nRows, Math.ceil((scroller.scrollTop + scroller.clientHeight) / height) + 6)];
 }
+
+/** `draw` once a frame, whenever another part of the long table comes in sight. */
+function redrawOnScroll(scroller, draw) {
+  let frame = 0;
+  const redraw = () => {
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(draw);
+  };
+  scroller.addEventListener("scroll", redraw, { passive: true });
+  addEventListener("resize", redraw);
+}

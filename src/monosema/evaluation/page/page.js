@@ -167,13 +167,7 @@
   byId("query").addEventListener("input", reorder);
   byId("activity").addEventListener("change", reorder);
   byId("choice").addEventListener("submit", (event) => event.preventDefault());
-  let frame = 0;
-  const redraw = () => {
-    cancelAnimationFrame(frame);
-    frame = requestAnimationFrame(showRows);
-  };
-  byId("scroller").addEventListener("scroll", redraw, { passive: true });
-  addEventListener("resize", redraw);
+  redrawOnScroll(byId("scroller"), showRows);
   state.dictionary = Math.max(0, header.dictionaries.findIndex(({ n_latents: nLatents }) => nLatents !== null));
   byId("dictionary").value = state.dictionary;
   reorder();

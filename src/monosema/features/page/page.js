@@ -398,13 +398,7 @@
     const element = event.target.closest(".row");
     if (element) select(Number(element.dataset.row), { scroll: false });
   });
-  let frame = 0;
-  const redraw = () => {
-    cancelAnimationFrame(frame);
-    frame = requestAnimationFrame(showRows);
-  };
-  byId("scroller").addEventListener("scroll", redraw, { passive: true });
-  addEventListener("resize", redraw);
+  redrawOnScroll(byId("scroller"), showRows);
   addEventListener("hashchange", () => select(data.latent.indexOf(Number(location.hash.slice(1)))));
   document.addEventListener("keydown", onKey);
 
