@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from conftest import FAMILIES
+from monosema.models import load_model
 from monosema.models.suffix import Suffix
 
 SITES = {
@@ -66,6 +69,19 @@ def test_blocks_before_the_site_do_not_run(name, n_blocks, model_of, tokens):
     with suffix.resumed(start):
         model(tokens)
     assert calls == [0] * n_blocks + [1] * (3 - n_blocks)
+
+
+def test_where_two_passes_differ_in_a_bit_every_pass_is_whole(make_hf, tokens):
+    """As where a processor's kernels depend on what ran before: nothing is left out."""
+    model = load_model(make_hf("llama"))
+    passes = itertools.count()
+    model.blocks[2].register_forward_hook(lambda module, args, output: output * (1 + 2.0**-20 * next(passes)))
+    suffix = Suffix(model, ["blocks.1.hook_resid_post"])
+    assert suffix.n_blocks == 0 and suffix.start == () and suffix.start_name == ""
+    calls = counted(model)
+    with suffix.resumed(None):
+        model(tokens)
+    assert calls == [1, 1, 1]
 
 
 def test_of_several_sites_the_first_says_where_to_begin(model_of):
