@@ -96,8 +96,8 @@ def test_a_model_under_edits_is_run_whole(model_of):
         assert Suffix(model, ["blocks.2.hook_resid_post"]).n_blocks == 0
 
 
-def test_a_block_that_hands_on_more_than_its_activation_is_not_left_out(model_of):
-    model = model_of("gpt2")
+def test_a_block_that_hands_on_more_than_its_activation_is_not_left_out(make_hf):
+    model = load_model(make_hf("gpt2"))
     first, second = model.blocks[:2]
     first.register_forward_hook(lambda module, args, output: setattr(second, "seen", output * 1.0))
     second.register_forward_hook(lambda module, args, output: output + second.seen)
@@ -105,11 +105,12 @@ def test_a_block_that_hands_on_more_than_its_activation_is_not_left_out(model_of
     assert all("forward" not in block.__dict__ for block in model.blocks)
 
 
-def test_a_forward_set_before_is_there_again_whatever_happens(model_of, tokens):
-    model = model_of("gpt2")
+def test_a_forward_set_before_is_there_again_whatever_happens(make_hf):
+    model = load_model(make_hf("gpt2"))
     own = model.blocks[0].forward
     model.blocks[0].__dict__["forward"] = own
     suffix = Suffix(model, ["blocks.2.hook_resid_pre"])
+    assert suffix.n_blocks == 2
     with pytest.raises(RuntimeError, match="in the middle"), suffix.resumed(torch.zeros(2, 3, model.d_model)):
         raise RuntimeError("in the middle")
     assert model.blocks[0].__dict__["forward"] is own
