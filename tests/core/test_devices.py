@@ -1,6 +1,8 @@
 """Devices and dtypes."""
 
 import logging
+import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +69,12 @@ def test_refused_dtypes() -> None:
         parse_dtype(torch.int32)
     with pytest.raises(UnknownNameError, match="unknown dtype 'bflot16'; did you mean 'bfloat16'"):
         parse_dtype("bflot16")
+
+
+def test_the_processor_is_named_by_what_tells_kinds_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: EPYC\n"
+    text = one + "cpu MHz\t\t: 2400.1\n\n" + one.replace("17", "18")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert devices.processor.__wrapped__() == "AuthenticAMD, 25, 17, EPYC"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
+    assert devices.processor.__wrapped__() == (platform.processor() or platform.machine())

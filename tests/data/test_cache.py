@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_tiny import BOS, SITES, hooked_rows, random_split
+from data_tiny import BOS, SITES, hooked_rows, random_split, tiny_llama
 from torch import Tensor
 
 import monosema as ms
@@ -37,14 +37,20 @@ def all_rows(cache: ActivationCache) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-@pytest.mark.parametrize(("dtype", "off"), [("float32", 0.0), ("bfloat16", 2**-8), ("float16", 2**-11), ("int8", 0.03)])
-def test_every_row_is_the_activation_of_its_token(model, tmp_path, dtype, off):
-    split = random_split()
+@pytest.mark.parametrize(
+    ("dtype", "off"), [("float32", 2**-22), ("bfloat16", 2**-8), ("float16", 2**-11), ("int8", 0.03)]
+)
+def test_every_row_is_the_activation_of_its_token(tmp_path, dtype, off):
+    """In a float64 model the order of sums is far below what the cache's own type rounds.
+
+    That is 2^-24 for float32. The model's norms are in float32 whatever the model, and may round 2^-24 otherwise.
+    """
+    model, split = tiny_llama(torch.float64), random_split()
     cache = make(model, tmp_path / "c", list(SITES), dtype=dtype)
     rows, token_ids, contexts, positions = all_rows(cache)
     caught = hooked_rows(model, split.contexts)
     expected = torch.cat([caught[name] for name in SITES], dim=2)[contexts.long(), positions.long()]
-    assert float((rows.float() - expected).abs().max()) <= off * float(expected.abs().max()) + 1e-6
+    assert float((rows.float() - expected).abs().max()) <= off * float(expected.abs().max())
     assert torch.equal(token_ids.long(), split.contexts[contexts.long(), positions.long()].long())
     assert len(rows) == int((split.contexts != BOS).sum()) == cache.manifest.n_rows
     assert len(set(zip(contexts.tolist(), positions.tolist(), strict=True))) == len(rows)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from data_tiny import SITES, word_tokenizer, words
@@ -282,6 +283,41 @@ def test_a_damaged_manifest_is_named(tmp_path, key, value, message):
     written(tmp_path)
     manifest = tmp_path / "monosema.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), key: value}))
+    with pytest.raises(FileError, match=message):
+        load_tokens(tmp_path, word_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m["train"]["shards"][0].update(n_contexts=360_000_000),
+            r"data-00000\.arrow.*360,000,000 contexts of 8",
+        ),
+        (
+            lambda m: m["train"]["shards"][0].update(n_contexts=2**62),
+            r"data-00000\.arrow.*do not fit into its [\d,]+ bytes",
+        ),
+        (lambda m: m["plan"].update(context_size=2**20), r"data-00000\.arrow.*contexts of 1,048,576 tokens do not fit"),
+        (lambda m: m["train"]["shards"].append(m["train"]["shards"][0]), r"monosema\.json.*one shard twice"),
+        (
+            lambda m: m.update(
+                plan={**m["plan"], "context_size": 2**61},
+                train={**m["train"], "shards": []},
+                heldout={**m["heldout"], "shards": []},
+            ),
+            r"monosema\.json.*context_size must be 1 to 2,147,483,647",
+        ),
+    ],
+)
+def test_numbers_that_the_files_cannot_hold_are_refused_before_memory_is_taken(tmp_path, monkeypatch, change, message):
+    written(tmp_path)
+    manifest = tmp_path / "monosema.json"
+    values = json.loads(manifest.read_text())
+    change(values)
+    manifest.write_text(json.dumps(values))
+    for name in ("arange", "empty", "zeros"):
+        monkeypatch.setattr(np, name, None)
     with pytest.raises(FileError, match=message):
         load_tokens(tmp_path, word_tokenizer())
 

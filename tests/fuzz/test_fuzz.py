@@ -22,21 +22,24 @@ READERS = (
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are those of Linux")
 
 
-def fuzz(*arguments: str, seconds: float) -> None:
+def fuzz(*arguments: str) -> None:
     command = [sys.executable, str(HERE / "run.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "0 findings" in done.stdout
 
 
-def test_what_was_found_stays_mended_and_a_few_more_cases_are_refused_well():
-    fuzz("--cases", "12", "--seconds", "0.5", seconds=300)
+# Cases are counted, so that a faster machine does not reach further than a slower one.
+
+
+def test_what_was_found_stays_mended_and_200_cases_of_each_reader_find_nothing():
+    fuzz("--cases", "200")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_ten_seconds_find_nothing(reader):
-    fuzz("--reader", reader, "--cases", "1000000", "--seconds", "10", "--seed", "1", seconds=120)
+def test_1000_cases_find_nothing(reader):
+    fuzz("--reader", reader, "--cases", "1000", "--seed", "1")
 
 
 def outside(folder: Path) -> None:

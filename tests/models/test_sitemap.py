@@ -74,7 +74,9 @@ def test_last_resid_post_is_before_the_final_norm(family, path, model_of, tokens
     torch.testing.assert_close(captured[names[2]], normalized)
     with torch.no_grad():
         last_state = model.hf(tokens, output_hidden_states=True).hidden_states[-1]
-    assert torch.equal(captured[f"{path}:out"], last_state)
+    # Two forward passes. Two orders of a float64 sum of n products a·b differ by 2 · n · 2^-53 · Σ|a·b| at most, and
+    # n · Σ|a·b| adds up to less than 45,000 over all maps: 1e-11. Llama's norms round to float32: 2^-24 of values < 16.
+    torch.testing.assert_close(captured[f"{path}:out"], last_state, rtol=0, atol=1e-11 if family == "gpt2" else 1e-6)
     assert not torch.allclose(captured[names[0]], last_state, atol=1e-2)
 
 

@@ -72,8 +72,10 @@ def test_blocks_that_are_not_understood_keep_the_stream_and_refuse_the_rest(make
     states = hf(tokens, output_hidden_states=True).hidden_states
     captured = model.capture(tokens, stream)
     for layer in range(3):
-        assert torch.equal(captured[f"blocks.{layer}.hook_resid_pre"], states[layer])
-        assert torch.equal(captured[f"blocks.{layer}.hook_resid_post"], states[layer + 1])
+        # Two passes of a float64 model, one with gradients: sums may have another order (test_hooks.close says 1e-11).
+        for end, state in (("pre", states[layer]), ("post", states[layer + 1])):
+            value = captured[f"blocks.{layer}.hook_resid_{end}"]
+            torch.testing.assert_close(value, state.detach(), rtol=0, atol=1e-11)
     for name in ("blocks.0.attn.hook_z", "blocks.0.hook_mlp_out", "blocks.0.ln1.hook_normalized"):
         with pytest.raises(UserError, match="the inside of BertLayer was not recognised"):
             model.site(name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from conftest import FAMILIES
+from monosema.models import load_model
 from monosema.models.suffix import Suffix
 
 SITES = {
@@ -68,6 +71,19 @@ def test_blocks_before_the_site_do_not_run(name, n_blocks, model_of, tokens):
     assert calls == [0] * n_blocks + [1] * (3 - n_blocks)
 
 
+def test_where_two_passes_differ_in_a_bit_every_pass_is_whole(make_hf, tokens):
+    """As where a processor's kernels depend on what ran before: nothing is left out."""
+    model = load_model(make_hf("llama"))
+    passes = itertools.count()
+    model.blocks[2].register_forward_hook(lambda module, args, output: output * (1 + 2.0**-20 * next(passes)))
+    suffix = Suffix(model, ["blocks.1.hook_resid_post"])
+    assert suffix.n_blocks == 0 and suffix.start == () and suffix.start_name == ""
+    calls = counted(model)
+    with suffix.resumed(None):
+        model(tokens)
+    assert calls == [1, 1, 1]
+
+
 def test_of_several_sites_the_first_says_where_to_begin(model_of):
     model = model_of("gpt2")
     assert Suffix(model, ["blocks.2.hook_resid_post", "blocks.1.hook_mlp_out"]).n_blocks == 1
@@ -80,8 +96,8 @@ def test_a_model_under_edits_is_run_whole(model_of):
         assert Suffix(model, ["blocks.2.hook_resid_post"]).n_blocks == 0
 
 
-def test_a_block_that_hands_on_more_than_its_activation_is_not_left_out(model_of):
-    model = model_of("gpt2")
+def test_a_block_that_hands_on_more_than_its_activation_is_not_left_out(make_hf):
+    model = load_model(make_hf("gpt2"))
     first, second = model.blocks[:2]
     first.register_forward_hook(lambda module, args, output: setattr(second, "seen", output * 1.0))
     second.register_forward_hook(lambda module, args, output: output + second.seen)
@@ -89,11 +105,12 @@ def test_a_block_that_hands_on_more_than_its_activation_is_not_left_out(model_of
     assert all("forward" not in block.__dict__ for block in model.blocks)
 
 
-def test_a_forward_set_before_is_there_again_whatever_happens(model_of, tokens):
-    model = model_of("gpt2")
+def test_a_forward_set_before_is_there_again_whatever_happens(make_hf):
+    model = load_model(make_hf("gpt2"))
     own = model.blocks[0].forward
     model.blocks[0].__dict__["forward"] = own
     suffix = Suffix(model, ["blocks.2.hook_resid_pre"])
+    assert suffix.n_blocks == 2
     with pytest.raises(RuntimeError, match="in the middle"), suffix.resumed(torch.zeros(2, 3, model.d_model)):
         raise RuntimeError("in the middle")
     assert model.blocks[0].__dict__["forward"] is own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 import monosema as ms
 from monosema.core.errors import UserError
 from monosema.data import ArrayRows
+from monosema.runs import folder
 from monosema.runs.describe import describe
 
 D, BATCH, STEPS = 8, 20, 12
@@ -139,3 +141,21 @@ def test_inspect_names_what_is_damaged(run: Path) -> None:
     assert "damaged" not in describe(run)
     damage(run / "run.json", "bit flipped")
     assert "run.json is not what was written" in describe(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda patch: patch.setattr(folder, "processor", lambda: "another"), "processor: .* -> 'another'"),
+        (lambda patch: patch.setenv("MKL_CBWR", "SSE2"), "kernel_settings.MKL_CBWR"),
+        (lambda patch: None, None),
+    ],
+)
+def test_a_run_that_goes_on_elsewhere_says_that_its_bits_differ(run, monkeypatch, caplog, change, message):
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    change(monkeypatch)
+    with caplog.at_level(logging.WARNING, logger="monosema.runs"):
+        train(run)
+    said = [record.getMessage() for record in caplog.records if "not bit for bit" in record.getMessage()]
+    assert len(said) == (message is not None)
+    assert message is None or re.search(message, said[0])

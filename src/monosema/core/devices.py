@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +20,23 @@ FLOAT_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_IDENTIFIES_PROCESSOR = (
+    "vendor_id", "cpu family", "model", "model name",  # x86
+    "CPU implementer", "CPU part", "CPU variant",  # ARM
+)  # fmt: skip
+
+
+@functools.cache
+def processor() -> str:
+    """Vendor, family, model and name of the processor; two that differ here may add up in another order."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    values = [found[name] for name in _IDENTIFIES_PROCESSOR if found.get(name)]
+    return ", ".join(values) or platform.processor() or platform.machine()
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

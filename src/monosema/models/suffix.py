@@ -26,7 +26,8 @@ class Suffix:
     """What of ``model`` runs again after edits of ``names``: the blocks behind the first ``n_blocks``.
 
     ``n_blocks`` is 0 where nothing can be left out: a site lies before the blocks, the blocks hand on more than one
-    activation, run several times in a pass, or have edits already.
+    activation, run several times in a pass, or have edits already. It is 0 as well where the probe's logits differ in
+    any bit, for whatever reason: passes are then whole, which is slower and changes no figure.
     """
 
     def __init__(self, model: LanguageModel, names: Iterable[SiteName]) -> None:
@@ -74,7 +75,8 @@ class Suffix:
         tokens_BT = probe_tokens(model.vocab_size, model.special_token_ids, model.device, model.context_size)
         whole_BTV, values = model.logits_and_sites(tokens_BT, self.start)
         try:
-            with self.resumed(next(iter(values.values()))):
+            # Without gradients as above: a processor's kernels may give other last bits where they are recorded.
+            with torch.no_grad(), self.resumed(next(iter(values.values()))):
                 return bool(torch.equal(model(tokens_BT), whole_BTV))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False  # a block gives its caller more than an activation

@@ -22,7 +22,8 @@ class Unembedding:
     """The unembedding of ``model``, where its logits are that product and nothing else.
 
     ``site`` is the name under which ``capture`` gives what it reads, ``[B, T, D]``. It is empty where logits are more
-    than the product (scaled or soft-capped), where the module is no plain linear map, and where it is edited.
+    than the product (scaled or soft-capped), where the module is no plain linear map, and where it is edited. Callers
+    then take the model's own logits, which is slower and changes no figure beyond the order of a sum.
     Shape letters: B batch, T token, N rows, D width, V vocabulary.
     """
 
@@ -37,10 +38,13 @@ class Unembedding:
         path = next(path for path, each in model.hf.named_modules() if each is module)
         tokens_BT = probe_tokens(model.vocab_size, model.special_token_ids, model.device, model.context_size)
         logits_BTV, values = model.logits_and_sites(tokens_BT, [f"{path}:in"])
-        hidden_ND = values[f"{path}:in"].flatten(0, 1)
-        if (hidden_ND.dtype, hidden_ND.device) != (module.weight.dtype, module.weight.device):
+        hidden_BTD = values[f"{path}:in"]
+        where = (module.weight.dtype, module.weight.device)
+        if any((each.dtype, each.device) != where for each in (hidden_BTD, logits_BTV)):
             return  # under autocast, or moved there by the module itself
-        if torch.equal(self.logits(hidden_ND), logits_BTV.flatten(0, 1)):
+        with torch.no_grad():  # the module's own call on the same shape: to the bit on any processor
+            product_BTV = nn.functional.linear(hidden_BTD, module.weight, module.bias)
+        if torch.equal(product_BTV, logits_BTV):
             self.site = f"{path}:in"
 
     def logits(self, hidden_ND: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from monosema.core.config import differences, load_plain
+from monosema.core.devices import processor
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import (
     cannot_write,
@@ -40,6 +41,8 @@ from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 logger = logging.getLogger("monosema.runs.folder")
 
 CONFIG, ENVIRONMENT, LOST_METRICS = "config.yaml", "run.json", "metrics.lost.jsonl"
+_KERNEL_SETTINGS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
+"""Environment variables with which MKL and oneDNN take other kernels."""
 
 
 class RunFolder:
@@ -290,7 +293,7 @@ def _logged(checkpoint: Checkpoint) -> tuple[int, str]:
 
 
 def environment() -> dict[str, Any]:
-    """What bits depend on: versions, processor kind, threads."""
+    """What bits depend on: versions, processor, threads, and settings that choose between a processor's kernels."""
     return {
         "monosema": version("monosema"),
         "torch": torch.__version__,
@@ -298,7 +301,9 @@ def environment() -> dict[str, Any]:
         "numpy": version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernel_settings": {name: os.environ[name] for name in _KERNEL_SETTINGS if name in os.environ},
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -44,16 +44,16 @@ def write_shard(folder: Path, number: int, contexts: PackedBlock, *, keeps_docum
 class StoredShards:
     """The shards of a folder, memory-mapped.
 
-    A shard's size is looked at here, its checksum when it is first read; ``FileError`` names the one that is missing or
-    not what was written.
+    A shard's size is compared here with that of its file, and so is the number of its contexts. Its checksum is
+    compared when it is first read. ``FileError`` names the one that is missing or not what was written.
     """
 
     def __init__(self, folder: Path, shards: Sequence[StoredShard], context_size: int, *, keeps_documents: bool):
         self.context_size = context_size
-        self.ends = np.array(list(accumulate(shard.n_contexts for shard in shards)), dtype=np.int64)
-        """Contexts up to the end of each."""
         self._folder, self._shards, self._keeps_documents = folder, tuple(shards), keeps_documents
         self._opened: list[dict[str, np.ndarray] | None] = [None] * len(self._shards)
+        types = _types(context_size, keeps_documents)
+        context_bytes = sum(each.itemsize for each in types.values()) * context_size
         for shard in self._shards:
             path = folder / shard.file
             try:
@@ -62,6 +62,13 @@ class StoredShards:
                 raise FileError(f"cannot read {path}: {error.strerror or error}; {_ADVICE}") from error
             if n_bytes != shard.n_bytes:
                 raise FileError(f"{path} has {n_bytes:,} bytes, {shard.n_bytes:,} were written; {_ADVICE}")
+            if shard.n_contexts * context_bytes > n_bytes:
+                raise FileError(
+                    f"{path} is no shard of packed tokens: {shard.n_contexts:,} contexts of {context_size:,} tokens do "
+                    f"not fit into its {n_bytes:,} bytes; {_ADVICE}"
+                )
+        self.ends = np.array(list(accumulate(shard.n_contexts for shard in shards)), dtype=np.int64)
+        """Contexts up to the end of each."""
 
     def column(self, name: str, number: int) -> np.ndarray:
         """One column ``[n, context_size]`` of a shard."""
@@ -81,7 +88,7 @@ class StoredContexts:
 
     def __init__(self, shards: StoredShards, column: str = IDS):
         self._shards, self._column = shards, column
-        self._dtype = np.int32 if column == IDS else document_type(shards.context_size)
+        self._dtype = _types(shards.context_size, keeps_documents=True)[column]
         self.shape = torch.Size([int(shards.ends[-1]) if len(shards.ends) else 0, shards.context_size])
 
     def __len__(self) -> int:
@@ -115,13 +122,17 @@ class StoredContexts:
         return (self._shards.column(self._column, number) for number in range(len(self._shards.ends)))
 
 
+def _types(context_size: int, keeps_documents: bool) -> dict[str, np.dtype[Any]]:
+    """The type of each column."""
+    documents = {DOCUMENTS: np.dtype(document_type(context_size))} if keeps_documents else {}
+    return {IDS: np.dtype(np.int32), **documents}
+
+
 def _schema(context_size: int, keeps_documents: bool) -> Any:
     import pyarrow as pa
 
-    types = {IDS: np.int32, **({DOCUMENTS: document_type(context_size)} if keeps_documents else {})}
-    return pa.schema(
-        [pa.field(name, pa.list_(pa.from_numpy_dtype(each), context_size)) for name, each in types.items()]
-    )
+    types = _types(context_size, keeps_documents).items()
+    return pa.schema([pa.field(name, pa.list_(pa.from_numpy_dtype(each), context_size)) for name, each in types])
 
 
 def _open(path: Path, shard: StoredShard, schema: Any, context_size: int) -> dict[str, np.ndarray]:

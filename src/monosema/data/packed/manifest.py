@@ -21,6 +21,8 @@ from monosema.data.packing import PADDED_MODES
 from monosema.data.packing_config import Packing
 
 FORMAT, VERSION, MANIFEST = "monosema-tokens", 1, "monosema.json"
+_MOST_TOKENS = 2**31 - 1
+"""In a context: lists of a fixed size have no more in Arrow."""
 _SHARD_NAME = re.compile(r"data-\d{5,}\.arrow")
 
 
@@ -50,8 +52,8 @@ class TokenPlan:
     """Contexts after which a shard is written."""
 
     def __post_init__(self) -> None:
-        if self.context_size < 1:
-            raise ConfigError(f"context_size must be at least 1, got {self.context_size}")
+        if not 1 <= self.context_size <= _MOST_TOKENS:
+            raise ConfigError(f"context_size must be 1 to {_MOST_TOKENS:,}, got {self.context_size:,}")
 
     @property
     def source(self) -> str:
@@ -106,6 +108,10 @@ class StoredSide:
     """Behind the last shard; None before the first."""
     fingerprint: str = ""
     """``TokenSplit.fingerprint``, once all is there."""
+
+    def __post_init__(self) -> None:
+        if len({shard.file for shard in self.shards}) < len(self.shards):
+            raise ConfigError("it lists one shard twice")
 
     @property
     def n_contexts(self) -> int:
