@@ -12,12 +12,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from monosema.core.errors import DataError, ShapeError, UserError, unknown_name
+from monosema.core.errors import DataError, ShapeError, UserError, first_line, unknown_name
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
 from monosema.models.mapping import believe_map, map_model
+from monosema.models.pairs import is_part_of_pair, refuse_pair
 from monosema.models.shapes import wrong_shape
 from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
 from monosema.models.taps import LAST_RANK, FlatTap, Tap
@@ -104,16 +105,14 @@ class LanguageModel:
         Raises:
             UserError: the model is an encoder-decoder, or its map does not pass the numerical check.
         """
-        if getattr(hf.config, "is_encoder_decoder", False):
-            raise UserError(
-                f"{type(hf).__name__} is an encoder-decoder; decoders and encoders are supported. "
-                "Its encoder alone (model.get_encoder()) can be loaded with load_model"
-            )
+        self._parameters = inspect.signature(hf.forward).parameters
+        if is_part_of_pair(hf, self._parameters):
+            raise refuse_pair(hf, lambda encoder: LanguageModel(encoder, None, name=name, is_outline=is_outline))
+        _check_reads_tokens(hf)
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name
         self._provenance = dict(provenance or {})
-        self._parameters = inspect.signature(hf.forward).parameters
         # No key-value cache: nothing is generated here, and it would keep every layer's keys and values alive.
         # Without one, transformers looks at the values of positions, which an outline has not.
         defaults = {"use_cache": is_outline} if "use_cache" in self._parameters else {}
@@ -131,7 +130,7 @@ class LanguageModel:
         else:
             self._map = map_model(
                 hf,
-                lambda: self._run(probe_BT),
+                self._run_probe,
                 (probe_BT.shape[0], probe_BT.shape[1]),
                 d_model=self.d_model,
                 architecture=architecture,
@@ -404,6 +403,17 @@ class LanguageModel:
             extra[name] = value.to(self.device)
         return self.hf(input_ids=tokens_BT, **self.forward_kwargs, **extra)
 
+    def _run_probe(self) -> None:
+        try:
+            self._run(self._probe_BT)
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+            raise UserError(
+                f"{type(self.hf).__name__} does not run on token ids alone: {first_line(error)}. Expected a decoder or "
+                "an encoder of text; forward_kwargs adds arguments to every forward pass"
+            ) from error
+
     def _checked(self, tokens_BT: Tensor) -> Tensor:
         if not isinstance(tokens_BT, Tensor) or tokens_BT.dim() != 2 or tokens_BT.is_floating_point():
             got = f"{tokens_BT.dtype} {list(tokens_BT.shape)}" if isinstance(tokens_BT, Tensor) else type(tokens_BT)
@@ -487,6 +497,15 @@ class LanguageModel:
             got = "was not called" if record is None else "carries no such tensor"
             raise UserError(f"{name!r} is not a site: expected an activation [batch, token, …], but the module {got}")
         return tuple(value.shape[2:])
+
+
+def _check_reads_tokens(hf: Any) -> None:
+    try:
+        embedding = hf.get_input_embeddings()
+    except NotImplementedError:
+        embedding = None
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        raise UserError(f"{type(hf).__name__} has no token embedding; expected a model that reads token ids")
 
 
 def _context_size(hf: Any, config: Any) -> int | None:

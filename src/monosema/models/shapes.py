@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from monosema.core.errors import UserError
 from monosema.models.calls import ModuleCall
 from monosema.models.sitemap import SiteMap
-from monosema.models.sites import ON_REQUEST, split_name
+from monosema.models.sites import ON_REQUEST, join_name, split_name
 from monosema.models.taps import HeadResultTap, Tap
 from monosema.models.trace import Record
 
@@ -43,6 +43,10 @@ def check_shapes(
             f"{type(hf).__name__} cannot be loaded: none of its sites has one value for each token, for example "
             f"{name!r}: {reason}"
         )
+    for name, reason in list(refused.items()):
+        layer, inner = split_name(name)
+        if inner == "hook_normalized_resid_post":  # what the refusal of hook_resid_post would advise
+            refused |= {join_name(layer, "hook_resid_post"): reason}
     taps = {name: site_map.taps[name] for name in kept}
     return SiteMap(sites=kept, taps=taps, absent=site_map.absent | refused)
 

@@ -1,11 +1,11 @@
 """The structural search: a map for models the architecture table does not know.
 
-The blocks are the ``ModuleList`` as long as the model is deep. Inside the first block the parts are recognised by what
+The blocks are the ``ModuleList`` as long as the model is deep. Inside the first block the parts are recognized by what
 they compute in one recorded forward pass, not by their names: attention is the module whose output at a position
 depends on other positions though its input does not; the norms, post-norms and projections are those whose recorded
 inputs and outputs coincide with those of attention, MLP and stream; the block is sequential or parallel according to
-what the MLP reads. What is not recognised stays opaque: the residual stream is still there, the rest is refused by
-name.
+what the MLP reads. ``post_norm.py`` searches blocks whose output is that of a norm inside them. What is not recognized
+stays opaque: the block's input and output are still there, the rest is refused by name.
 """
 
 from __future__ import annotations
