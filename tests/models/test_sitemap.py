@@ -122,7 +122,7 @@ def test_parallel_blocks_refuse_resid_mid_and_say_why(family, model_of):
         ("gpt2", "blocks.0.mlp.hook_pre_linear", "no second linear map"),
         ("bert", "ln_final.hook_normalized", "no final norm"),
         ("llama", "blocks.0.hook_mixer_out", "attention and MLP, not a mixer"),
-        ("llama", "blocks.0.hook_normalized_resid_post", "only post-norm encoders"),
+        ("llama", "blocks.0.hook_normalized_resid_post", "only post-norm models"),
     ],
 )
 def test_names_a_family_does_not_define_are_refused_with_the_reason(family, name, reason, model_of):

@@ -16,7 +16,7 @@ from monosema.models.verify import probe_tokens
 
 def search(hf):
     tokens = probe_tokens(101, frozenset({0, 1, 2}), torch.device("cpu"), 16)
-    return search_architectures(hf.eval(), lambda: hf(tokens), 32)
+    return search_architectures(hf.eval(), lambda: hf(tokens), (3, 8), 32)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "neox_parallel", "neox_sequential", "llama", "qwen3", "gemma2"])
@@ -62,22 +62,37 @@ def test_families_that_the_table_does_not_have(family, kind, norms, model_of):
     assert layout.multiplier == ("residual_multiplier" if family == "granite" else None)
 
 
-def test_blocks_that_are_not_understood_keep_the_stream_and_refuse_the_rest(make_hf, tokens, monkeypatch):
-    """BERT without its table entry: its block is no sum of branches, so only what surely holds is offered."""
+def test_post_norm_blocks_are_found_as_the_table_has_them(make_hf, model_of, tokens, monkeypatch):
     monkeypatch.delitem(ARCHITECTURES, "bert")
-    hf = make_hf("bert")
-    model = LanguageModel(hf, None, name="bert")
+    model = LanguageModel(make_hf("bert"), None, name="bert")
+    assert model.record()["map"] == "structural search"
+    known = model_of("bert")
+    assert model.hook_names == known.hook_names
+    values, expected = model.capture(tokens, model.hook_names), known.capture(tokens, known.hook_names)
+    assert all(torch.equal(values[name], expected[name]) for name in values)
+
+
+def test_blocks_that_are_not_understood_keep_the_stream_and_refuse_the_rest(make_hf, tokens, monkeypatch):
+    """Llama with scaled block outputs: its block is no sum of branches, so only what surely holds is offered."""
+    monkeypatch.delitem(ARCHITECTURES, "llama")
+    hf = make_hf("llama")
+    for block in hf.model.layers:
+        block.register_forward_hook(lambda _, args, out: out * 1.01)
+    model = LanguageModel(hf, None, name="llama")
     stream = [f"blocks.{layer}.hook_resid_{end}" for layer in range(3) for end in ("pre", "post")]
-    assert model.hook_names == ("hook_embed", *stream)
+    final = ("ln_final.hook_scale", "ln_final.hook_normalized")
+    assert model.hook_names == ("hook_embed", *stream, *final)
     states = hf(tokens, output_hidden_states=True).hidden_states
     captured = model.capture(tokens, stream)
     for layer in range(3):
         # Two passes of a float64 model, one with gradients: sums may have another order (test_hooks.close says 1e-11).
-        for end, state in (("pre", states[layer]), ("post", states[layer + 1])):
-            value = captured[f"blocks.{layer}.hook_resid_{end}"]
-            torch.testing.assert_close(value, state.detach(), rtol=0, atol=1e-11)
+        value, state = captured[f"blocks.{layer}.hook_resid_pre"], states[layer]
+        torch.testing.assert_close(value, state.detach(), rtol=0, atol=1e-11)
+    for layer in range(2):  # the last state of transformers is behind the final norm
+        value, state = captured[f"blocks.{layer}.hook_resid_post"], states[layer + 1]
+        torch.testing.assert_close(value, state.detach(), rtol=0, atol=1e-11)
     for name in ("blocks.0.attn.hook_z", "blocks.0.hook_mlp_out", "blocks.0.ln1.hook_normalized"):
-        with pytest.raises(UserError, match="the inside of BertLayer was not recognised"):
+        with pytest.raises(UserError, match="the inside of LlamaDecoderLayer was not recognized"):
             model.site(name)
 
 

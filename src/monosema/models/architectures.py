@@ -285,6 +285,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "distilbert": _DISTILBERT,
     "roberta": _bert_like(),
     "electra": _bert_like(),
+    "xlm-roberta": _bert_like(),
+    "camembert": _bert_like(),
+    "data2vec-text": _bert_like(),
+    "ernie": _bert_like(),
     "mamba": _MAMBA,
 }
 """Families by the ``model_type`` of their transformers configuration."""

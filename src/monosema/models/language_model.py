@@ -12,12 +12,14 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from monosema.core.errors import DataError, ShapeError, UserError, unknown_name
+from monosema.core.errors import DataError, ShapeError, UserError, first_line, unknown_name
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
 from monosema.models.mapping import believe_map, map_model
+from monosema.models.pairs import is_part_of_pair, refuse_pair
+from monosema.models.shapes import wrong_shape
 from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
 from monosema.models.taps import LAST_RANK, FlatTap, Tap
 from monosema.models.trace import trace
@@ -41,14 +43,20 @@ class _Place:
 
 
 class _Values:
-    """The values of sites, as a forward pass gives them."""
+    """The values of sites, as a forward pass on ``tokens_BT`` gives them."""
 
-    def __init__(self, wanted: tuple[str, ...], stops: bool) -> None:
+    tokens_BT: Tensor
+
+    def __init__(self, wanted: Mapping[str, Site], stops: bool) -> None:
         self.wanted, self._stops = wanted, stops
         self._found: dict[str, Tensor] = {}
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Keep the first value of ``name``; the last of all may end the pass."""
+        """Keep the first value of ``name``; the last of all may end the pass. ``ShapeError`` for another shape."""
+        n_batch, n_tokens = self.tokens_BT.shape
+        expected = self.wanted[name].value_shape((n_batch, n_tokens))
+        if value.shape != expected:
+            raise ShapeError(f"cannot capture {name!r}: {wrong_shape(value.shape, expected)}")
         # A copy, because some blocks add to their branches' outputs in place afterwards.
         self._found.setdefault(name, value.detach().clone())
         if self._stops and len(self._found) == len(self.wanted):
@@ -97,16 +105,14 @@ class LanguageModel:
         Raises:
             UserError: the model is an encoder-decoder, or its map does not pass the numerical check.
         """
-        if getattr(hf.config, "is_encoder_decoder", False):
-            raise UserError(
-                f"{type(hf).__name__} is an encoder-decoder; decoders and encoders are supported. "
-                "Its encoder alone (model.get_encoder()) can be loaded with load_model"
-            )
+        self._parameters = inspect.signature(hf.forward).parameters
+        if is_part_of_pair(hf, self._parameters):
+            raise refuse_pair(hf, lambda encoder: LanguageModel(encoder, None, name=name, is_outline=is_outline))
+        _check_reads_tokens(hf)
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name
         self._provenance = dict(provenance or {})
-        self._parameters = inspect.signature(hf.forward).parameters
         # No key-value cache: nothing is generated here, and it would keep every layer's keys and values alive.
         # Without one, transformers looks at the values of positions, which an outline has not.
         defaults = {"use_cache": is_outline} if "use_cache" in self._parameters else {}
@@ -122,7 +128,13 @@ class LanguageModel:
         if is_outline:
             self._map = believe_map(hf, d_model=self.d_model)
         else:
-            self._map = map_model(hf, lambda: self._run(probe_BT), d_model=self.d_model, architecture=architecture)
+            self._map = map_model(
+                hf,
+                self._run_probe,
+                (probe_BT.shape[0], probe_BT.shape[1]),
+                d_model=self.d_model,
+                architecture=architecture,
+            )
         self.n_layers: int = len(self._map.parts.blocks)
         self.is_encoder: bool = self._map.measured.is_bidirectional
         self._module_sites: dict[str, _Place] = {}
@@ -186,8 +198,17 @@ class LanguageModel:
                 documents that are not numbered so.
             UserError: the model has no language-model head, or cannot keep the documents of a context apart.
         """
-        output = self._run(self._checked(tokens_BT), attention_mask, token_type_ids, documents_BT)
-        logits = getattr(output, "logits", None)
+        return self._logits(self._checked(tokens_BT), attention_mask, token_type_ids, documents_BT)
+
+    def _logits(
+        self,
+        tokens_BT: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
+        output = self._run(tokens_BT, attention_mask, token_type_ids, documents_BT)
+        logits: Tensor | None = getattr(output, "logits", None)
         if logits is None or self.hf.get_output_embeddings() is None:
             raise UserError(
                 f"{type(self.hf).__name__} has no language-model head and so no logits; load a "
@@ -215,7 +236,7 @@ class LanguageModel:
             UserError: a name is not defined, or its module did not run.
         """
         with self._observed(names, stops=True) as values:
-            tokens = self._checked(tokens_BT)
+            tokens = values.tokens_BT = self._checked(tokens_BT)
             if values.wanted:
                 with torch.no_grad(), suppress(ForwardStopped):
                     self._run(tokens, attention_mask, token_type_ids, documents_BT)
@@ -226,7 +247,8 @@ class LanguageModel:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What ``__call__`` and ``capture`` give, from one forward pass without gradients; raises what they raise."""
         with torch.no_grad(), self._observed(names, stops=False) as values:
-            logits = self(tokens_BT, documents_BT=documents_BT)
+            tokens = values.tokens_BT = self._checked(tokens_BT)
+            logits = self._logits(tokens, documents_BT=documents_BT)
         return logits, values.complete()
 
     @contextmanager
@@ -234,7 +256,7 @@ class LanguageModel:
         """Inside, forward passes fill in the values of ``names``, and end where ``stops`` once they are complete."""
         found = [self._find(name) for name in ([names] if isinstance(names, (str, nn.Module)) else names)]
         wanted = {place.site.name: place for place in found}
-        values = _Values(tuple(wanted), stops)
+        values = _Values({name: place.site for name, place in wanted.items()}, stops)
         actions = [
             Action(tap=place.tap, name=name, columns=place.columns, observe=partial(values.keep, name))
             for name, place in wanted.items()
@@ -381,6 +403,17 @@ class LanguageModel:
             extra[name] = value.to(self.device)
         return self.hf(input_ids=tokens_BT, **self.forward_kwargs, **extra)
 
+    def _run_probe(self) -> None:
+        try:
+            self._run(self._probe_BT)
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+            raise UserError(
+                f"{type(self.hf).__name__} does not run on token ids alone: {first_line(error)}. Expected a decoder or "
+                "an encoder of text; forward_kwargs adds arguments to every forward pass"
+            ) from error
+
     def _checked(self, tokens_BT: Tensor) -> Tensor:
         if not isinstance(tokens_BT, Tensor) or tokens_BT.dim() != 2 or tokens_BT.is_floating_point():
             got = f"{tokens_BT.dtype} {list(tokens_BT.shape)}" if isinstance(tokens_BT, Tensor) else type(tokens_BT)
@@ -430,8 +463,9 @@ class LanguageModel:
                 name,
                 [f"blocks.{self.n_layers - 1}.{inner}"],
             )
-        if inner in sites.absent and inner in (MODEL_NAMES if layer is None else BLOCK_NAMES):
-            raise UserError(f"{type(self.hf).__name__} has no {name!r}: {sites.absent[inner]}")
+        reason = sites.absent.get(name) or sites.absent.get(inner)
+        if reason is not None and inner in (MODEL_NAMES if layer is None else BLOCK_NAMES):
+            raise UserError(f"{type(self.hf).__name__} has no {name!r}: {reason}")
         raise unknown_name("hook name", name, self.hook_names)
 
     def _refuse_without_weights(self, name: str) -> None:
@@ -463,6 +497,15 @@ class LanguageModel:
             got = "was not called" if record is None else "carries no such tensor"
             raise UserError(f"{name!r} is not a site: expected an activation [batch, token, …], but the module {got}")
         return tuple(value.shape[2:])
+
+
+def _check_reads_tokens(hf: Any) -> None:
+    try:
+        embedding = hf.get_input_embeddings()
+    except NotImplementedError:
+        embedding = None
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        raise UserError(f"{type(hf).__name__} has no token embedding; expected a model that reads token ids")
 
 
 def _context_size(hf: Any, config: Any) -> int | None:

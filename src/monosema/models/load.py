@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError, first_line, refuse_misspelling
+from monosema.core.errors import ConfigError, FileError, UserError, refuse_misspelling
+from monosema.models.causes import model_said_plainly, tokenizer_said_plainly
 from monosema.models.language_model import LanguageModel
 
 BUILTIN = "builtin"
@@ -54,7 +54,9 @@ def load_model(
     Raises:
         ConfigError: options that contradict each other, or that a model in memory cannot take.
         FileError: the built-in model's files are missing.
-        UserError: the hub id or folder cannot be loaded, or the model's structure is refused.
+        UserError: the hub id or folder cannot be loaded (the message names the cause: a wrong place, a package that is
+            not installed, damaged weights, …), or the model's structure is refused.
+        MemoryError, torch.OutOfMemoryError: the model does not fit into memory.
     """
     options = {"model_kwargs": dict(model_kwargs or {}), "forward_kwargs": dict(forward_kwargs or {})}
     if "token" in options["model_kwargs"]:
@@ -172,7 +174,7 @@ def _load_hf(
     arguments.setdefault(_dtype_argument(), "auto" if dtype is None else parse_dtype(dtype))
     if device_map is not None:
         arguments["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
-    with _said_plainly(path):
+    with model_said_plainly(path):
         return _model_class(_configuration(path, hub_options)).from_pretrained(path, **arguments)
 
 
@@ -199,7 +201,7 @@ def load_outline(
     """
     path, kwargs = str(_builtin_folder() if source == BUILTIN else source), dict(model_kwargs or {})
     hub_options = _hub_options(source == BUILTIN, revision, None, trust_remote_code)
-    with _said_plainly(path):
+    with model_said_plainly(path):
         config = _configuration(path, hub_options)
     quantised = getattr(config, "quantization_config", None) or kwargs.get("quantization_config")
     if device_map is not None or quantised:
@@ -211,7 +213,7 @@ def load_outline(
     arguments[_dtype_argument()] = parse_dtype(dtype)
     if trust_remote_code:
         arguments["trust_remote_code"] = True
-    with _said_plainly(path), torch.device("meta"):
+    with model_said_plainly(path), torch.device("meta"):
         hf = _model_class(config).from_config(config, **arguments)
     words = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else {})
     return LanguageModel(hf, words, name=str(source), forward_kwargs=forward_kwargs, is_outline=True)
@@ -250,33 +252,11 @@ def _model_class(config: Any) -> Any:
     return AutoModelForCausalLM if causal else AutoModel
 
 
-@contextlib.contextmanager
-def _said_plainly(path: str) -> Iterator[None]:
-    """What transformers raises for ``path``, as an error that names the fix."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ImportError as error:
-        raise MissingExtraError(f"loading {path!r} needs a package that is not installed: {error}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load {path!r}: {first_line(error)}. Expected a folder with config.json and weights, or a hub id "
-            "that exists and can be reached (offline, only what is in the local cache; gated models need token=...), "
-            f"or {BUILTIN!r}, the model that comes with the package"
-        ) from error
-
-
 def _load_tokenizer(path: str, hub_options: dict[str, Any]) -> Any | None:
     from transformers import AutoTokenizer
 
-    try:
+    with tokenizer_said_plainly(path):
         return AutoTokenizer.from_pretrained(path, **hub_options)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load a tokenizer from {path!r}: {first_line(error)}. Pass tokenizer=... (an object, a hub id, a "
-            "folder, or False for none)"
-        ) from error
 
 
 def _dtype_argument() -> str:

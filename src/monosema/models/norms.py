@@ -53,11 +53,11 @@ class NormRule:
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
 
-def is_norm(module: nn.Module, width: int) -> bool:
-    """Whether a module looks like a norm over vectors of ``width``: a leaf with at most a gain and a bias."""
+def is_norm(module: nn.Module, width: int | None = None) -> bool:
+    """Whether a module looks like a norm over vectors (of ``width``): a leaf with at most a gain and a bias."""
     if any(True for _ in module.children()) or "norm" not in type(module).__name__.lower():
         return False
-    return all(parameter.shape == (width,) for parameter in module.parameters())
+    return width is None or all(parameter.shape == (width,) for parameter in module.parameters())
 
 
 def measure_norm(module: nn.Module, x: Tensor, y: Tensor) -> NormRule | None:

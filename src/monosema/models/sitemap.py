@@ -37,7 +37,7 @@ class SiteMap:
     taps: dict[str, Tap]
     """Where each is read and written."""
     absent: dict[str, str]
-    """For names of the grammar (without ``blocks.{L}.``) that this model does not define: why."""
+    """Why this model does not define a name: by the name, or without ``blocks.{L}.`` where it holds in every block."""
 
 
 def build_site_map(parts: ModelParts, measured: Measurements, *, n_heads: int, d_model: int) -> SiteMap:
@@ -127,10 +127,17 @@ class _Builder:
             ln2 = _required(block, "ln2")
             self.add_whole("hook_resid_post", layer, ln2, "in")
             self.add_whole("hook_normalized_resid_post", layer, block.block, "out")
+        elif block.block in self.measured.normed_blocks:
+            self.add_whole("hook_normalized_resid_post", layer, block.block, "out")
+            name = join_name(layer, "hook_resid_post")
+            self.absent[name] = (
+                "this block's output is the output of a norm, and the sum before the norm was not found; use "
+                f"{join_name(layer, 'hook_normalized_resid_post')!r}, the block's output"
+            )
         else:
             self.add_whole("hook_resid_post", layer, block.block, "out")
             self._refuse(
-                "only post-norm encoders norm the stream itself; here use ln_final.hook_normalized",
+                "only post-norm models norm the stream itself; here use ln_final.hook_normalized",
                 "hook_normalized_resid_post",
             )
 

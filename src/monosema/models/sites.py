@@ -78,6 +78,13 @@ class Site:
     layer: int | None = None
     """The block's index; ``None`` outside the blocks and for module paths."""
 
+    def value_shape(self, tokens_shape: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of the flat value on tokens [B, T]."""
+        n_batch, n_tokens = tokens_shape
+        if split_name(self.name)[1] == "attn.hook_pattern":
+            return (n_batch, self.width, n_tokens, n_tokens)
+        return (n_batch, n_tokens, self.width)
+
 
 def split_name(name: str) -> tuple[int | None, str]:
     """``"blocks.3.attn.hook_q"`` as ``(3, "attn.hook_q")``, and a name outside the blocks as ``(None, name)``."""

@@ -71,6 +71,12 @@ def agree(actual: Tensor | None, expected: Tensor | None, *, slack: float = 16.0
     return bool((rms(actual64 - expected64) <= slack * eps * size + 1e-30).all())
 
 
+def is_output_of(norm: Record | None, value: Tensor | None) -> bool:
+    """Whether ``value`` is what a norm returned, bit for bit: nothing was added after it."""
+    output = None if norm is None else norm.output
+    return value is not None and output is not None and value.shape == output.shape and torch.equal(value, output)
+
+
 def rms(x: Tensor) -> Tensor:
     """Root mean square over the last dimension, in float64 on the CPU."""
     return x.cpu().double().pow(2).mean(-1).sqrt()

@@ -12,18 +12,18 @@ happens at the other positions tells attention from MLP, and a decoder from an e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from monosema.models.norms import NormRule, measure_norm
+from monosema.models.norms import NormRule, is_norm, measure_norm
 from monosema.models.parts import BlockParts, ModelParts
-from monosema.models.trace import Record, agree, differ, gated_error, rms, trace
+from monosema.models.trace import Record, agree, differ, gated_error, is_output_of, rms
 
 NORM_PARTS = ("ln1", "ln1_post", "ln2", "ln2_post")
+N_PROBE_ROWS = 3
 N_PROBE_TOKENS = 8
 
 
@@ -41,6 +41,8 @@ class Measurements:
     """Whether a later token changes what an earlier position computes: an encoder."""
     unembed_reads_final_norm: bool
     """Whether the unembedding's input is the final norm's output."""
+    normed_blocks: frozenset[nn.Module]
+    """Blocks whose output is that of a norm inside them, where the map knows no more of them (``opaque``)."""
 
 
 def probe_tokens(vocab_size: int, avoid: frozenset[int], device: torch.device, max_length: int | None) -> Tensor:
@@ -48,16 +50,27 @@ def probe_tokens(vocab_size: int, avoid: frozenset[int], device: torch.device, m
     generator = torch.Generator().manual_seed(0)
     allowed = [token for token in torch.randperm(vocab_size, generator=generator).tolist() if token not in avoid]
     n_tokens = min(N_PROBE_TOKENS, max_length or N_PROBE_TOKENS)
+    if n_tokens == N_PROBE_ROWS:
+        n_tokens -= 1  # so that [token, batch, width] has another shape than [batch, token, width]
     ids = (allowed or [0]) * (n_tokens + 2)
-    tokens = torch.tensor([ids[:n_tokens]] * 3)
+    tokens = torch.tensor([ids[:n_tokens]] * N_PROBE_ROWS)
     tokens[1, 0] = ids[n_tokens]
     tokens[2, -1] = ids[n_tokens + 1]
     return tokens.to(device)
 
 
-def measure(parts: ModelParts, run: Callable[[], Any], config: Any) -> Measurements:
-    """Run the model once on ``probe_tokens`` (``run`` does that) and check every equation of the map."""
-    records = trace(parts.all_modules(), run)
+def recorded_modules(parts: ModelParts) -> list[nn.Module]:
+    """The modules whose values ``measure`` looks at; norms inside the blocks too where their place is not known."""
+    modules = parts.all_modules()
+    if parts.architecture.block.kind == "opaque":
+        modules += [norm for block in parts.blocks for norm in _norms_inside(block)]
+    return modules
+
+
+def measure(
+    parts: ModelParts, records: dict[nn.Module, Record], config: Any, tokens_shape: tuple[int, int]
+) -> Measurements:
+    """Check every equation of the map on a trace of ``recorded_modules`` on ``probe_tokens`` of ``tokens_shape``."""
     checker = _Checker(parts, records, config)
     checker.check_chain()
     for layer, block in enumerate(parts.blocks):
@@ -69,9 +82,14 @@ def measure(parts: ModelParts, run: Callable[[], Any], config: Any) -> Measureme
         problems=tuple(checker.problems),
         norms=checker.measure_norms(),
         embed_factor=checker.embed_factor(),
-        is_bidirectional=checker.is_bidirectional(parts.blocks[0]),
+        is_bidirectional=checker.is_bidirectional(tokens_shape),
         unembed_reads_final_norm=bool(unembed and final and agree(unembed.input, final.output)),
+        normed_blocks=checker.normed_blocks(),
     )
+
+
+def _norms_inside(block: BlockParts) -> list[nn.Module]:
+    return [module for module in block.block.modules() if is_norm(module)]
 
 
 class _Checker:
@@ -201,10 +219,29 @@ class _Checker:
             return None
         return differ(after[1, 1:], after[0, 1:])
 
-    def is_bidirectional(self, block: BlockParts) -> bool:
-        """Whether changing the last token changes the first block's output at the positions before it."""
-        after = self._value(block.block, "output")
-        return after is not None and after.dim() == 3 and differ(after[2, :-1], after[0, :-1])
+    def is_bidirectional(self, tokens_shape: tuple[int, int]) -> bool:
+        """Whether changing the last token changes what is computed at the positions before it.
+
+        Seen at the first block's output, and after the blocks where these have no dimension of tokens.
+        """
+        for module in (self.parts.blocks[0].block, self.parts.ln_final, self.parts.unembed):
+            after = self._value(module, "output")
+            if after is not None and after.shape[:-1] == tokens_shape:
+                return differ(after[2, :-1], after[0, :-1])
+        return False
+
+    def normed_blocks(self) -> frozenset[nn.Module]:
+        """See ``Measurements``. Where the map has a residual equation, that is what says it."""
+        if self.kind != "opaque":
+            return frozenset()
+        return frozenset(
+            block.block
+            for block in self.parts.blocks
+            if any(
+                is_output_of(self.records.get(norm), self._value(block.block, "output"))
+                for norm in _norms_inside(block)
+            )
+        )
 
     def embed_factor(self) -> float:
         """1, or the √d_model (Gemma) or ``embedding_multiplier`` (Granite) that the first block's input carries."""
