@@ -39,6 +39,10 @@ from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 
 logger = logging.getLogger("monosema.runs.folder")
 
+_CONSENT_AGAIN = (
+    ". The run was started with consent to the model's own code, and its folder cannot consent again: give "
+    "--model.trust-remote-code, or load_model(..., trust_remote_code=True)"
+)
 CONFIG, ENVIRONMENT, LOST_METRICS = "config.yaml", "run.json", "metrics.lost.jsonl"
 
 
@@ -118,6 +122,7 @@ class RunFolder:
                 f"{self.path} belongs to another run (old -> new):\n  "
                 + "\n  ".join(lines)
                 + "\nnothing was changed; choose another out=, or use the old values to resume"
+                + (_CONSENT_AGAIN if any("trust_remote_code: True" in line for line in lines) else "")
             )
 
     def _is_ours(self) -> bool:
