@@ -11,6 +11,7 @@ import zlib
 from typing import Any
 
 import yaml
+from plant import planted, planted_lines
 
 Case = dict[str, bytes]
 """Files by their path in a folder."""
@@ -51,6 +52,8 @@ def mutated(rng: random.Random, case: Case, others: list[Case]) -> Case:
 
 
 def _changed(rng: random.Random, name: str, content: bytes) -> bytes:
+    if name.endswith(".env") and rng.random() < 0.4:
+        return planted_lines(rng, content)
     if rng.random() < 0.35:
         return _bytes(rng, content)
     try:
@@ -118,7 +121,9 @@ def _bytes(rng: random.Random, content: bytes) -> bytes:
 
 
 def _edited(rng: random.Random, value: Any) -> Any:
-    """``value`` with one place inside replaced, dropped, renamed, doubled or moved."""
+    """``value`` with one place inside replaced, dropped, renamed, doubled or moved, or with a field planted."""
+    if rng.random() < 0.25:
+        return planted(rng, value)
     places: list[tuple[Any, Any]] = []
     values: list[Any] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import gzip
 import hashlib
@@ -10,6 +11,7 @@ import itertools
 import json
 import os
 import pickle
+import random
 import sys
 import tempfile
 import zlib
@@ -22,9 +24,11 @@ import numpy as np
 import pyarrow
 import torch
 from mutate import Case
+from plant import CODE, planted
+from traps import hub_may_be_asked, set_traps
 
 import monosema as ms
-from monosema.cli.options import _environment
+from monosema.cli.option_files import read_option_files
 from monosema.coders import (
     CLT,
     SAE,
@@ -40,6 +44,7 @@ from monosema.coders import (
 )
 from monosema.core.config import differences, from_plain, load_plain, merge, to_plain, to_yaml
 from monosema.core.errors import DataError, UserError
+from monosema.core.foreign import FILES
 from monosema.data import ActivationCache
 from monosema.data.cache import export_npy
 from monosema.data.cache import open_source as open_cache
@@ -58,6 +63,7 @@ from monosema.data.cache.shards import Shard, checksum, write_shard
 from monosema.data.config import TextSource
 from monosema.data.documents import documents_from, open_source
 from monosema.data.packed.manifest import is_packed
+from monosema.data.packing_config import Packing
 from monosema.data.rows import ArrayRows
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
 from monosema.features import FeatureStore
@@ -305,7 +311,7 @@ def _environments() -> list[Case]:
 def _read_environment(folder: Path) -> None:
     os.chdir(folder)
     try:
-        plain = _environment(RunConfig)
+        files = read_option_files(RunConfig, None)
     except UserError as error:
         if "MONOSEMA_" not in str(error).upper() and "environment" not in str(error):
             raise
@@ -313,7 +319,9 @@ def _read_environment(folder: Path) -> None:
     finally:
         os.chdir("/")
     with contextlib.suppress(UserError):
-        from_plain(RunConfig, merge(to_plain(_RUN), plain))
+        config = from_plain(RunConfig, merge(to_plain(_RUN), files.plain))
+        assert "'trust_remote_code': True" not in str(to_plain(config)), "a file consented"
+        files.refuse_withheld(to_plain(config))
 
 
 # -- texts
@@ -448,6 +456,62 @@ def _read_drrik(folder: Path) -> None:
             assert batch.shape == (1, cache.d_in)
 
 
+# -- a dictionary with the model and text that it names
+
+
+def _sessions() -> list[Case]:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tiny_language import save_text, save_tiny_model
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+    def write(folder: Path) -> None:
+        save_tiny_model(folder / "model")
+        save_text(folder / "text.txt")
+        (folder / "model" / "modeling_evil.py").write_text("open('ran', 'w').write('x')\n")
+        coder = SAE(16, 32, activation=ReLU(), hook_name="blocks.0.hook_mlp_out")
+        model = {"source": "model", "trust_remote_code": False, "model_kwargs": {}, "forward_kwargs": {}}
+        text = {
+            "source": "text.txt",
+            "context_size": 16,
+            "heldout_fraction": 0.1,
+            "packing": to_plain(Packing().resolved()),
+        }
+        coder.metadata |= {"model": model, "tokens": text, "hook_names": ["blocks.0.hook_mlp_out"], "batch_size": 16}
+        ms.save(coder, folder / "coder")
+
+    plain = kept(write)
+    config = json.loads(plain["model/config.json"])
+    with_code = json.dumps(config | {"auto_map": CODE}).encode()
+    cases = [plain, {**plain, "model/config.json": with_code}]
+    assert all(_forge_session(case) != case for case in cases), "nothing was planted"
+    return cases
+
+
+def _forge_session(case: Case) -> Case:
+    """Fields planted into what the dictionary says of its model and text, consent to the model's code more often."""
+    new = dict(case)
+    with contextlib.suppress(*_BROKEN):
+        values, rng = json.loads(case["coder/cfg.json"]), random.Random(zlib.crc32(repr(sorted(case.items())).encode()))
+        planted(rng, values["monosema"]["metadata"])
+        if rng.random() < 0.5:
+            asked: dict[str, Any] = {"trust_remote_code": True}
+            values["monosema"]["metadata"]["model"] |= rng.choice([asked, {"model_kwargs": asked}])
+        new["coder/cfg.json"] = json.dumps(values).encode()
+    return new
+
+
+def _read_session(folder: Path) -> None:
+    """Model and text are another library's to read: whatever it raises, nothing may run, be fetched or be written."""
+    os.chdir(folder)
+    try:
+        with hub_may_be_asked(), contextlib.suppress(Exception):
+            next(ms.open_session("coder", device="cpu").stream)
+    finally:
+        os.chdir("/")
+
+
 # -- arrays and reports
 
 
@@ -523,4 +587,22 @@ READERS: dict[str, Reader] = {
     "drrik": Reader(_drrik, _read_drrik),
     "features": Reader(_features, _read_features),
     "crosscoder_report": Reader(_crosscoder_reports, _read_crosscoder_report),
+    "session": Reader(_sessions, _read_session, _forge_session),
 }
+
+
+def _with_listed_files(seeds: Callable[[], list[Case]]) -> Callable[[], list[Case]]:
+    """``seeds``, whose files must all be in the library's list of what is used of files."""
+
+    def listed() -> list[Case]:
+        cases = seeds()
+        for name in sorted({Path(file).name for case in cases for file in case}):
+            assert any(fnmatch.fnmatch(name, each) for each in FILES), f"{name} is not in the list of core/foreign.py"
+        return cases
+
+    return listed
+
+
+READERS = {name: replace(each, seeds=_with_listed_files(each.seeds)) for name, each in READERS.items()}
+
+set_traps()

@@ -16,7 +16,7 @@ from monosema.core.errors import FileError
 HERE = Path(__file__).parent
 READERS = (
     "dictionary", "cache", "checkpoint", "run", "config", "env", "text", "packed", "parquet", "dataset", "npy",
-    "features", "crosscoder_report", "drrik",
+    "features", "crosscoder_report", "drrik", "session",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are those of Linux")

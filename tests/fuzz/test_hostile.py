@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import monosema as ms
-from monosema.cli.options import _dotenv
+from monosema.cli.option_files import _dotenv
 from monosema.coders import CLT, SAE, BatchTopK, ReLU, TanhReLU
 from monosema.core.config import from_yaml, load_plain, to_plain
 from monosema.core.errors import FileError, UserError

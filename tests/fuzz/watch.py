@@ -70,11 +70,13 @@ class Lines:
 
 
 class Guard:
-    """An audit hook that notes what no reader may do: write, run or connect, or read outside its folder."""
+    """An audit hook that notes what no reader may do: write, run (a process, or code of a file that is read), connect
+    or fetch (``traps.py``), or read outside its folder."""
 
     _FORBIDDEN = (
         "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect",
-        "pickle.find_class", "ctypes.dlopen", "os.chmod", "os.link", "os.symlink", "os.truncate", "marshal.loads",
+        "socket.getaddrinfo", "socket.gethostbyname", "fuzz.fetch", "pickle.find_class", "ctypes.dlopen", "os.chmod",
+        "os.link", "os.symlink", "os.truncate", "marshal.loads",
     )  # fmt: skip
     _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 
@@ -103,6 +105,8 @@ class Guard:
                 return
             writes = (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             self._check(event, path, bool(writes) or (isinstance(mode, str) and set(mode) & set("wax+") != set()))
+        elif event == "exec" and str(getattr(arguments[0], "co_filename", "")).startswith(self.folder):
+            self.broken.append(f"exec of code in its folder: {arguments[0].co_filename}")
         elif event in self._CHANGES and not (event == "os.mkdir" and os.path.isdir(arguments[0])):
             self._check(event, arguments[0], True)
         elif event in self._FORBIDDEN:

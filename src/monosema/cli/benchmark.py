@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from monosema.cli.options import parse
+from monosema.cli.options import add_consent, parse
 
 _USAGE = """\
 usage: monosema benchmark NAME FOLDER [options]
@@ -53,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
     parser.add_argument("--model", help="measure on this model instead of the recorded one")
+    add_consent(parser)
     for option in benchmark.takes:
         kind = int if option == "context_size" else str
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help=_HELP[option])
@@ -69,7 +70,13 @@ def run(arguments: Sequence[str]) -> int:
     options = {each.name: getattr(extra, each.name, None) for each in fields(DataOptions)}
     coder = hub.load(folder[0], extra.name)
     report = run_benchmark(
-        name, coder, parsed.config, DataOptions(**options), model=extra.model, progress=not extra.quiet
+        name,
+        coder,
+        parsed.config,
+        DataOptions(**options),
+        model=extra.model,
+        trust_remote_code=extra.trust_remote_code,
+        progress=not extra.quiet,
     )
     print(report)
     if extra.out is not None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monosema.cli.option_files import read_dotenv, use_dotenv
 from monosema.cli.options import add_logging, configure_logging, parse
 from monosema.runs.config import CacheConfig
 
@@ -99,6 +100,7 @@ def _parser(action: str, text: str) -> argparse.ArgumentParser:
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
+    use_dotenv(read_dotenv(), takes_options=False)
     return extra
 
 

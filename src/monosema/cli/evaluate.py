@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosema.cli.options import parse
+from monosema.cli.options import add_consent, parse
 from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
 
@@ -36,6 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         action="append",
         help="evaluate on this model instead of the recorded one; of several, NAME=MODEL, once for each to change",
     )
+    add_consent(parser)
     parser.add_argument("--out", type=Path, help="also write the report as JSON; of several, by folder")
     parser.add_argument(
         "--csv", type=Path, help="also write the figures and their intervals as CSV, a line a dictionary"
@@ -218,7 +219,9 @@ def _source(recorded: dict[str, dict[str, Any]]) -> str:
 
 def _overrides(extra: argparse.Namespace) -> dict[str, Any]:
     """What is given in place of what the dictionary recorded."""
-    overrides = {} if extra.text is None else {"text": extra.text}
+    overrides: dict[str, Any] = {"trust_remote_code": True} if extra.trust_remote_code else {}
+    if extra.text is not None:
+        overrides["text"] = extra.text
     if extra.model is not None:
         pairs = [_NAMED_MODEL.fullmatch(given) for given in extra.model]
         named = {pair[1]: pair[2] for pair in pairs if pair is not None}

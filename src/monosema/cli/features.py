@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from monosema.cli.options import add_logging, configure_logging
+from monosema.cli.option_files import read_dotenv, use_dotenv
+from monosema.cli.options import add_consent, add_logging, configure_logging
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -15,6 +16,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", help="run folder, dictionary folder, or hub repository")
     parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
     parser.add_argument("--text", help="collect on this text instead of the recorded one")
+    parser.add_argument("--model", help="collect with this model instead of the recorded one")
+    add_consent(parser)
     parser.add_argument("--tokens", type=int, default=200_000, help="held-out tokens to read (default 200000)")
     parser.add_argument("--contexts", type=int, default=10, help="best contexts kept per latent (default 10)")
     parser.add_argument("--out", type=Path, help="the page; FOLDER/features.html by default")
@@ -22,13 +25,15 @@ def run(arguments: Sequence[str]) -> int:
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
+    use_dotenv(read_dotenv(), takes_options=False)
     from monosema.evaluation import Report
     from monosema.features import collect_features
     from monosema.runs import open_session
     from monosema.runs.demo import headline
 
-    overrides = {} if extra.text is None else {"text": extra.text}
-    session = open_session(extra.folder, extra.name, **overrides)
+    given = {"text": extra.text, "model": extra.model}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    session = open_session(extra.folder, extra.name, trust_remote_code=extra.trust_remote_code, **overrides)
     store = collect_features(
         session.coder, session.models, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
     )

@@ -29,6 +29,7 @@ verbs:
 
 `monosema VERB --help` lists a verb's options. `monosema --version` prints the version.
 Options come from the command line, then MONOSEMA_SECTION__FIELD in the environment, then .env, then --config FILE.
+Consent to run a model's own code (--model.trust-remote-code) comes from the first two, never from a file.
 """
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
-from monosema.core.config import MOST_YAML_BYTES, from_plain, load_plain, merge, parse_yaml, to_plain, to_yaml
-from monosema.core.errors import ConfigError, unknown_name
-from monosema.core.files import read_text
+from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
+from monosema.core.config import from_plain, merge, to_plain, to_yaml
 
 C = TypeVar("C")
-PREFIX = "MONOSEMA_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,10 @@ def parse(
     parser: argparse.ArgumentParser,
     choices: Choices | None = None,
 ) -> Parsed:
-    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help`` and ``--print-config``."""
+    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help`` and ``--print-config``.
+
+    Raises ``ConfigError`` where a file says what only the caller can (``core/foreign.py``).
+    """
     parser.allow_abbrev = False
     parser.add_argument("--config", type=Path, help="YAML or JSON file of options")
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
@@ -46,10 +47,8 @@ def parse(
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
     )
-    plain = to_plain(cls())
-    if known.config is not None:
-        plain = merge(plain, load_plain(known.config))
-    plain = merge(plain, _environment(cls))
+    files = read_option_files(cls, known.config)
+    plain = merge(merge(to_plain(cls()), files.plain), from_variables(cls, os.environ))
     resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
     default = from_plain(cls, plain)
     if wants_help:
@@ -65,7 +64,9 @@ def parse(
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
     config = from_plain(cls, to_plain(config))
+    files.refuse_withheld(to_plain(config))
     configure_logging(known)
+    use_dotenv(files.dotenv, takes_options=True)
     if known.print_config:
         print(to_yaml(config), end="")
         sys.exit(0)
@@ -98,39 +99,19 @@ def configure_logging(known: argparse.Namespace) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+def add_consent(parser: argparse.ArgumentParser) -> None:
+    """``--model.trust-remote-code`` for verbs that load the model a dictionary names."""
+    parser.add_argument(
+        "--model.trust-remote-code",
+        "--trust-remote-code",
+        dest="trust_remote_code",
+        action="store_true",
+        help="let code that comes with the dictionary's model run; whatever files say about it does not count",
+    )
+
+
 def say_device(config_device: str | None) -> None:
     """Choose the device once, so that the reason is printed."""
     from monosema.core.devices import choose_device
 
     choose_device(config_device)
-
-
-def _environment(cls: type) -> dict[str, Any]:
-    """Options of ``cls`` in ``MONOSEMA_SECTION__FIELD`` form, ``.env`` below the environment."""
-    sections = {field.name for field in dataclasses.fields(cls)}
-    plain: dict[str, Any] = {}
-    for name, text in {**_dotenv(Path(".env")), **os.environ}.items():
-        if not name.startswith(PREFIX) or "__" not in name:
-            continue
-        path = name.removeprefix(PREFIX).lower().split("__")
-        if path[0] not in sections:
-            raise unknown_name("section in the environment", path[0], sections)
-        value = parse_yaml(text, name)
-        node: Any = plain
-        for part in path[:-1]:
-            node = node.setdefault(part, {}) if isinstance(node, dict) else None
-        if not isinstance(node, dict):
-            raise ConfigError(f"{name} and a shorter name are both set; leave one of them out")
-        node[path[-1]] = value
-    return plain
-
-
-def _dotenv(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    values = {}
-    for line in read_text(file, MOST_YAML_BYTES).splitlines():
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if equals and not name.startswith("#"):
-            values[name.strip()] = value.strip().strip("'\"")
-    return values

@@ -35,6 +35,8 @@ _WHAT_TO_GIVE = (
     f"{STDLIB!r}"
 )
 _ROWS = 512
+_PICKLES = "pandas"
+"""A loader of ``datasets`` that unpickles files, in versions before it was disabled."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,15 @@ def _saved_dataset(source: str | Path) -> Any:
 def _load_dataset(name: str, source: TextSource) -> Any:
     import datasets
 
+    if name == _PICKLES:
+        raise UserError(f"{name!r} reads pickles, which can run code; save the table as Parquet and name that file")
     options = {key: value for key, value in source.chosen().items() if key not in ("column", "max_documents")}
     if "config_name" in options:
         options["name"] = options.pop("config_name")
     if "data_files" in options:
         options["data_files"] = list(options["data_files"])
+    if int(datasets.__version__.split(".")[0]) < 4:  # later versions run no code of a dataset's
+        options["trust_remote_code"] = False
     try:
         return datasets.load_dataset(name, **options)
     except (OSError, ValueError, RuntimeError) as error:

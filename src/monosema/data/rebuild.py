@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from monosema.core import foreign
 from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, FileError
-from monosema.data.config import IN_MEMORY, SOURCE_OPTIONS, Mixture, TextSource
+from monosema.data.config import IN_MEMORY, Mixture, TextSource
 from monosema.data.loading import load_tokens
 from monosema.data.packing_config import Packing, Positions
 from monosema.data.tokens import Tokens
@@ -16,50 +17,28 @@ from monosema.models import LanguageModel, load_model
 
 logger = logging.getLogger("monosema.data.rebuild")
 
-MODEL_OPTIONS = (
-    "source",
-    "revision",
-    "dtype",
-    "device",
-    "device_map",
-    "trust_remote_code",
-    "tokenizer",
-    "model_kwargs",
-    "forward_kwargs",
-)
-TOKEN_OPTIONS = (
-    "source",
-    "context_size",
-    "heldout_fraction",
-    "exclude_special_tokens",
-    *SOURCE_OPTIONS,
-    "mixture",
-    "when_dry",
-    "n_processes",
-    "packing",
-    "positions",
-    "attend_across_documents",
-    "in_memory",
-)
-STREAM_OPTIONS = (
-    "hook_names",
-    "targets",
-    "batch_size",
-    "seed",
-    "epochs",
-    "chunk_contexts",
-    "model_batch_size",
-    "dtype",
-    "autocast",
-    "compile",
-)
+MODEL_OPTIONS = (*foreign.MODEL, "trust_remote_code")
+TOKEN_OPTIONS = (*foreign.TEXT, "n_processes")
+STREAM_OPTIONS = (*foreign.STREAM, "compile")
+"""What the caller may say of each part: what a file may, and what only the caller can."""
 
 
 def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What ``load_model``, ``load_tokens`` and ``ActivationStream`` were given: ``model``, ``tokens``, ``stream``.
+    """What a file records of ``model``, ``tokens`` and ``stream``, as far as a file may say it (``core/foreign.py``).
 
-    A stream over several models has ``models``, the options of each by its name, in place of ``model``. Raises
-    ``FileError`` where the dictionary records no model or text.
+    What is used of it goes through ``override``. A stream over several models has ``models``, the options of each by
+    its name, in place of ``model``. Raises ``FileError`` where the dictionary records no model or text.
+    """
+    parts = described_options(metadata)
+    several = {key: foreign.listed("model", each) for key, each in parts.get("models", {}).items()}
+    one = {part: foreign.listed(part, each) for part, each in parts.items() if part != "models"}
+    return {**({"models": several} if several else {}), **one}
+
+
+def described_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All that ``load_model``, ``load_tokens`` and ``ActivationStream`` were given, by the record of live objects.
+
+    It describes a run, and is not to be obeyed where it comes from a file: ``recorded_options`` is.
     """
     model, models, tokens = metadata.get("model"), several_models(metadata), metadata.get("tokens")
     if not (model or models) or not tokens or "source" not in tokens:
@@ -90,22 +69,37 @@ def _model_options(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(recorded: Mapping[str, Any], overrides: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """``recorded`` with ``overrides`` laid over it; each one that changes something is logged with both values."""
+    """``recorded`` by a file, with the caller's ``overrides`` laid over it; each that changes something is logged.
+
+    A model that the file names is data: ``load_model``'s ``data_only``. Raises ``ConfigError`` for a recorded value
+    that is not taken from a file (``core/foreign.py``), unless it is overridden.
+    """
+    kind = part.partition(".")[0].replace("models", "model")
+    replaced = {*overrides, "mixture"} if "source" in overrides else {*overrides}
+    foreign.refuse(kind, {name: value for name, value in recorded.items() if name not in replaced})
     for name, value in overrides.items():
         if recorded.get(name) != value:
             logger.info("%s.%s overridden: %r -> %r", part, name, recorded.get(name), value)
-    return {**recorded, **overrides}
+    named_by_file = {"data_only": True} if kind == "model" and "source" not in overrides else {}
+    return {**recorded, **overrides, **named_by_file}
 
 
 def model_again(options: Mapping[str, Any]) -> LanguageModel:
-    """``load_model`` with recorded options."""
+    """``load_model`` with these options."""
     if options.get("source") == "model in memory":
         raise ConfigError("it was trained with a model object in memory; hand one in, or name a model")
     return load_model(options["source"], **{name: value for name, value in options.items() if name != "source"})
 
 
+def override_models(recorded: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``override`` for the model of ``recorded_options``, or for each of its models."""
+    if "models" not in recorded:
+        return {"model": override(recorded["model"], overrides, "model")}
+    return {"models": {key: override(each, overrides, f"models.{key}") for key, each in recorded["models"].items()}}
+
+
 def models_again(recorded: Mapping[str, Any]) -> LanguageModel | dict[str, LanguageModel]:
-    """The model of ``recorded_options``, or its models by name."""
+    """The model of ``override_models``, or its models by name."""
     if "models" not in recorded:
         return model_again(recorded["model"])
     return {key: model_again(options) for key, options in recorded["models"].items()}

@@ -26,7 +26,7 @@ from monosema.data.harvest import Autocast, Harvester
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
 from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
-from monosema.data.rebuild import models_again, override, recorded_options, tokens_again
+from monosema.data.rebuild import models_again, override, override_models, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
 from monosema.data.streamed import Place, StreamedOrder, StreamedSplit
 from monosema.data.tokens import Tokens, TokenSplit
@@ -159,16 +159,20 @@ class ActivationStream:
         *,
         model: LanguageModel | Mapping[str, LanguageModel] | None = None,
         tokens: Tokens | TokenSplit | StreamedSplit | None = None,
+        trust_remote_code: bool = False,
         **overrides: Any,
     ) -> ActivationStream:
         """The stream a dictionary was trained on, at its start, rebuilt from what the dictionary recorded.
 
-        ``model`` and ``tokens`` are loaded anew unless given; ``overrides`` replace recorded stream options and are
-        logged. Raises ``FileError`` where the dictionary records no model or text.
+        ``model`` and ``tokens`` are loaded unless given; ``overrides`` replace recorded stream options and are
+        logged. ``trust_remote_code`` lets code of the recorded model's repository run, whatever the dictionary says
+        about it. Raises ``ConfigError`` for a recorded option that is not taken from a file,
+        ``FileError`` where the dictionary records no model or text.
         """
-        recorded = recorded_options(coder.metadata)
-        model = model if model is not None else models_again(recorded)
-        tokens = tokens if tokens is not None else tokens_again(recorded["tokens"], NamedModels(model).first)
+        recorded, consent = recorded_options(coder.metadata), {"trust_remote_code": True} if trust_remote_code else {}
+        model = model if model is not None else models_again(override_models(recorded, consent))
+        if tokens is None:
+            tokens = tokens_again(override(recorded["tokens"], {}, "tokens"), NamedModels(model).first)
         return cls(model, tokens, **override(recorded["stream"], overrides, "stream"))
 
     # -- what it is

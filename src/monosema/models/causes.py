@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError, first_line
 
+CONSENT = "pass trust_remote_code=True (on the command line --model.trust-remote-code)"
 _PACKAGES = ("accelerate", "sentencepiece", "protobuf", "tiktoken", "bitsandbytes", "optimum")
 _PIP = re.compile(r"pip install (?:-\S+ )*['\"]?([A-Za-z][\w.-]*)")
 _PLACE = (
@@ -26,8 +27,11 @@ _PLACE = (
 
 
 @contextlib.contextmanager
-def model_said_plainly(path: str) -> Iterator[None]:
-    """Inside, what stops ``path`` from being loaded as a model is raised as a ``UserError`` with its cause."""
+def model_said_plainly(path: str, data_only: bool = False) -> Iterator[None]:
+    """Inside, what stops ``path`` from being loaded as a model is raised as a ``UserError`` with its cause.
+
+    ``data_only`` says that a dictionary named the model, of which safetensors alone are read.
+    """
     try:
         yield
     except UserError:
@@ -38,6 +42,11 @@ def model_said_plainly(path: str) -> Iterator[None]:
         ) from error
     except (ImportError, OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError) as error:
         _keep_out_of_memory(error)
+        if data_only and isinstance(error, (OSError, ValueError)) and "safetensors" in str(error):
+            raise UserError(
+                f"cannot load {path!r}: {first_line(error)}. A model that a dictionary names is read from safetensors "
+                f"alone; to read other weights of it, name it yourself: model={path!r} (--model {path})"
+            ) from error
         told = _model_error(path, error)
         if told is None:
             raise
@@ -51,6 +60,8 @@ def tokenizer_said_plainly(path: str) -> Iterator[None]:
         yield
     except (ImportError, OSError, ValueError) as error:
         _keep_out_of_memory(error)
+        if "trust_remote_code" in str(error):
+            raise UserError(_needs_consent(path)) from error
         package = _missing_package(error)
         if package == "tiktoken" and importlib.util.find_spec("sentencepiece") is None:
             package = "sentencepiece protobuf"  # transformers tries it first, and only names what it tried last
@@ -92,10 +103,7 @@ def _model_error(path: str, error: Exception) -> UserError | None:
             "for a newer model, run: pip install --upgrade transformers"
         )
     if "trust_remote_code" in text:
-        return UserError(
-            f"cannot load {path!r}: it comes with code of its own, which runs only with trust_remote_code=True. Read "
-            "that code first, or use a model whose code is in transformers"
-        )
+        return UserError(_needs_consent(path))
     package = _missing_package(error)
     if package is not None:
         return _missing(repr(path), package, error)
@@ -112,6 +120,13 @@ def _model_error(path: str, error: Exception) -> UserError | None:
             "shards with model.safetensors.index.json) or pytorch_model.bin"
         )
     return UserError(f"cannot load {path!r}: {line}" + (f". {_PLACE}" if _is_about_the_place(error) else ""))
+
+
+def _needs_consent(path: str) -> str:
+    return (
+        f"{path!r} comes with code of its own, which does not run unless you consent. Read that code first; if you "
+        f"trust it, {CONSENT}. No file can consent for you, not even one of a run that was started so"
+    )
 
 
 def _is_about_the_place(error: Exception) -> bool:

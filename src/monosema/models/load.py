@@ -11,11 +11,13 @@ import torch
 
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, UserError, refuse_misspelling
-from monosema.models.causes import model_said_plainly, tokenizer_said_plainly
+from monosema.core.foreign import ATTENTION, EXPERTS
+from monosema.models.causes import CONSENT, model_said_plainly, tokenizer_said_plainly
 from monosema.models.language_model import LanguageModel
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+_NO_CODE = {"trust_remote_code": False}
 BUILTIN_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -31,6 +33,7 @@ def load_model(
     tokenizer: Any | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     forward_kwargs: Mapping[str, Any] | None = None,
+    data_only: bool = False,
 ) -> LanguageModel:
     """Load a language model and find its sites.
 
@@ -41,12 +44,15 @@ def load_model(
         dtype: of the weights; by default the checkpoint's own, and float32 for ``"builtin"``.
         device: where the model goes; by default CUDA where there is one, and the CPU for ``"builtin"``.
         device_map: transformers' and accelerate's placement over several devices, in place of ``device``.
-        trust_remote_code: whether code that comes with a hub repository may run.
+        trust_remote_code: whether code that comes with the model (a hub repository or a folder) may run. A tokenizer
+            named beside it never brings code.
         token: the hub's access token; never recorded.
         tokenizer: a transformers tokenizer, a hub id or a folder, in place of the model's own; False for none. With a
             model in memory this is the only way to have one.
         model_kwargs: further arguments of ``from_pretrained`` (``attn_implementation``, ``quantization_config``, …).
         forward_kwargs: arguments added to every forward pass.
+        data_only: for a model that somebody else's file names: weights are read from safetensors alone, and its
+            configuration cannot choose an implementation of attention or experts that is fetched from the hub.
 
     Returns:
         The model in eval mode, its map checked numerically on a few random tokens.
@@ -75,7 +81,7 @@ def load_model(
     }
     if not isinstance(source, (str, Path)):
         _refuse_options_for_model_in_memory(source, revision, dtype, device, device_map, trust_remote_code, options)
-        loaded_tokenizer = _load_tokenizer(tokenizer, {}) if isinstance(tokenizer, str) else tokenizer or None
+        loaded_tokenizer = _load_tokenizer(tokenizer, _NO_CODE) if isinstance(tokenizer, str) else tokenizer or None
         name = getattr(source.config, "name_or_path", "") or type(source).__name__
         return LanguageModel(
             source, loaded_tokenizer, name=name, forward_kwargs=options["forward_kwargs"], provenance=provenance
@@ -88,11 +94,11 @@ def load_model(
         dtype = dtype or torch.float32
         device = device or (None if device_map is not None else "cpu")
     hub_options = _hub_options(builtin, revision, token, trust_remote_code)
-    hf = _load_hf(path, hub_options, dtype, device_map, options["model_kwargs"])
+    hf = _load_hf(path, hub_options, dtype, device_map, options["model_kwargs"], data_only)
     if device_map is None and not getattr(hf, "is_quantized", False):
         hf = hf.to(choose_device(device))
     if tokenizer is None or isinstance(tokenizer, str):
-        tokenizer = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else {})
+        tokenizer = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else _NO_CODE)
     elif tokenizer is False:
         tokenizer = None
     return LanguageModel(
@@ -169,13 +175,17 @@ def _load_hf(
     dtype: str | torch.dtype | None,
     device_map: Any,
     model_kwargs: dict[str, Any],
+    data_only: bool,
 ) -> Any:
-    arguments = {**hub_options, **model_kwargs}
+    arguments = {**hub_options, **model_kwargs, **({"use_safetensors": True} if data_only else {})}
     arguments.setdefault(_dtype_argument(), "auto" if dtype is None else parse_dtype(dtype))
     if device_map is not None:
         arguments["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
-    with model_said_plainly(path):
-        return _model_class(_configuration(path, hub_options)).from_pretrained(path, **arguments)
+    with model_said_plainly(path, data_only):
+        config = _configuration(path, hub_options)
+        if data_only and not hub_options["trust_remote_code"]:
+            _refuse_fetched_kernels(path, config)
+        return _model_class(config).from_pretrained(path, **arguments)
 
 
 def load_outline(
@@ -215,7 +225,7 @@ def load_outline(
         arguments["trust_remote_code"] = True
     with model_said_plainly(path), torch.device("meta"):
         hf = _model_class(config).from_config(config, **arguments)
-    words = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else {})
+    words = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else _NO_CODE)
     return LanguageModel(hf, words, name=str(source), forward_kwargs=forward_kwargs, is_outline=True)
 
 
@@ -230,6 +240,20 @@ def _hub_options(builtin: bool, revision: str | None, token: str | None, trust_r
         options["local_files_only"] = True
     named = {"revision": revision, "token": token}
     return options | {option: value for option, value in named.items() if value is not None}
+
+
+def _refuse_fetched_kernels(path: str, config: Any) -> None:
+    """``UserError`` where a model's configuration asks for compiled code that transformers fetches from the hub."""
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
+    for part in parts:
+        for name, known in (("_attn_implementation", ATTENTION), ("_experts_implementation", EXPERTS)):
+            chosen = getattr(part, name, None)
+            if chosen is not None and chosen not in known:
+                raise UserError(
+                    f"the configuration of {path!r} asks for {name.lstrip('_')} = {chosen!r:.100}, which may fetch and "
+                    f"run code; a model that a file names can have {', '.join(known)}. If you trust it, "
+                    f"{CONSENT}"
+                )
 
 
 def _configuration(path: str, hub_options: dict[str, Any]) -> Any:

@@ -57,6 +57,7 @@ class _Given:
     config: Any
     options: DataOptions
     model_source: str | None
+    trust_remote_code: bool
     progress: bool
 
     @property
@@ -69,7 +70,9 @@ class _Given:
         recorded = recorded_options(self.coder.metadata)
         if "model" not in recorded:
             raise ConfigError("the dictionary reads several models; benchmarks need one that reads a single model")
-        chosen = {} if self.model_source is None else {"source": self.model_source}
+        chosen: dict[str, Any] = {} if self.model_source is None else {"source": self.model_source}
+        if self.trust_remote_code:
+            chosen["trust_remote_code"] = True
         return model_again(override(recorded["model"], chosen, "model"))
 
     def labelled(self) -> data_files.LabelledTexts:
@@ -97,6 +100,7 @@ def run_benchmark(
     options: DataOptions | None = None,
     *,
     model: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> BenchmarkReport:
     """Run the benchmark called ``name`` (``BENCHMARKS`` has them) on ``coder``.
@@ -107,6 +111,7 @@ def run_benchmark(
         config: options of the benchmark's config class, its defaults if not given.
         options: where the data lies.
         model: a model in place of the recorded one.
+        trust_remote_code: whether code that comes with the model may run, whatever the dictionary says.
         progress: show bars on a terminal, logged lines elsewhere.
 
     Raises ``UnknownNameError`` for another name, ``ConfigError`` for data options that the benchmark needs or does not
@@ -120,7 +125,7 @@ def run_benchmark(
             raise ConfigError(f"the benchmark {name} takes {takes}, got {option}; leave it out")
     if benchmark.takes[:1] == ("data",) and options.data is None:
         raise ConfigError(f"the benchmark {name} needs a file; give data")
-    return benchmark.run(_Given(coder, config or benchmark.config(), options, model, progress))
+    return benchmark.run(_Given(coder, config or benchmark.config(), options, model, trust_remote_code, progress))
 
 
 def find_benchmark(name: str) -> Benchmark:

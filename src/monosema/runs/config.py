@@ -31,11 +31,12 @@ class ModelOptions:
     device_map: str | None = None
     """Placement over several devices (``auto``), in place of ``device``."""
     trust_remote_code: bool = False
-    """Whether code that comes with a hub repository may run."""
+    """Whether code that comes with the model may run; the command line or the environment says so, no file can."""
     tokenizer: str | None = None
     """Another tokenizer than the model's own."""
     model_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of ``from_pretrained``."""
+    """Further arguments of ``from_pretrained``; a file can name ``attn_implementation``, ``low_cpu_mem_usage`` and
+    ``quantization_config``, the environment any."""
     forward_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments added to every forward pass."""
 
@@ -161,7 +162,7 @@ class TokenizerOptions:
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
-    """Whether code that comes with a hub repository may run."""
+    """Whether code that comes with it may run; the command line or the environment says so, no file can."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,10 @@ from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 
 logger = logging.getLogger("monosema.runs.folder")
 
+_CONSENT_AGAIN = (
+    ". The run was started with consent to the model's own code, and its folder cannot consent again: give "
+    "--model.trust-remote-code, or load_model(..., trust_remote_code=True)"
+)
 CONFIG, ENVIRONMENT, LOST_METRICS = "config.yaml", "run.json", "metrics.lost.jsonl"
 _KERNEL_SETTINGS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
 """Environment variables with which MKL and oneDNN take other kernels."""
@@ -121,6 +125,7 @@ class RunFolder:
                 f"{self.path} belongs to another run (old -> new):\n  "
                 + "\n  ".join(lines)
                 + "\nnothing was changed; choose another out=, or use the old values to resume"
+                + (_CONSENT_AGAIN if any("trust_remote_code: True" in line for line in lines) else "")
             )
 
     def _is_ours(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from monosema.coders import Dictionary
 from monosema.core.config import from_plain, to_plain
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
-from monosema.data.rebuild import recorded_options
+from monosema.data.rebuild import described_options
 from monosema.runs.config import (
     MAIN_MODEL,
     CacheSource,
@@ -41,7 +41,7 @@ def run_config(
         return {"cache": to_plain(cache_source(rows)), **described, "evaluation": to_plain(evaluation)}
     if not isinstance(rows, ActivationStream):
         return {"rows": rows.record(), **described}
-    recorded = recorded_options(rows.record())
+    recorded = described_options(rows.record())
     return {
         **_models(recorded),
         "tokens": to_plain(from_plain(TokenOptions, recorded["tokens"])),

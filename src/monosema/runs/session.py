@@ -20,6 +20,7 @@ from monosema.data.rebuild import (
     model_again,
     models_again,
     override,
+    override_models,
     recorded_options,
     tokens_again,
 )
@@ -62,14 +63,23 @@ class Session:
         return self.stream.models or self.model
 
 
-def open_session(folder: str | os.PathLike[str], name: str | None = None, **overrides: Any) -> Session:
+def open_session(
+    folder: str | os.PathLike[str], name: str | None = None, *, trust_remote_code: bool = False, **overrides: Any
+) -> Session:
     """Rebuild model, tokens and stream from what the dictionary in ``folder`` recorded.
+
+    The model that the dictionary names is data: its weights are read from safetensors and its tokenizer is loaded, and
+    code that comes with it runs only with ``trust_remote_code``, whatever the dictionary says. Which recorded options
+    are used is listed in ``core/foreign.py``; a value that is not taken from a file is refused by name.
 
     ``overrides`` replace recorded options: ``model=`` and ``text=`` their sources, anything else by its name
     (``device="cpu"``, ``batch_size=512``, …). Each one that changes something is logged with both values. Where the
     dictionary reads several models, ``model=`` maps names to sources, and other options of models hold for all of them.
-    Raises ``FileError`` where the dictionary records no model or text, ``ConfigError`` on an unknown option.
+    Raises ``FileError`` where the dictionary records no model or text, ``ConfigError`` on an unknown option and on a
+    recorded one that is not taken from a file.
     """
+    if trust_remote_code:
+        overrides = {**overrides, "trust_remote_code": True}
     coder = hub.load(folder, name)
     recorded = recorded_options(coder.metadata)
     homes = {"model": ("model", "source"), "text": ("tokens", "source")}
@@ -89,7 +99,7 @@ def open_session(folder: str | os.PathLike[str], name: str | None = None, **over
 
 def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     if "models" not in recorded:
-        return {"model": override(recorded["model"], chosen, "model")}
+        return override_models(recorded, chosen)
     names = list(recorded["models"])
     sources = chosen.get("source", {})
     if not isinstance(sources, Mapping) or not set(sources) <= set(names):

@@ -83,3 +83,7 @@ def test_thresholds_are_kept_from_going_negative() -> None:
 def test_refused_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         JumpReLU(**options)
+
+
+def test_a_whole_number_is_a_starting_threshold() -> None:
+    assert JumpReLU(init_threshold=1).build(2).threshold.tolist() == [1.0, 1.0]

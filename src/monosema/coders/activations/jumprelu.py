@@ -33,9 +33,8 @@ class JumpReLUActivation(Activation):
     def __init__(self, config: JumpReLU, d_sae: int):
         super().__init__()
         self.config = config
-        self.threshold = nn.Parameter(
-            torch.full((d_sae,), _START if config.init_threshold is None else config.init_threshold)
-        )
+        start = _START if config.init_threshold is None else config.init_threshold
+        self.threshold = nn.Parameter(torch.full((d_sae,), start, dtype=torch.get_default_dtype()))
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
         """One pass finds all that is above ``θ - reach``; what is active and what is near are chosen from it."""

@@ -111,7 +111,7 @@ def _config(plan: CachePlan, n_rows: int) -> dict[str, Any]:
             "model_name": model.get("name"),
             "revision": model.get("revision"),
             "torch_dtype": model.get("dtype"),
-            "trust_remote_code": bool(model.get("trust_remote_code")),
+            "trust_remote_code": False,  # consent is not passed on
         },
         "dataset": {
             "dataset_name": tokens.get("source"),
