@@ -13,7 +13,7 @@ from monosema.core.errors import DataError, FileError, UserError
 from monosema.data.config import TextSource
 from monosema.data.documents import TextFingerprint, documents_from
 from monosema.data.documents import open_source as open_text
-from monosema.data.file_formats import PIECE_CHARACTERS, Document
+from monosema.data.file_formats import PIECE_CHARACTERS, Document, named_by_text
 
 TEXTS = ["the first", "the second"]
 
@@ -73,7 +73,7 @@ def test_a_folder_gives_its_files_in_order(tmp_path):
     (tmp_path / "sub" / "a.txt").write_text("alpha")
     (tmp_path / "picture.png").write_bytes(b"\xff")
     found = documents_from(open_source(tmp_path))
-    assert [(d.name, d.text) for d in found] == [("b.md#0", "beta"), ("sub/a.txt#0", "alpha")]
+    assert [*found] == [named_by_text("beta"), named_by_text("alpha")]
 
 
 def test_strings_and_datasets_give_their_texts_under_a_name_made_from_the_text():
@@ -117,7 +117,7 @@ def test_long_plain_text_is_cut_at_line_ends_and_nothing_is_lost(tmp_path):
     assert len(pieces) > 3
     assert all(len(piece.text) <= PIECE_CHARACTERS for piece in pieces)
     assert all(piece.text.endswith("\n") for piece in pieces[:3])
-    assert pieces[1].name == "long.txt#1"
+    assert pieces == [named_by_text(piece.text) for piece in pieces]
 
 
 def test_json_lines_are_cut_at_newlines_only(tmp_path):

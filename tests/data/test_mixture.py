@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monosema.core.errors import ConfigError, DataError
+from monosema.data import heldout
 from monosema.data.config import Mixture, TextSource
 from monosema.data.documents import TextFingerprint
 from monosema.data.file_formats import Document, named_by_text
@@ -78,7 +79,8 @@ def test_a_mixture_is_loaded_recorded_and_counted(tmp_path):
     assert tokens.record["text_sha256"] == expected.hexdigest(), "only what was used is counted"
 
 
-def test_what_is_held_out_of_a_part_is_what_is_held_out_of_it_alone():
+def test_what_is_held_out_of_a_long_part_is_what_is_held_out_of_it_alone(monkeypatch):
+    monkeypatch.setattr(heldout, "WINDOW_DOCUMENTS", 20)
     texts = {name: [words(4 + i % 20, 5 + k, 6 + i // 20) for i in range(80)] for k, name in enumerate("ab")}
     parts = {name: TextSource(source=rows) for name, rows in texts.items()}
     both = load_tokens(Mixture(parts=parts, when_dry="go_on"), word_tokenizer(), 4, heldout_fraction=0.3)

@@ -20,6 +20,7 @@ from monosema.data import (
     Packing,
     Positions,
     TextSource,
+    heldout,
     load_tokens,
     pretokenize,
     tokenise,
@@ -244,6 +245,7 @@ def test_another_text_is_noticed_when_it_goes_on(tmp_path, monkeypatch, change):
 
 
 def test_text_that_grew_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(heldout, "WINDOW_DOCUMENTS", 20)
     written(tmp_path / "whole")
     with monkeypatch.context() as patch:
         killed_at(patch, writer, "write_layout", 1)
@@ -399,3 +401,25 @@ def test_a_dictionary_is_the_same_to_the_bit_and_can_be_rebuilt(tmp_path, model,
     again = ActivationStream.from_coder(coder, model=model)
     assert again.split.fingerprint == fingerprints[0]
     assert isinstance(again.split.contexts, StoredContexts)
+
+
+def test_a_folder_of_an_older_version_keeps_its_sides_and_is_not_gone_on_with(tmp_path, monkeypatch):
+    def without_rule(folder: Path) -> None:
+        manifest = json.loads((folder / "monosema.json").read_text())
+        assert manifest.pop("heldout_rule")["below"] > 0
+        (folder / "monosema.json").write_text(json.dumps(manifest))
+
+    made = written(tmp_path / "whole")
+    without_rule(tmp_path / "whole")
+    again = written(tmp_path / "whole")
+    assert (again.train.fingerprint, again.heldout.fingerprint) == (made.train.fingerprint, made.heldout.fingerprint)
+    assert "heldout_rule" not in again.record
+    with monkeypatch.context() as patch:
+        killed_at(patch, writer, "write_shard", 3)
+        with pytest.raises(Killed):
+            written(tmp_path / "cut")
+    without_rule(tmp_path / "cut")
+    before = content(tmp_path / "cut")
+    with pytest.raises(ConfigError, match="begun by an older version, which held out other documents"):
+        written(tmp_path / "cut")
+    assert content(tmp_path / "cut") == before

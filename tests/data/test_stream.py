@@ -7,13 +7,13 @@ import logging
 
 import pytest
 import torch
-from data_tiny import BOS, SITES, VOCAB, hooked_rows, random_split, tiny_llama
+from data_tiny import BOS, SITES, VOCAB, hooked_rows, random_split, tiny_llama, word_tokenizer, words
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, DataError, UnknownNameError
-from monosema.data import ActivationStream, Tokens, TokenSplit
+from monosema.data import ActivationStream, Tokens, TokenSplit, load_tokens
 from monosema.models import LanguageModel
 
 BATCH, CHUNK = 10, 5
@@ -153,7 +153,6 @@ def test_loading_a_state_into_a_used_stream_forgets_what_it_had(model):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"split": random_split(seed=9)}, "fingerprint"),
         ({"split": random_split(special=5)}, "special_token_ids: "),
         ({"batch_size": 9}, "batch_size: 10 -> 9"),
         ({"seed": 8}, "seed: 3 -> 8"),
@@ -167,6 +166,34 @@ def test_a_state_of_another_stream_is_refused_naming_what_differs(model, options
     with pytest.raises(DataError, match=named) as caught:
         make_stream(model, **options).load_state_dict(state)
     assert str(caught.value).count("->") == 1
+
+
+def test_another_text_is_told_in_words(model):
+    def stream(texts=None, **options):
+        texts = texts or [words(*(4 + (i * 5 + k) % 27 for k in range(12))) for i in range(40)]
+        tokens = load_tokens(texts, **{"tokenizer": word_tokenizer(), "context_size": 8, **options})
+        return ActivationStream(model, tokens, SITES[0], 10)
+
+    def told(other, state=None):
+        with pytest.raises(DataError, match="the text differs from the one this run was begun with: ") as caught:
+            other.load_state_dict(through_a_file(stream().state_dict()) if state is None else state)
+        assert "give the same text to go on, or another out= (--out) for a new run" in str(caught.value)
+        assert other.split.fingerprint not in str(caught.value)
+        return str(caught.value)
+
+    texts = [words(*(4 + (i * 5 + k) % 27 for k in range(12))) for i in range(40)]
+    assert "the number of documents was 40, now it is 39" in told(stream(texts[:39]))
+    assert "its words are others, though it has as many" in told(stream(texts[::-1]))
+    assert "the context size was 8, now it is 7" in told(stream(context_size=7))
+    assert "the share held out was 0.02, now it is 0.3" in told(stream(heldout_fraction=0.3))
+    renamed = word_tokenizer(eos_token="</s>", unk_token="<unk>")
+    renamed.name_or_path = "renamed"
+    message = told(stream(tokenizer=renamed))
+    assert "the tokenizer was not known, now it is 'renamed'" in message
+    assert "the tokens that frame documents was '[0, None, 0, None]', now it is '[1, None, 1, None]'" in message
+    old = {key: value for key, value in stream(texts[:39]).state_dict().items() if key != "text"}
+    assert "the run is of an older version" in told(stream(), old)
+    stream(tokenizer=word_tokenizer()).load_state_dict(through_a_file(stream().state_dict()))
 
 
 def test_preview_consumes_nothing(model):

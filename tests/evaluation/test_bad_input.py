@@ -159,10 +159,15 @@ def test_nothing_to_evaluate_or_to_evaluate_with(decoder: LanguageModel, context
     with pytest.raises(ConfigError, match=r"mapping of models is empty; name at least one"):
         evaluate(random_sae(), {}, contexts)
     nothing = TokenSplit(torch.zeros(0, 8, dtype=torch.int32), frozenset(), "heldout")
-    for tokens in (nothing, Tokens(nothing, nothing, {"source": "text"})):
-        with pytest.raises(
-            DataError, match=r"the heldout split holds no context to evaluate; give more text, or .*heldout_"
-        ):
+    for tokens, how in (
+        (nothing, "give more text"),
+        (Tokens(nothing, nothing, {"source": "text"}), r"load_tokens\(\.\.\., heldout_fraction=0\.02\) sets some"),
+        (
+            Tokens(nothing, nothing, {"source": "text", "heldout_fraction": 0.1}),
+            "too few documents to fill a context of 8 tokens .*; give load_tokens more text or a smaller context_size",
+        ),
+    ):
+        with pytest.raises(DataError, match=rf"the heldout split holds no context to evaluate; .*{how}"):
             evaluate(random_sae(), decoder, tokens)
     for special in (torch.full((4, 6), BOS), torch.empty(4, 0, dtype=torch.long)):
         with pytest.raises(

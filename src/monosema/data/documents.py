@@ -1,7 +1,8 @@
 """Documents from the places text lives: the standard library, files, URLs, strings, records, datasets.
 
-A document is the unit of the train/held-out split, so its name (or a hash of its text) decides where it goes, on
-every machine alike. Documents come one after the other; no source is held in memory that was not there before.
+A document is the unit of the train/held-out split. A hash of its text (of a module of the standard library, its name)
+decides where it goes, on every machine and under every path alike. Documents come one after the other; no source is
+held in memory that was not there before.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def _from_dataset(dataset: Any, text_of: RecordText) -> Iterator[Document]:
     streamed = not hasattr(dataset, "__len__")
     names = dataset.column_names or list(next(iter(dataset), {}))
     column = text_of.column_among(names, "the dataset")
-    _require_sound(dataset, column)
+    require_sound(dataset, column)
     if dataset.column_names:
         dataset = dataset.select_columns([column])
     if streamed:
@@ -169,8 +170,8 @@ def _from_dataset(dataset: Any, text_of: RecordText) -> Iterator[Document]:
         yield named_by_text(text_of({column: value}, f"the dataset, row {i}"))
 
 
-def _require_sound(dataset: Any, column: str) -> None:
-    """``FileError`` where an Arrow file says that a text lies where none is: reading it would end the process."""
+def require_sound(dataset: Any, column: str) -> None:
+    """``FileError`` where an Arrow file says that a value lies where none is: reading it would end the process."""
     import pyarrow as pa
 
     table = getattr(getattr(dataset, "data", None), "table", None)

@@ -18,7 +18,7 @@ DOCUMENT_SEPARATOR = "<|endoftext|>"
 
 PIECE_CHARACTERS = 20_000
 """A longer document from a plain text file is cut into pieces of this size at line ends, so that a corpus of one
-long file can be split and shuffled as well."""
+long file can be split and shuffled as well. Neighboring pieces may be on different sides of the split."""
 
 MOST_JSON_BYTES = 2**28
 """A line of JSON lines, or a JSON list, with more bytes is refused: it would fill the memory."""
@@ -32,7 +32,9 @@ class Document:
     """One text with the name that decides on its split."""
 
     name: str
+    """A hash of the text; of a module of the standard library its own name."""
     text: str
+    """What is tokenised."""
 
 
 def named_by_text(text: str) -> Document:
@@ -48,27 +50,24 @@ def documents_in(file: TextFile, text_of: RecordText) -> Iterator[Document]:
     """
     readers = {".parquet": _parquet, ".json": _json_list, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(file.suffix)
-    if reader is None:
-        yield from _plain(file)
-    else:
-        yield from (named_by_text(text) for text in reader(file, text_of))
+    texts = _plain(file) if reader is None else reader(file, text_of)
+    yield from map(named_by_text, texts)
 
 
-def _plain(file: TextFile) -> Iterator[Document]:
-    if _has_separator(file):
+def _plain(file: TextFile) -> Iterator[str]:
+    if not _has_separator(file):
         with file.open() as stream:
-            for part in _parts(_decoded(stream, file)):
-                text = part.strip("\n")
-                if text.strip():
-                    yield named_by_text(text)
+            yield from _pieces(_decoded(stream, file))
         return
     with file.open() as stream:
-        for i, piece in enumerate(_pieces(_decoded(stream, file))):
-            yield Document(f"{file.name}#{i}", piece)
+        for part in _parts(_decoded(stream, file)):
+            text = part.strip("\n")
+            if text.strip():
+                yield text
 
 
 def _has_separator(file: TextFile) -> bool:
-    """Whether documents are parted inside ``file``: they are named otherwise then, so it must be known beforehand."""
+    """Whether documents are parted inside ``file``: it is not cut into pieces then, so it must be known beforehand."""
     wanted = DOCUMENT_SEPARATOR.encode()
     with file.open() as stream:
         seen = b""

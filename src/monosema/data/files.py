@@ -49,7 +49,7 @@ class TextFile:
     """One file."""
 
     name: str
-    """What its documents are called by: its path below the folder, or below the fixed part of the glob."""
+    """Its path below the folder, or below the fixed part of the glob."""
     label: str
     """Path or URL, for messages."""
     path: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.data.config import MIXTURE, Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule, special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
+from monosema.data.heldout import WINDOW_DOCUMENTS, Divider, HeldoutRule, choose_by_hash
 from monosema.data.packed.contexts import DOCUMENTS, StoredContexts
 from monosema.data.packed.manifest import is_packed
 from monosema.data.packed.read import StoredTokens, open_packed
 from monosema.data.packing import (
     PADDED_MODES,
+    PADDING,
     PackedBlock,
     PackingRule,
     document_numbers,
@@ -31,12 +34,14 @@ from monosema.data.packing import (
 )
 from monosema.data.packing_config import Packing, Positions
 from monosema.data.pretokenised import find_metadata, framing, opening_token, read_rows
-from monosema.data.reading import BlockReader, gather_heldout, open_readers, streamed_split
+from monosema.data.reading import BlockReader, choose_streamed, gather_heldout, open_readers, streamed_split
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
-from monosema.data.stdlib import STDLIB, is_heldout_name
+from monosema.data.stdlib import STDLIB
 from monosema.data.tokenise import encode
 from monosema.data.tokens import Tokens, TokenSplit
 from monosema.data.workers import Workers
+
+logger = logging.getLogger("monosema.data")
 
 DEFAULT_HELDOUT_FRACTION = 0.02
 
@@ -67,12 +72,14 @@ def load_tokens(
         source: ``"stdlib"``; a file (.txt, .md, .rst, .py, .json, .jsonl, .ndjson, .parquet; also .gz and .zst), a
             folder of them, a glob, a URL of these that fsspec knows (``s3://bucket/*.jsonl.zst``); an iterable of
             strings, of records or of ``pathlib.Path``, or a function that returns one; a Hugging Face dataset, one
-            saved on disk, or its name; a dataset with a ``tokens`` or ``input_ids`` column; a ``Mixture``; a
+            saved on disk, or its name; a dataset with a ``tokens`` or ``input_ids`` column, whose
+            ``attention_mask``, where there is one, says what is padding; a ``Mixture``; a
             folder that ``pretokenize`` wrote, which is memory-mapped and says how text was read and packed.
         tokenizer: a transformers tokenizer (``model.tokenizer``).
         context_size: tokens in a context. May be left out for pretokenised data, whose first row then decides.
-        heldout_fraction: share of the documents held out, chosen by a hash of the document (of the module's name for
-            ``"stdlib"``). Default 0.02, and 0.05 for ``"stdlib"``.
+        heldout_fraction: share of the documents held out, chosen by a hash of the text (of the module's name for
+            ``"stdlib"``); 0 for none. Default 0.02, and 0.05 for ``"stdlib"``. At least one context is held out where
+            the text has two; see ``HeldoutRule`` and ``choose_heldout``.
         exclude_special_tokens: positions holding these tokens never become training rows: True for the tokenizer's
             special tokens, False for none, or a list of ids.
         column: name of the column of text, of conversations (lists of {role, content} or {from, value}, written by the
@@ -119,7 +126,7 @@ def load_tokens(
             raise ConfigError(
                 f"{source} holds packed tokens, which are memory-mapped; leave out in_memory, n_processes"
             )
-        return _from_packed(Path(source), wanted, text.chosen() | {"heldout_fraction": heldout_fraction})
+        return _checked(_from_packed(Path(source), wanted, text.chosen() | {"heldout_fraction": heldout_fraction}))
     fraction = resolve_heldout_fraction(source, heldout_fraction)
     opened = open_parts(text)
     record = {
@@ -136,12 +143,19 @@ def load_tokens(
         if not in_memory:
             raise ConfigError("pretokenised rows are read at once; leave out in_memory=False")
         assert isinstance(text, TextSource)
-        return _from_rows(next(iter(opened.values())), ids, text, wanted, record)
+        return _checked(_from_rows(next(iter(opened.values())), ids, text, wanted, record))
     if in_memory:
-        return _from_text(text, opened, wanted, record, n_processes)
+        return _checked(_from_text(text, opened, wanted, record, n_processes))
     if n_processes != 1:
         raise ConfigError("n_processes tokenises all at once; with in_memory=False leave it out")
-    return _streamed(text, opened, wanted, record)
+    return _checked(_streamed(text, opened, wanted, record))
+
+
+def _checked(tokens: Tokens) -> Tokens:
+    """``tokens``; it is logged where text should have been held out and none is."""
+    if tokens.record["heldout_fraction"] > 0 and tokens.heldout.n_contexts == 0:
+        logger.warning("nothing is held out: %s", tokens.how_to_hold_out)
+    return tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,30 +228,58 @@ def _from_rows(dataset: Any, column: str, text: TextSource, wanted: _Wanted, rec
         raise ConfigError("packing is for text; pretokenised rows are taken as they are: leave it out")
     metadata = find_metadata(text.source)
     rows = read_rows(dataset, column, wanted.context_size, text.max_documents, wanted.tokenizer, metadata)
-    documents = document_numbers(
-        rows, None if wanted.attend_across_documents else opening_token(wanted.tokenizer, metadata)
-    )
-    fraction = record["heldout_fraction"]
-    held = np.array([is_heldout_name(hashlib.sha256(row.tobytes()).hexdigest(), fraction) for row in rows])
-    train, heldout = (PackedBlock(rows[side], documents[side]) for side in (~held, held))
-    found = {"pretokenised_column": column, "n_documents": len(rows), **framing(wanted.tokenizer, metadata)}
-    return _tokens(train, heldout, wanted, {**record, **found})
+    opens = None if wanted.attend_across_documents else opening_token(wanted.tokenizer, metadata)
+    documents = document_numbers(rows.ids, opens)
+    documents[rows.is_padding] = PADDING
+    rule, held = _heldout_rows(rows.ids, record["heldout_fraction"])
+    train, heldout = (PackedBlock(rows.ids[side], documents[side]) for side in (~held, held))
+    found = {
+        "pretokenised_column": column,
+        "n_documents": len(rows.ids),
+        **({"n_padding": int(rows.is_padding.sum())} if rows.is_padding.any() else {}),
+        "n_heldout_documents": int(held.sum()),
+        "heldout_rule": to_plain(rule),
+        **framing(wanted.tokenizer, metadata),
+    }
+    return _tokens(train, heldout, wanted, {**record, **found}, is_padded=bool(rows.is_padding.any()))
+
+
+def _heldout_rows(rows: np.ndarray, fraction: float) -> tuple[HeldoutRule, np.ndarray]:
+    """The rule for rows that are a document and a context each, and for each row whether it is held out."""
+    names = [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
+    rule = HeldoutRule(below=0.0)
+    if fraction > 0:
+        rule = choose_by_hash(
+            names[:WINDOW_DOCUMENTS],
+            fraction,
+            is_whole=len(names) < WINDOW_DOCUMENTS,
+            is_counted=True,
+            fills=lambda name: True,
+        )
+    return rule, np.array([rule.concerns(name, heldout=True) for name in names])
 
 
 def _from_text(
     text: TextSource | Mixture, opened: Mapping[str, Any], wanted: _Wanted, record: dict[str, Any], n_processes: int
 ) -> Tokens:
     """Text that is tokenised now, all of it."""
-    rule, fraction = wanted.packing_rule(), record["heldout_fraction"]
+    rule = wanted.packing_rule()
+    divider = Divider(record["heldout_fraction"], rule, is_counted=is_counted(text))
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with Workers(wanted.tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers:
         corpus = Corpus(text, opened, wanted.tokenizer, workers)
-        for each in corpus:
-            sides[is_heldout_name(each.document.name, fraction)].append(each.tokens)
+        for each in divider(corpus):
+            sides[0].append(each.train)
+            sides[1].append(each.heldout)
     if not any(sides):
         raise DataError("the text is empty")
     train, heldout = (joined(pack_blocks(side, rule), rule.context_size) for side in sides)
-    found = {**rule.record(), **corpus.record(), "n_heldout_documents": len(sides[1])}
+    found = {
+        **rule.record(),
+        **corpus.record(),
+        "n_heldout_documents": divider.n_heldout,
+        "heldout_rule": to_plain(divider.rule),
+    }
     return _tokens(train, heldout, wanted, {**record, **found})
 
 
@@ -250,21 +292,24 @@ def _streamed(text: TextSource | Mixture, opened: Mapping[str, Any], wanted: _Wa
         tokenizer=wanted.tokenizer,
         packing=packing,
         keeps_documents=wanted.keeps_documents,
-        heldout_fraction=record["heldout_fraction"],
+        heldout=HeldoutRule(below=0.0),
     )
+    reader = choose_streamed(reader, record["heldout_fraction"], is_counted=is_counted(text))
     heldout, seen = gather_heldout(reader)
     record = {**record, **packing.record(), **seen}
     train = streamed_split(reader, wanted.rule, record)
     return Tokens(train, _split(heldout, wanted.rule, "heldout"), record, wanted.tokenizer)
 
 
-def _tokens(train: PackedBlock, heldout: PackedBlock, wanted: _Wanted, record: dict[str, Any]) -> Tokens:
-    """The two sides in memory."""
+def _tokens(
+    train: PackedBlock, heldout: PackedBlock, wanted: _Wanted, record: dict[str, Any], *, is_padded: bool = False
+) -> Tokens:
+    """The two sides in memory; ``is_padded`` says that there is padding whatever is ``wanted``."""
     context_size = train.ids.shape[1]
     refuse_too_little(len(train.ids), context_size)
 
     def split(block: PackedBlock, name: str) -> TokenSplit:
-        documents = torch.from_numpy(block.documents) if wanted.keeps_documents else None
+        documents = torch.from_numpy(block.documents) if wanted.keeps_documents or is_padded else None
         return _split(Contexts(torch.from_numpy(block.ids), documents), wanted.rule, name)
 
     return Tokens(
@@ -295,6 +340,12 @@ def text_source(source: Any, *, data_files: Any = None, **options: Any) -> TextS
     if chosen:
         raise ConfigError(f"a mixture's parts have their own {', '.join(chosen)}; set them in TextSource(...)")
     return source
+
+
+def is_counted(text: TextSource | Mixture) -> bool:
+    """Whether documents of a short text are counted to hold out a share of them; modules are chosen by name alone."""
+    parts = text.parts.values() if isinstance(text, Mixture) else [text]
+    return not any(isinstance(part.source, str) and part.source == STDLIB for part in parts)
 
 
 def _file_names(data_files: Any) -> tuple[str, ...] | None:

@@ -1,17 +1,15 @@
-"""Rows of token ids that somebody else made: cut to one length, and held against the tokenizer they are read with."""
+"""Rows of token ids that somebody else made, held against what is written beside them and the tokenizer in use."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.files import read_json
+from monosema.data.token_rows import TokenRows, token_rows
 
 logger = logging.getLogger("monosema.data")
 
@@ -53,29 +51,11 @@ def read_rows(
     max_rows: int | None,
     tokenizer: Any,
     metadata: Mapping[str, Any],
-) -> np.ndarray:
-    """The rows ``[n, context_size]`` int32 of ``column``, longer ones cut; the first row's length where it is None.
-
-    Raises ``DataError`` for rows that are too short, and for ids that are not the tokenizer's or not framed as
-    ``metadata`` says.
-    """
-    if hasattr(dataset, "__len__"):
-        rows = dataset.select_columns([column]).with_format("numpy")[:max_rows][column]
-    else:  # streamed
-        rows = [np.asarray(row[column]) for row in itertools.islice(dataset, max_rows)]
-    lengths = {len(row) for row in rows}
-    if not lengths:
-        raise DataError("the pretokenised dataset is empty")
-    size = context_size if context_size is not None else len(rows[0])
-    if min(lengths) < size:
-        raise DataError(
-            f"a pretokenised row has {min(lengths)} tokens, context_size is {size}; use context_size={min(lengths)}"
-        )
-    if max(lengths) > size:
-        logger.warning("pretokenised rows of up to %d are cut to %d", max(lengths), size)
-    contexts = np.stack([np.asarray(row[:size]) for row in rows]).astype(np.int32)
-    _check(contexts, max(lengths), tokenizer, metadata)
-    return contexts
+) -> TokenRows:
+    """``token_rows``, held against ``metadata``; ``DataError`` for rows that are not framed as that says."""
+    rows = token_rows(dataset, column, context_size, max_rows, tokenizer)
+    _check(rows, tokenizer, metadata)
+    return rows
 
 
 def framing(tokenizer: Any, metadata: Mapping[str, Any]) -> dict[str, int | None]:
@@ -96,15 +76,9 @@ def opening_token(tokenizer: Any, metadata: Mapping[str, Any]) -> int:
     return known[0]
 
 
-def _check(contexts: np.ndarray, length: int, tokenizer: Any, metadata: Mapping[str, Any]) -> None:
+def _check(rows: TokenRows, tokenizer: Any, metadata: Mapping[str, Any]) -> None:
     if tokenizer is None:
         return
-    low, high = int(contexts.min()), int(contexts.max())
-    if low < 0 or high >= len(tokenizer):
-        raise DataError(
-            f"the pretokenised rows hold token id {low if low < 0 else high}, the tokenizer's are 0 to "
-            f"{len(tokenizer) - 1}: they were made by another one; pass that, or tokenise the text anew"
-        )
     theirs, ours = str(metadata.get("tokenizer_name") or ""), str(getattr(tokenizer, "name_or_path", "") or "")
     if theirs and ours and Path(theirs).name != Path(ours).name:
         logger.warning(
@@ -113,14 +87,14 @@ def _check(contexts: np.ndarray, length: int, tokenizer: Any, metadata: Mapping[
             theirs,
             ours,
         )
-    if metadata.get("context_size") not in (None, length):
+    if metadata.get("context_size") not in (None, rows.longest):
         raise DataError(
-            f"{METADATA} speaks of rows of {metadata['context_size']} tokens, the dataset has rows of {length}; the "
-            "file belongs to another dataset: delete it, or get the right one"
+            f"{METADATA} speaks of rows of {metadata['context_size']} tokens, the dataset has rows of {rows.longest}; "
+            "the file belongs to another dataset: delete it, or get the right one"
         )
-    begin = framing(tokenizer, metadata).get("begin_context")
-    if begin is not None and not bool((contexts[:, 0] == begin).all()):
-        other = int(contexts[:, 0][contexts[:, 0] != begin][0])
+    begin, first = framing(tokenizer, metadata).get("begin_context"), rows.ids[:, 0]
+    if begin is not None and not bool((first == begin).all()):
+        other = int(first[first != begin][0])
         raise DataError(
             f"by {METADATA} every row begins with {metadata[_MARKS['begin_context']]!r}, which is {begin} for this "
             f"tokenizer, but one begins with {other}: the rows were made with another tokenizer; pass that one"

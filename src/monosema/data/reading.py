@@ -6,20 +6,22 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from monosema.core.config import to_plain
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
 from monosema.data.config import Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule
 from monosema.data.documents import documents_from, open_source
 from monosema.data.file_formats import Document, named_by_text
+from monosema.data.heldout import HeldoutRule, Window, choose_heldout
 from monosema.data.packing import PackingRule, joined, pack_blocks
 from monosema.data.records import RecordText
-from monosema.data.stdlib import is_heldout_name
 from monosema.data.streamed import Block, StreamedSplit
 from monosema.data.tokenise import tokenise
 
@@ -101,8 +103,8 @@ class BlockReader:
     """How documents become contexts."""
     keeps_documents: bool
     """Whether contexts come with their documents, for models to keep apart or for padding."""
-    heldout_fraction: float
-    """Share of documents that are left out."""
+    heldout: HeldoutRule
+    """Which documents are left out."""
 
     def __call__(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[Block]:
         for batch, at in self.documents(seed, epoch, place):
@@ -128,15 +130,20 @@ class BlockReader:
 
     def contexts(self, documents: list[Document], *, heldout: bool) -> tuple[Contexts, int]:
         """One side of ``documents``, packed; and its number of tokens."""
-        side = [
-            each
-            for each in documents
-            if each.text.strip() and is_heldout_name(each.name, self.heldout_fraction) == heldout
-        ]
-        tokens = [each.tokens for each in tokenise(side, self.tokenizer)]
+        tokens = self.tokens(documents, heldout=heldout)
+        return self.packed(tokens), sum(map(len, tokens))
+
+    def tokens(self, documents: list[Document], *, heldout: bool) -> list[np.ndarray]:
+        """The tokens of ``documents`` that are on that side."""
+        rule = self.heldout
+        side = [each for each in documents if each.text.strip() and rule.concerns(each.name, heldout=heldout)]
+        return [rule.part(each.document.name, each.tokens, heldout=heldout) for each in tokenise(side, self.tokenizer)]
+
+    def packed(self, tokens: list[np.ndarray]) -> Contexts:
+        """Contexts of documents with these ``tokens``."""
         packed = joined(pack_blocks(tokens, self.packing), self.packing.context_size)
         documents_NT = torch.from_numpy(packed.documents) if self.keeps_documents else None
-        return Contexts(torch.from_numpy(packed.ids), documents_NT), sum(map(len, tokens))
+        return Contexts(torch.from_numpy(packed.ids), documents_NT)
 
 
 def open_readers(source: TextSource | Mixture, opened: Mapping[str, Any], tokenizer: Any) -> dict[str, DocumentReader]:
@@ -151,27 +158,50 @@ def open_readers(source: TextSource | Mixture, opened: Mapping[str, Any], tokeni
     return {name: DocumentReader(source=part, opened=opened[name], tokenizer=tokenizer) for name, part in parts.items()}
 
 
+def choose_streamed(reader: BlockReader, fraction: float, *, is_counted: bool) -> BlockReader:
+    """``reader`` with the rule that holds out a ``fraction`` of documents, chosen by the first ones of the text."""
+    if fraction == 0:
+        return replace(reader, heldout=HeldoutRule(below=0.0))
+    window, first = Window(), list[Document]()
+    for batch, at in reader.documents(0, 0, None):
+        at[at["last"]]["n_tokens"] += max(1, sum(len(each.text) for each in batch))
+        for each in batch:
+            if each.text.strip() and not window.is_full:
+                first.append(each)
+                window.add(each)
+        if window.is_full:
+            break
+    tokenised = [*tokenise(first, reader.tokenizer)]
+    rule = choose_heldout(tokenised, fraction, reader.packing, is_whole=not window.is_full, is_counted=is_counted)
+    return replace(reader, heldout=rule)
+
+
 def gather_heldout(reader: BlockReader) -> tuple[Contexts, dict[str, Any]]:
     """Held-out contexts from the beginning of the text, and what is seen of it, JSON-able.
 
     Raises ``DataError`` where the text is empty.
     """
-    digest, contexts, n_read, n_tokens = hashlib.sha256(), [], 0, 0
+    digest, tokens, n_read, n_tokens = hashlib.sha256(), list[np.ndarray](), 0, 0
     for batch, at in reader.documents(0, 0, None):
-        packed, n = reader.contexts(batch, heldout=True)
+        own = reader.tokens(batch, heldout=True)
+        n = sum(map(len, own))
         at[at["last"]]["n_tokens"] += max(n, 1)
-        contexts.append(packed)
+        tokens += own
         n_tokens += n
         if n_read == 0:
             for each in batch:
                 digest.update(each.name.encode("utf-8", "surrogatepass"))
         n_read += len(batch)
-        if n_tokens >= HELDOUT_TOKENS or reader.heldout_fraction == 0:
+        if n_tokens >= HELDOUT_TOKENS or reader.heldout.is_empty:
             break
     if n_read == 0:
         raise DataError("the text is empty")
-    seen = {"first_documents_sha256": digest.hexdigest(), "n_documents_read_for_heldout": n_read}
-    return Contexts.joined(contexts), seen
+    seen = {
+        "first_documents_sha256": digest.hexdigest(),
+        "n_documents_read_for_heldout": n_read,
+        "heldout_rule": to_plain(reader.heldout),
+    }
+    return reader.packed(tokens), seen
 
 
 def streamed_split(reader: BlockReader, rule: RowRule, record: Mapping[str, Any]) -> StreamedSplit:

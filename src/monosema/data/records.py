@@ -52,4 +52,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _hint(value: Any) -> str:
-    return " or a list of {role, content} messages" if isinstance(value, (list, tuple)) else ""
+    if not isinstance(value, (list, tuple)):
+        return ""
+    if value and isinstance(value[0], int):
+        return "; token ids are read from a Hugging Face dataset: datasets.Dataset.from_list(...) makes one of records"
+    return " or a list of {role, content} messages"

@@ -71,9 +71,13 @@ def stdlib_modules(*, tests: bool = False, folder: Path | None = None) -> list[M
 
 
 def is_heldout_name(name: str, fraction: float) -> bool:
-    """Whether the document called ``name`` is held out: the first 64 bits of sha256(name) / 2^64 < ``fraction``."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    """Whether the document called ``name`` is held out: ``name_hash(name)`` / 2^64 < ``fraction``."""
+    return name_hash(name) < fraction * 2**64
+
+
+def name_hash(name: str) -> int:
+    """The first 64 bits of sha256(``name``)."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _sources(root: Path, *, tests: bool) -> Iterator[Path]:

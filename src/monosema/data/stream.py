@@ -23,6 +23,7 @@ from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk
 from monosema.data.config import IN_MEMORY
 from monosema.data.contexts import Contexts
 from monosema.data.harvest import Autocast, Harvester
+from monosema.data.identity import describe_text, other_text
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
 from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
@@ -113,6 +114,7 @@ class ActivationStream:
             self.tokens.require_vocabulary_of(self._named_models.first)
         self.split: TokenSplit | StreamedSplit = tokens.train if isinstance(tokens, Tokens) else tokens
         self.tokens_record = dict(tokens.record) if isinstance(tokens, Tokens) else {"source": IN_MEMORY}
+        self._text = describe_text(self.tokens_record, self.split, self.tokens and self.tokens.tokenizer)
         reads = self._named_models.sites(hook_names)
         self.layout = RowLayout(reads, reads if targets is None else self._named_models.sites(targets))
         self.autocast, self.compile = autocast, compile
@@ -314,11 +316,16 @@ class ActivationStream:
             "chunk_ids": text.ids,
             "chunk_documents": torch.zeros(0, dtype=torch.int16) if text.documents is None else text.documents,
             "identity": self._identity(),
+            "text": self._text,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken; ``DataError`` where the corpus or the options are others."""
-        different = differences(state["identity"], self._identity())
+        identity = self._identity()
+        if state["identity"].get("fingerprint") != identity["fingerprint"]:
+            before = state.get("text")
+            raise DataError(other_text(before if isinstance(before, Mapping) else None, self._text))
+        different = differences(state["identity"], identity)
         if different:
             raise DataError("the stream's state belongs to another stream; it differs in " + "; ".join(different))
         self._forget()

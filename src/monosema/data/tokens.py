@@ -132,6 +132,17 @@ class Tokens:
     def context_size(self) -> int:
         return self.train.context_size
 
+    @property
+    def how_to_hold_out(self) -> str:
+        """What to do where the held-out side is empty."""
+        function = "pretokenize" if "pretokenized" in self.record else "load_tokens"
+        if not self.record.get("heldout_fraction"):
+            return f"{function}(..., heldout_fraction=0.02) sets some text aside"
+        return (
+            f"the text has too few documents to fill a context of {self.context_size} tokens beside those trained on; "
+            f"give {function} more text or a smaller context_size"
+        )
+
     def require_vocabulary_of(self, model: LanguageModel) -> None:
         """Raise ``ConfigError`` where the ids mean something else to ``model``; not known without both tokenizers.
 

@@ -66,10 +66,8 @@ def choose_contexts(
         tokens.require_vocabulary_of(next(iter(models)))
     split = _split_of(tokens, frozenset().union(*(model.special_token_ids for model in models)))
     if split.contexts.numel() == 0:
-        raise DataError(
-            f"the {split.name} split holds no context to evaluate; give more text, or tokenise with a larger "
-            "heldout_fraction"
-        )
+        how = tokens.how_to_hold_out if isinstance(tokens, Tokens) else "give more text"
+        raise DataError(f"the {split.name} split holds no context to evaluate; {how}")
     for model in models:
         if model.context_size is not None and split.context_size > model.context_size:
             raise ShapeError(

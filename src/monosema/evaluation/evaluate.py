@@ -71,6 +71,9 @@ def evaluate(
     the mask token at each); what is measured on its activations is measured on unmasked text. Figures that depend on
     text have a 95 % confidence interval by document (``Report.intervals``).
 
+    A model without a language-model head (a reward model, a bare ``AutoModel``) predicts nothing: its report has no
+    losses, as with ``losses=False``, and a note that says so.
+
     Of a dictionary of queries or keys, one head's or all, the attention patterns of the heads concerned are compared
     as well (``pattern_kl``); that block's eager attention forms them, whatever attention the model runs.
 

@@ -69,6 +69,11 @@ def no_task(models: Mapping[str, LanguageModel]) -> str:
     n_encoders = sum(model.is_encoder for model in models.values())
     if 0 < n_encoders < len(models):
         return "an encoder and a decoder have no task in common"
+    for model in models.values():
+        if not model.has_head:
+            return (
+                f"{type(model.hf).__name__} has no language-model head (a …ForCausalLM or …ForMaskedLM class has one)"
+            )
     if n_encoders and mask_token_id(models) is None:
         return "the model is an encoder and its tokenizer has no mask token"
     return ""

@@ -75,6 +75,8 @@ def collect_features(
     if isinstance(tokens, Tokens):
         tokens.require_vocabulary_of(models.first)
     split = tokens.heldout if isinstance(tokens, Tokens) else tokens
+    if isinstance(tokens, Tokens) and len(split) == 0:
+        raise DataError(f"the {split.name} split holds no context; {tokens.how_to_hold_out}")
     chosen = slice(_n_contexts(split, list(models.by_name.values()) or [models.first], n_tokens))
     contexts_NT, special_NT = split.contexts[chosen], ~split.row_mask(chosen)
     statistics = LatentStatistics(coder.d_sae, n_histogram_bins)
@@ -216,7 +218,7 @@ def _sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
 def _n_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_tokens: int | None) -> int:
     """How many of the first contexts hold ``n_tokens`` tokens."""
     if len(split) == 0:
-        raise DataError(f"the {split.name} split holds no context; give more text or a larger heldout_fraction")
+        raise DataError(f"the {split.name} split holds no context; give more text")
     for model in models:
         if model.context_size is not None and split.context_size > model.context_size:
             raise ShapeError(

@@ -151,6 +151,11 @@ class LanguageModel:
         return self.hf.dtype
 
     @property
+    def has_head(self) -> bool:
+        """Whether it predicts tokens: reward models, classifiers and bare ``AutoModel`` classes do not."""
+        return self.hf.get_output_embeddings() is not None
+
+    @property
     def hook_names(self) -> tuple[str, ...]:
         """Every hook name this model defines, in the order of the computation.
 
@@ -209,10 +214,11 @@ class LanguageModel:
     ) -> Tensor:
         output = self._run(tokens_BT, attention_mask, token_type_ids, documents_BT)
         logits: Tensor | None = getattr(output, "logits", None)
-        if logits is None or self.hf.get_output_embeddings() is None:
+        if logits is None or not self.has_head:
             raise UserError(
                 f"{type(self.hf).__name__} has no language-model head and so no logits; load a "
-                "…ForCausalLM or …ForMaskedLM class (capture and edits work without one)"
+                "…ForCausalLM or …ForMaskedLM class (capture and edits work without one, and evaluate(..., "
+                "losses=False))"
             )
         return logits
 

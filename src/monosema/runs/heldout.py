@@ -8,7 +8,9 @@ from typing import Any
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
+from monosema.data.named_models import split_site_name
 from monosema.evaluation import Report, evaluate
+from monosema.evaluation.tasks import no_task
 from monosema.runs.columns import Columns
 from monosema.runs.config import EvaluationOptions
 from monosema.training import TrainingConfig
@@ -22,23 +24,46 @@ LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "
 RowSource = ActivationStream | ActivationCache | ArrayRows | IterableRows
 
 
-def check_heldout(config: TrainingConfig, rows: RowSource) -> None:
-    """``ConfigError`` where ``config`` wants figures of held-out rows that ``rows`` cannot give."""
+def check_heldout(config: TrainingConfig, rows: RowSource, columns: Columns) -> None:
+    """``ConfigError`` where ``config`` wants figures of held-out rows that ``rows`` cannot give.
+
+    That a report will have no losses is logged.
+    """
     if config.eval_every > 0 and not has_heldout(rows):
-        raise ConfigError(
-            "eval_every needs held-out rows: load_tokens(..., heldout_fraction=...) sets text aside, "
-            "ArrayRows(..., validation_fraction=...) rows; or leave eval_every at 0"
+        tokens = rows.tokens if isinstance(rows, ActivationStream) else None
+        how = (
+            "load_tokens(..., heldout_fraction=...) sets text aside, ArrayRows(..., validation_fraction=...) rows"
+            if tokens is None
+            else tokens.how_to_hold_out
         )
+        raise ConfigError(f"eval_every needs held-out rows: {how}; or leave eval_every at 0")
+    no_losses = why_no_losses(rows, columns) if isinstance(rows, ActivationStream) else ""
+    if no_losses and has_heldout(rows):
+        logger.warning("reports of this run have no cross-entropy or KL: %s", no_losses)
     if config.keep_best is None:
         return
     models = rows.models if isinstance(rows, ActivationStream) else {}
-    losses = LOSS_FIGURES if isinstance(rows, ActivationStream) else ()
+    losses = LOSS_FIGURES if isinstance(rows, ActivationStream) and not no_losses else ()
     names = [*ROW_FIGURES, *(f"{name}/{key}" if key else name for name in losses for key in models or ("",))]
     if config.keep_best.removeprefix("heldout/") not in names:
         raise ConfigError(
             f"keep_best={config.keep_best!r} is not measured on this source; it has "
             + ", ".join(f"heldout/{name}" for name in names)
         )
+
+
+def why_no_losses(rows: ActivationStream, columns: Columns) -> str:
+    """Why no loss can be measured with a dictionary of ``columns`` in place of its sites; empty where one can."""
+    return no_task(rows.models or {"": rows.model}) or _capture_only(rows, columns)
+
+
+def _capture_only(rows: ActivationStream, columns: Columns) -> str:
+    for name in columns.hook_name_out.split("+"):
+        key, hook = split_site_name(name, rows.models) if rows.models else ("", name)
+        site = (rows.models[key] if key else rows.model).site(hook)
+        if not site.writable:
+            return f"{site.name!r} can be read but not written ({site.read_only_reason})"
+    return ""
 
 
 def has_heldout(rows: RowSource) -> bool:
@@ -62,7 +87,8 @@ def measure(
         return evaluate(coder, activations=(columns.of(part) for part in parts), n_tokens=options.n_tokens)
     assert isinstance(rows, ActivationStream)
     if rows.tokens is None or not has_heldout(rows):
-        logger.warning("no held-out text, no report: load_tokens(..., heldout_fraction=...) sets some aside")
+        how = "make the stream of a Tokens" if rows.tokens is None else rows.tokens.how_to_hold_out
+        logger.warning("no held-out text, no report: %s", how)
         return None
     return evaluate(
         coder,
@@ -71,6 +97,7 @@ def measure(
         n_tokens=options.n_tokens,
         n_loss_tokens=options.n_loss_tokens,
         ablation=options.ablation,
+        losses=not _capture_only(rows, columns),
         progress=progress is not False,
     )
 

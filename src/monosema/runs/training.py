@@ -24,7 +24,7 @@ from monosema.evaluation import Report
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
-from monosema.runs.heldout import RowSource, check_heldout, measure
+from monosema.runs.heldout import RowSource, check_heldout, measure, why_no_losses
 from monosema.runs.keeper import Keeper, save_coder
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
@@ -165,7 +165,7 @@ class _Run:
         options: EvaluationOptions,
         optimizer: OptimizerFactory | None,
     ):
-        check_heldout(config, rows)
+        check_heldout(config, rows, columns)
         self.name, self.rows, self.options = name, rows, options
         self.columns = columns
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
@@ -175,6 +175,8 @@ class _Run:
         if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
             if not isinstance(rows, ActivationStream):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream')
+            if not all(each.has_head for each in rows.models.values() or [rows.model]):
+                raise ConfigError(f'Resample(by="model_loss") needs losses: {why_no_losses(rows, columns)}')
             self.trainer.model_losses = model_loss_increase(
                 rows, config.seed, one_per_context=config.revive.rule.one_per_context
             )

@@ -16,6 +16,7 @@ from typing import Any
 from monosema.core.config import from_plain, to_plain
 from monosema.core.errors import ConfigError, FileError, first_line
 from monosema.core.files import read_json, write_json
+from monosema.data.heldout import HeldoutRule
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packing import PADDED_MODES
 from monosema.data.packing_config import Packing
@@ -138,6 +139,8 @@ class Manifest:
 
     plan: TokenPlan
     """What was asked for."""
+    heldout_rule: HeldoutRule | None = None
+    """Which documents are held out; None before the first ones were read, and in folders of older versions."""
     train: StoredSide = StoredSide()
     """What dictionaries are trained on."""
     heldout: StoredSide = StoredSide()

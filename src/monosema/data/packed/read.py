@@ -46,6 +46,7 @@ class StoredTokens:
             "in_memory": True,
             **plan.marks,
             **found,
+            **({} if self.manifest.heldout_rule is None else {"heldout_rule": to_plain(self.manifest.heldout_rule)}),
             "pretokenized": {**plan.text, "tokenizer": plan.tokenizer.name},
         }
 

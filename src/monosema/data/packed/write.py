@@ -19,7 +19,7 @@ from monosema.core.progress import Progress
 from monosema.data.config import TextSource
 from monosema.data.contexts import special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
-from monosema.data.loading import load_tokens, resolve_heldout_fraction, text_source
+from monosema.data.loading import is_counted, load_tokens, resolve_heldout_fraction, text_source
 from monosema.data.packed.manifest import Manifest, TokenPlan, is_packed, read_manifest
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packed.writer import TokenWriter
@@ -124,10 +124,10 @@ def pretokenize(
             bar,
             Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers,
         ):
-            writer = TokenWriter(folder, _begun(folder, plan), rule)
+            writer = TokenWriter(folder, _begun(folder, plan), rule, is_counted=is_counted(text))
             corpus = Corpus(text, opened, tokenizer, workers, writer.wants() if alone else None)
-            for each in corpus:
-                writer.add(each, corpus)
+            for each in writer.divided(corpus):
+                writer.add(each)
                 bar.advance(len(each.document.text))
             writer.finish(corpus)
     return load_tokens(folder, tokenizer)
@@ -164,5 +164,10 @@ def _begun(folder: Path, plan: TokenPlan) -> Manifest:
         raise ConfigError(
             f"{folder} holds tokens that were begun with other options ({'; '.join(different)}); choose another "
             "folder, or delete this one"
+        )
+    if manifest.text is None and manifest.heldout_rule is None and (manifest.train.shards or manifest.heldout.shards):
+        raise ConfigError(
+            f"{folder} was begun by an older version, which held out other documents, and is not finished; delete it, "
+            "or choose another folder"
         )
     return manifest

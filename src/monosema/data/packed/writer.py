@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +13,15 @@ import numpy as np
 from monosema.core.errors import DataError, FileError
 from monosema.core.files import free_disk, remove_leftovers
 from monosema.data.corpus import Corpus
+from monosema.data.documents import TextFingerprint
 from monosema.data.file_formats import Document
+from monosema.data.heldout import DividedDocument, Divider
 from monosema.data.loading import refuse_too_little
 from monosema.data.packed.contexts import DOCUMENTS, StoredContexts, write_shard
 from monosema.data.packed.layout import write_layout
 from monosema.data.packed.manifest import FoundText, Manifest, Position, StoredSide
 from monosema.data.packed.read import StoredTokens
 from monosema.data.packing import PackedBlock, Packer, PackingRule, joined
-from monosema.data.stdlib import is_heldout_name
 from monosema.data.tokenise import TokenisedDocument
 
 
@@ -31,37 +32,50 @@ class TokenWriter:
     sides stand at different documents.
     """
 
-    def __init__(self, folder: Path, begun: Manifest, rule: PackingRule):
+    def __init__(self, folder: Path, begun: Manifest, rule: PackingRule, *, is_counted: bool):
         self._folder, self._plan = folder, begun.plan
+        self._divider = Divider(self._plan.heldout_fraction, rule, is_counted=is_counted, rule=begun.heldout_rule)
+        self._fingerprint = TextFingerprint()
         for each in (folder, folder / "train", folder / "heldout"):
             remove_leftovers(each)
         self._train = _Side(folder / "train", begun.train, rule)
         self._heldout = _Side(folder / "heldout", begun.heldout, rule)
-        self._n_documents = self._n_heldout = 0
+        self._n_documents = 0
         self._manifest().write(folder)
 
     def wants(self) -> Callable[[Document], bool]:
         """Of each document in turn, from the first on: whether it is still to be packed."""
         numbers = itertools.count(1)
-        return lambda document: next(numbers) > self._side_of(document).n_documents
+        return lambda document: self._wants(document, next(numbers))
 
-    def add(self, each: TokenisedDocument, corpus: Corpus) -> None:
-        """Pack the next document of ``corpus`` and write what fills a shard.
+    def _wants(self, document: Document, number: int) -> bool:
+        rule = self._divider.rule
+        return rule is None or any(
+            number > side.n_documents and rule.concerns(document.name, heldout=side is self._heldout)
+            for side in (self._train, self._heldout)
+        )
+
+    def divided(self, documents: Iterable[TokenisedDocument]) -> Iterator[DividedDocument]:
+        """The documents with what of each is on either side; the first ones are read before any of them comes."""
+        return self._divider(documents)
+
+    def add(self, each: DividedDocument) -> None:
+        """Pack the next document and write what fills a shard.
 
         Raises ``DataError`` where it holds not what was packed before, ``FileError`` where a shard cannot be written.
         """
         self._n_documents += 1
-        side = self._side_of(each.document)
-        self._n_heldout += side is self._heldout
-        for one in (self._train, self._heldout):
-            if one.n_documents == self._n_documents:
-                self._require_same_text(one, corpus)
-        if side.n_documents >= self._n_documents:
-            return
-        side.add(each.tokens)
-        if side.n_pending >= self._plan.shard_contexts:
-            self._flush(side, corpus)
-            self._manifest().write(self._folder)
+        self._fingerprint.add(each.document)
+        for side in (self._train, self._heldout):
+            if side.n_documents == self._n_documents:
+                self._require_same_text(side)
+        for side, tokens in ((self._train, each.train), (self._heldout, each.heldout)):
+            if side.n_documents >= self._n_documents:
+                continue
+            side.add(tokens)
+            if side.n_pending >= self._plan.shard_contexts:
+                self._flush(side)
+                self._manifest().write(self._folder)
 
     def finish(self, corpus: Corpus) -> Manifest:
         """Write what is left, read all shards once, and say what they hold."""
@@ -69,41 +83,44 @@ class TokenWriter:
             raise DataError("the text is empty")
         for side in (self._train, self._heldout):
             if side.n_documents > self._n_documents:
-                self._require_same_text(side, corpus)
+                self._require_same_text(side)
             if side.n_pending:
-                self._flush(side, corpus)
+                self._flush(side)
         refuse_too_little(self._train.stored.n_contexts, self._plan.context_size)
         found = self._manifest()
         manifest = Manifest(
             plan=self._plan,
+            heldout_rule=self._divider.rule,
             train=StoredSide(
                 shards=found.train.shards, fingerprint=_fingerprint(StoredTokens(self._folder, found), "train")
             ),
             heldout=StoredSide(
                 shards=found.heldout.shards, fingerprint=_fingerprint(StoredTokens(self._folder, found), "heldout")
             ),
-            text=FoundText(**corpus.record(), n_heldout_documents=self._n_heldout),
+            text=FoundText(**corpus.record(), n_heldout_documents=self._divider.n_heldout),
         )
         write_layout(self._folder, manifest)
         manifest.write(self._folder)
         return manifest
 
-    def _side_of(self, document: Document) -> _Side:
-        return self._heldout if is_heldout_name(document.name, self._plan.heldout_fraction) else self._train
-
     def _manifest(self) -> Manifest:
-        return Manifest(plan=self._plan, train=self._train.stored, heldout=self._heldout.stored)
+        return Manifest(
+            plan=self._plan,
+            heldout_rule=self._divider.rule,
+            train=self._train.stored,
+            heldout=self._heldout.stored,
+        )
 
-    def _require_same_text(self, side: _Side, corpus: Corpus) -> None:
+    def _require_same_text(self, side: _Side) -> None:
         position = side.stored.position
         assert position is not None
-        if position.text_sha256 != corpus.fingerprint.hexdigest():
+        if position.text_sha256 != self._fingerprint.hexdigest():
             raise DataError(
                 f"{self._plan.source} holds other text than when {self._folder} was begun; choose another folder, or "
                 "delete this one"
             )
 
-    def _flush(self, side: _Side, corpus: Corpus) -> None:
+    def _flush(self, side: _Side) -> None:
         contexts = side.take(self._plan.context_size)
         n_bytes, free = contexts.ids.nbytes + contexts.documents.nbytes, free_disk(self._folder)
         if n_bytes > free:
@@ -117,7 +134,7 @@ class TokenWriter:
             n_documents=self._n_documents,
             carried=tuple(under_way.ids[0].tolist()),
             carried_documents=tuple(under_way.documents[0].tolist()),
-            text_sha256=corpus.fingerprint.hexdigest(),
+            text_sha256=self._fingerprint.hexdigest(),
         )
         side.stored = replace(side.stored, shards=(*side.stored.shards, shard), position=position)
 
