@@ -14,6 +14,7 @@ import torch
 
 from monosema.core.config import to_plain
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.peers import explains_options
 from monosema.data.config import MIXTURE, Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule, special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
@@ -41,6 +42,7 @@ from monosema.data.workers import Workers
 DEFAULT_HELDOUT_FRACTION = 0.02
 
 
+@explains_options
 def load_tokens(
     source: Any,
     tokenizer: Any,

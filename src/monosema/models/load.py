@@ -12,6 +12,7 @@ import torch
 
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, MissingExtraError, UserError, first_line, refuse_misspelling
+from monosema.core.peers import explains_options
 from monosema.models.language_model import LanguageModel
 
 BUILTIN = "builtin"
@@ -19,6 +20,7 @@ BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 BUILTIN_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
+@explains_options
 def load_model(
     source: Any,
     *,
