@@ -136,7 +136,7 @@ def test_names_of_other_libraries_are_answered_with_ours(
 
 def test_options_of_a_kind_are_no_names_of_other_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--coder.activation", "ReLU", "--training.sparsity", "L1", "--training.sparsity.target-l0", "9"]
-    assert printed_config(given, capsys).training.sparsity.target_l0 == 9
+    assert printed_config(given, capsys)["training"]["sparsity"]["target_l0"] == 9
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             status = _command(list(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as stop:  # of argparse: help, or options that it refuses
-            raise SystemExit(_closed(stop.code if isinstance(stop.code, int) else 2, out, err)) from None
+            status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+            raise SystemExit(_closed(status, out, err)) from None
         return _closed(status, out, err)
 
 
