@@ -303,11 +303,29 @@ def _local_folder(
         for candidate in (named, named / "coder", *of_run):
             if (candidate / saelens.CONFIG_FILE).exists():
                 return candidate
+        if name is None and (names := unfinished_names(folder)):
+            raise FileError(
+                f"{folder} is a run that has not finished: its dictionary is not written yet. Give one of its "
+                f"checkpoints by name, name={names[0]!r} (--name {names[0]}); there are {', '.join(names)}"
+            )
+        if name is None and (folder / "config.yaml").exists() and (folder / "run.json").exists():
+            raise FileError(
+                f"{folder} is a run that has written no checkpoint yet; start it again with the call that began it"
+            )
         under = f" under {name!r}" if name else ""
         raise FileError(f"{folder} holds no dictionary{under} ({saelens.CONFIG_FILE} is missing); {_WHAT_TO_GIVE}")
     if isinstance(source, Path) or looks_like_path(str(source)):
         raise FileError(f"there is no folder {folder}; {_WHAT_TO_GIVE}")
     return _download(str(source), name, token=token, revision=revision, force_download=force_download)
+
+
+def unfinished_names(run: Path) -> list[str]:
+    """The checkpoints by which a run without a finished dictionary can be loaded; none where it is no such run."""
+    folder = run / "checkpoints"
+    if (run / "coder").exists() or not folder.is_dir():
+        return []
+    pointers = [name for name in ("latest", "best") if (folder / name).is_file()]
+    return [*pointers, *(path.name for path in sorted(folder.glob("step_*")))]
 
 
 def _checkpoints(run: Path, name: str) -> list[Path]:

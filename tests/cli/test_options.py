@@ -106,11 +106,37 @@ def test_unknown_options_are_errors_with_a_suggestion(
     (tmp_path / "run.yaml").write_text("training: {tokns: 5}")
     assert main(["train", "--config", "run.yaml"]) == 2
     assert "unknown option 'training.tokns'; did you mean 'tokens'?" in capsys.readouterr().err
+    (tmp_path / "run.yaml").write_text("batch_size: 5")
+    assert main(["train", "--config", "run.yaml"]) == 2
+    assert "unknown option 'batch_size'; did you mean 'stream.batch_size'?" in capsys.readouterr().err
     monkeypatch.setenv("MONOSEMA_TRAINIG__TOKENS", "5")
     assert main(["train"]) == 2
     assert "did you mean 'training'?" in capsys.readouterr().err
     assert issubclass(UnknownNameError, ValueError)
     assert issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("--training_tokens", "here it is training.tokens"),
+        ("--training.l1-coefficient", "here it is training.sparsity (L1(coefficient=))"),
+        ("--model_name", "here it is model.source"),
+        ("--model.name", "here it is model.source"),
+        ("--d-sae", "did you mean --coder.d-sae?"),
+        ("--training.target-l0", "here it is training.sparsity"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_ours(
+    flag: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", flag, "5", "--out", "somewhere"]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_options_of_a_kind_are_no_names_of_other_libraries(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--coder.activation", "ReLU", "--training.sparsity", "L1", "--training.sparsity.target-l0", "9"]
+    assert printed_config(given, capsys)["training"]["sparsity"]["target_l0"] == 9
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -67,7 +67,7 @@ def test_five_sigkills_one_of_them_in_a_checkpoint_write_change_no_bit(tmp_path:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_stop_the_run_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     save_tiny_model(tmp_path / "model")
     save_text(tmp_path / "corpus.txt")

@@ -129,6 +129,9 @@ def test_a_stopped_run_says_so_and_resumes_where_it_stopped(
     out = tmp_path / "stopped"
     with pytest.raises(RunInterrupted, match="SIGTERM after step 13 of 40"):
         ms.train(make_coder(), make_stream(model, tokens), CONFIG, out=out, on_step=stop)
+    with pytest.raises(FileError, match=r"is a run that has not finished.* name='latest' \(--name latest\); there are"):
+        ms.load(out)
+    assert ms.load(out, "latest").d_sae == make_coder().d_sae
     result = ms.train(make_coder(), make_stream(model, tokens), CONFIG, out=out)
     assert result.resumed_from == 13
     assert run.folder is not None

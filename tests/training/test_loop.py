@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 import threading
 
 import pytest
+import torch
 from training_tiny import batches, differences, make_trainer, snapshot
 
 from monosema.core.errors import DataError
@@ -65,7 +67,7 @@ def test_how_often_is_logged_changes_no_bit():
     assert differences(snapshot(often), snapshot(seldom)) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_after_the_step_with_a_checkpoint_and_the_run_goes_on_later(number):
     before = signal.getsignal(number)
     trainer = make_trainer(n_steps=8, log_every=100, checkpoint_every=100)
@@ -139,6 +141,80 @@ def test_a_second_signal_acts_at_once(second):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_closed_terminal_may_hang_up_twice():
+    def twice():
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+
+    before = signal.getsignal(signal.SIGHUP)
+    trainer, diary = make_trainer(n_steps=8, checkpoint_every=0), Diary({2: twice})
+    with pytest.raises(RunInterrupted, match="stopped by SIGHUP after step 2 of 8"):
+        fit(trainer, iter(batches(8)), [diary])
+    assert diary.calls[-1] == ("checkpoint", 2)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_a_process_that_ignores_hangups_goes_on():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        trainer = make_trainer(n_steps=3)
+        fit(trainer, iter(batches(3)), [Diary({1: lambda: signal.raise_signal(signal.SIGHUP)})])
+        assert trainer.step_number == 3
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_batch_acts_at_once_and_says_so(number):
+    def source():
+        signal.raise_signal(number)
+        yield from batches(8)
+
+    diary = Diary()
+    with pytest.raises(RunInterrupted, match=f"stopped by {number.name} before the first step of this call"):
+        fit(make_trainer(n_steps=8), source(), [diary])
+    assert diary.calls == []
+
+
+def test_a_signal_says_at_once_that_it_was_heard(caplog):
+    diary = Diary({2: lambda: signal.raise_signal(signal.SIGINT)})
+    with pytest.raises(RunInterrupted):
+        fit(make_trainer(n_steps=8), iter(batches(8)), [diary])
+    assert "SIGINT: the step under way is finished and a checkpoint written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_rows_that_do_not_fit_into_memory_leave_a_checkpoint_of_the_step_before(error):
+    def source():
+        yield from batches(3)
+        raise error
+
+    trainer, diary = make_trainer(n_steps=8, checkpoint_every=0), Diary()
+    with pytest.raises(type(error)):
+        fit(trainer, source(), [diary])
+    assert diary.steps("checkpoint") == [3]
+
+
+def test_other_errors_of_the_rows_write_no_checkpoint():
+    def source():
+        yield from batches(3)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    diary = Diary()
+    with pytest.raises(RuntimeError, match="multiplied"):
+        fit(make_trainer(n_steps=8, checkpoint_every=0), source(), [diary])
+    assert diary.steps("checkpoint") == []
 
 
 def test_a_signal_at_the_last_step_lets_the_run_end():

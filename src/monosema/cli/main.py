@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from monosema.core.console import Console, consoles
+
 VERBS = {
     "demo": "train a dictionary on the embedded model, evaluate it and write its features page",
     "train": "train a dictionary on a language model",
@@ -32,10 +34,36 @@ Options come from the command line, then MONOSEMA_SECTION__FIELD in the environm
 Consent to run a model's own code (--model.trust-remote-code) comes from the first two, never from a file.
 """
 
+_LESS_MEMORY = (
+    "lower the batch size, the number of tokens or d_sae, or free some memory; `monosema plan` says what a run needs"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 stopped early, 2 unusable input."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command; returns the exit status: 0 done, 1 stopped early or output lost, 2 unusable input."""
+    with consoles() as (out, err):
+        try:
+            status = _command(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as stop:  # of argparse: help, or options that it refuses
+            status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+            raise SystemExit(_closed(status, out, err)) from None
+        return _closed(status, out, err)
+
+
+def _closed(status: int, out: Console, err: Console) -> int:
+    """The exit status once all output is handed on; a reader that left is no failure, a full disk is one."""
+    out.flush()
+    if out.error is not None and not isinstance(out.error, BrokenPipeError):
+        print(f"monosema: cannot write to standard output: {out.error.strerror or out.error}", file=err)
+        status = status or 1
+    err.flush()
+    for console in (out, err):
+        if console.error is not None:
+            console.forget()
+    return status
+
+
+def _command(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         width = max(map(len, VERBS))
         print(HELP.format(verbs="\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())))
@@ -57,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    from monosema.core.errors import UserError
+    from monosema.core.errors import UserError, first_line, is_out_of_memory
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
@@ -65,6 +93,11 @@ def _run(verb: str, arguments: list[str]) -> int:
         return status
     except UserError as error:
         print(f"monosema {verb}: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"monosema {verb}: out of memory ({first_line(error)}); {_LESS_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"monosema {verb}: {stop or 'interrupted'}", file=sys.stderr)

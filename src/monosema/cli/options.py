@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
-from monosema.core.config import from_plain, merge, to_plain, to_yaml
+from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
+from monosema.core.console import print_error
+from monosema.core.errors import ConfigError
+from monosema.core.peers import peers_option
 
 C = TypeVar("C")
 
@@ -54,6 +57,7 @@ def parse(
     if wants_help:
         parser.print_help()
         print()
+    _answer_peers_names(rest, option_paths(cls))
     import tyro
 
     config = tyro.cli(
@@ -73,6 +77,22 @@ def parse(
     return Parsed(config, known)
 
 
+def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
+    """``ConfigError`` for a flag of another library, which is answered with ours, and for one without its section."""
+    known = [path.replace("_", "-") for path in paths]
+    for argument in arguments:
+        flag = argument.removeprefix("--").partition("=")[0].replace("_", "-")
+        parent, _, last = flag.rpartition(".")
+        if not argument.startswith("--") or flag in known or parent in known:  # under an option of several kinds
+            continue
+        ours = peers_option(last)
+        elsewhere = [f"--{path}" for path in known if path.rpartition(".")[2] == last]
+        if ours is not None:
+            raise ConfigError(f"unknown option --{flag}; here it is {ours}")
+        if elsewhere:
+            raise ConfigError(f"unknown option --{flag}; did you mean {' or '.join(elsewhere)}?")
+
+
 def add_logging(parser: argparse.ArgumentParser) -> None:
     """``--log-level`` and ``--quiet``."""
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -83,7 +103,7 @@ class _ToStandardError(logging.Handler):
     """Writes to what standard error is now, which need not be what it was at the first call of a process."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        print_error(self.format(record))
 
 
 def configure_logging(known: argparse.Namespace) -> None:

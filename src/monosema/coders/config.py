@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Union
 
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 
 if TYPE_CHECKING:
     from monosema.coders.activations.base import Activation
@@ -15,6 +16,7 @@ Kernel = Literal["rectangle", "triangle", "epanechnikov", "gaussian"]
 Inference = Literal["topk", "threshold"]
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class ReLU:
     """``f = ReLU(pre)``; sparse only through a sparsity loss."""
@@ -27,6 +29,7 @@ class ReLU:
         return ReLUActivation(self, d_sae)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TanhReLU:
     """``f = tanh(ReLU(pre))``; sparse only through a sparsity loss, activations at most one."""
@@ -39,6 +42,7 @@ class TanhReLU:
         return TanhReLUActivation(self, d_sae)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TopK:
     """The k largest positive pre-activations of each token (Gao et al. 2024, arXiv 2406.04093)."""
@@ -63,6 +67,7 @@ class TopK:
         return TopKActivation(self, d_sae)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class AbsTopK:
     """The k pre-activations of each token that are largest in magnitude, with their signs (arXiv 2510.00404)."""
@@ -86,6 +91,7 @@ class AbsTopK:
         return AbsTopKActivation(self, d_sae)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class BatchTopK:
     """The k·B largest positive pre-activations of a batch of B tokens (Bussmann et al. 2024, arXiv 2412.06410)."""
@@ -110,6 +116,7 @@ class BatchTopK:
         return BatchTopKActivation(self, d_sae)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class JumpReLU:
     """``f = pre · 1[pre > θ]`` with a learned threshold per latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
@@ -137,6 +144,7 @@ class JumpReLU:
         return JumpReLUActivation(self, d_sae)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Gated:
     """``f = 1[pre + b_gate > 0] · ReLU(exp(r_mag) · pre + b_mag)`` (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
@@ -158,6 +166,7 @@ TokenScaling = Literal["none", "constant_norm", "layer_norm"]
 EncoderInit = Literal["auto", "transpose", "independent"]
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class CoderConfig:
     """Shapes, activation and sites of one sparse coder."""
@@ -274,6 +283,7 @@ class CoderConfig:
         return self.decoder_init_norm
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
     """A cross-layer transcoder: as many coders as sites read, each writing its own site and all later ones."""

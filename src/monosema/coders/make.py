@@ -18,8 +18,10 @@ from monosema.coders.config import (
 )
 from monosema.coders.stack import CrossLayerTranscoder
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 
 
+@explains_options
 def SAE(
     d_in: int,
     d_sae: int | None = None,
@@ -60,6 +62,7 @@ def SAE(
     return SparseCoder(config)
 
 
+@explains_options
 def Transcoder(
     d_in: int,
     d_out: int,
@@ -104,6 +107,7 @@ def Transcoder(
     return SparseCoder(config)
 
 
+@explains_options
 def Crosscoder(
     widths: Sequence[int],
     d_sae: int | None = None,
@@ -150,6 +154,7 @@ def Crosscoder(
     return SparseCoder(config)
 
 
+@explains_options
 def CLT(
     read_widths: Sequence[int],
     write_widths: Sequence[int],

@@ -22,6 +22,7 @@ import yaml
 
 from monosema.core.errors import ConfigError, nearest_names
 from monosema.core.files import check_plain, read_json, read_text
+from monosema.core.peers import peers_option
 
 C = TypeVar("C")
 MOST_YAML_BYTES = 2**16
@@ -48,7 +49,13 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(cls: type[C], plain: Any) -> C:
     """The config of class ``cls`` that ``plain`` describes; ``ConfigError`` on unknown keys and wrong types."""
-    return typing.cast(C, _read(cls, plain, ""))
+    try:
+        return typing.cast(C, _read(cls, plain, ""))
+    except UnknownOptionError as error:
+        elsewhere = [path for path in option_paths(cls) if path.rpartition(".")[2] == error.key]
+        if error.is_known_here or not elsewhere:
+            raise
+        raise ConfigError(f"unknown option {error.path!r}; did you mean {' or '.join(map(repr, elsewhere))}?") from None
 
 
 def from_yaml(cls: type[C], text: str) -> C:
@@ -267,7 +274,7 @@ def _read_dataclass(cls: type, plain: Any, path: str) -> Any:
     given = {key: value for key, value in plain.items() if not (key == "kind" and getattr(cls, "is_variant", False))}
     for key in given:
         if key not in fields:
-            raise _unknown_key(_join(path, str(key)), str(key), fields)
+            raise UnknownOptionError(_join(path, str(key)), fields)
     hints = _hints(cls)
     values = {key: _read(hints[key], value, _join(path, key)) for key, value in given.items()}
     missing = [
@@ -280,10 +287,28 @@ def _read_dataclass(cls: type, plain: Any, path: str) -> Any:
     return cls(**values)
 
 
-def _unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigError:
-    near = nearest_names(key, known)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return ConfigError(f"unknown option {path!r}; {hint}")
+class UnknownOptionError(ConfigError):
+    """A key that is no option where it stands."""
+
+    def __init__(self, path: str, known: Iterable[str]):
+        self.path, self.key = path, path.rpartition(".")[2]
+        ours, near = peers_option(self.key), nearest_names(self.key, known)
+        self.is_known_here = ours is not None
+        """Whether another library has an option of this name."""
+        hint = f"here it is {ours}" if ours else f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        super().__init__(f"unknown option {path!r}; {hint}")
+
+
+def option_paths(cls: type, prefix: str = "") -> list[str]:
+    """The options of a config and of its sections, as paths: ``training.lr``; without those of one of several kinds."""
+    paths = []
+    for field in dataclasses.fields(cls):
+        inner = _hints(cls)[field.name]
+        if dataclasses.is_dataclass(inner):
+            paths += option_paths(typing.cast(type, inner), f"{prefix}{field.name}.")
+        else:
+            paths.append(prefix + field.name)
+    return paths
 
 
 def _wrong(path: str, expected: str, plain: Any) -> ConfigError:

@@ -6,6 +6,7 @@ All are ``ValueError`` so that callers need no import of ours; ``assert`` is for
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Iterable
 
@@ -22,6 +23,10 @@ class UnknownNameError(UserError):
     """A name (hook, option, format) that does not exist; the nearest existing ones are offered."""
 
 
+class UnknownArgumentError(UnknownNameError, TypeError):
+    """A call has an option that does not exist; ours by another library's name, or the nearest, is offered."""
+
+
 class ShapeError(UserError):
     """A tensor has another shape than the operation needs."""
 
@@ -34,8 +39,32 @@ class FileError(UserError):
     """A file or folder cannot be read or written as asked; nothing on disk was changed."""
 
 
+class OutOfMemoryError(UserError):
+    """The device's memory is too small for what was asked; the message names options that need less."""
+
+
 class MissingExtraError(UserError):
     """An optional dependency is not installed; the message names the extra to install."""
+
+
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "failed to allocate",
+    "unable to allocate",
+    "can't start new thread",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the system, torch, NumPy or Arrow said with ``error`` that there is no memory left."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _NO_MEMORY)
 
 
 def first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -199,10 +200,19 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 
 def cannot_write(path: Path, error: OSError) -> FileError:
     """A ``FileError`` that says why ``path`` could not be written and what to do."""
-    return FileError(
-        f"cannot write {path}: {error.strerror or error}; free some space or choose another place with out=/--out "
-        "(what was there before is unchanged)"
-    )
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            advice = "free some space or choose another place with out=/--out"
+        case errno.EEXIST | errno.ENOTDIR:
+            file = next((each for each in (path, *path.parents) if each.is_file()), path)
+            advice = f"{file} is a file where a folder is needed; move it, or choose another place with out=/--out"
+        case errno.EISDIR:
+            advice = "it is a folder where a file is needed; move it, or choose another name"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            advice = "allow writing there, or choose another place with out=/--out"
+        case _:
+            advice = "choose another place with out=/--out"
+    return FileError(f"cannot write {path}: {error.strerror or error}; {advice} (what was there before is unchanged)")
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:

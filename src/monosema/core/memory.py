@@ -27,13 +27,15 @@ def peak_memory(device: torch.device) -> int | None:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had: of a GPU as its driver says, else of RAM without swapping.
 
-    In a container with a memory limit (cgroup version 2), no more than that leaves. None where the system does not say.
+    No more than a limit of the container (cgroup version 2) or of the process (``ulimit -v``) leaves. None where the
+    system does not say.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
         return None
-    found = [each for each in (_available(Path("/proc/meminfo")), _below_limit(Path("/sys/fs/cgroup"))) if each]
+    limits = (_available(Path("/proc/meminfo")), _below_limit(Path("/sys/fs/cgroup")), _address_space())
+    found = [each for each in limits if each is not None]
     if found:
         return min(found)
     try:
@@ -55,6 +57,18 @@ def _below_limit(cgroup: Path) -> int | None:
         return max(1, int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()))
     except (OSError, ValueError):  # no such group, or "max"
         return None
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that the process may still take; None where it has no limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError, ValueError, IndexError):  # Windows, macOS
+        return None
+    return None if limit == resource.RLIM_INFINITY else max(1, limit - pages * resource.getpagesize())
 
 
 def readable_bytes(n_bytes: int) -> str:

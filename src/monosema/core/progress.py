@@ -10,6 +10,8 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
+from monosema.core.console import Console, print_error
+
 logger = logging.getLogger("monosema.progress")
 
 
@@ -38,7 +40,15 @@ class Progress:
         shown = enabled and logger.isEnabledFor(logging.WARNING)
         self._lines = shown and not _interactive()
         self._bar = (
-            tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=True, dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=done,
+                desc=label,
+                unit=unit,
+                unit_scale=True,
+                dynamic_ncols=True,
+                file=Console(sys.stderr),
+            )
             if shown and not self._lines
             else None
         )
@@ -108,7 +118,7 @@ def say(line: str) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", line)
     else:
-        print(line, file=sys.stderr, flush=True)
+        print_error(line)
 
 
 def _interactive() -> bool:

@@ -15,6 +15,7 @@ import torch
 
 from monosema.core.config import to_plain
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.peers import explains_options
 from monosema.data.config import MIXTURE, Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule, special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
@@ -46,6 +47,7 @@ logger = logging.getLogger("monosema.data")
 DEFAULT_HELDOUT_FRACTION = 0.02
 
 
+@explains_options
 def load_tokens(
     source: Any,
     tokenizer: Any,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 
 PackingMode = Literal["packed", "one_document", "truncate", "windows"]
 PackingPreset = Literal["sae_lens", "dictionary_learning", "transcoder_circuits", "e2e"]
@@ -20,6 +21,7 @@ NO_MARKS = ("auto", "none")
 """Marks that ask for nothing in particular."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Packing:
     """How documents become contexts of one size.
@@ -96,6 +98,7 @@ _VALUES: Mapping[PackingPreset | None, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Positions:
     """The positions of each context that become rows: those of ``range(context_size)[start:stop:step]``."""

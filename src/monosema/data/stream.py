@@ -19,6 +19,7 @@ from monosema.core.compiling import CompileMode
 from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.peers import explains_options
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.config import IN_MEMORY
 from monosema.data.contexts import Contexts
@@ -53,6 +54,7 @@ def check_sizes(
         raise ConfigError(f"chunk_contexts must be at least 1, got {chunk_contexts}")
 
 
+@explains_options
 class ActivationStream:
     """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.activations import measure_activations
@@ -46,6 +47,7 @@ _LOSSES = tuple(each.name for each in fields(ModelLosses) if each.name != "inter
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
+@explains_options
 def evaluate(
     coder: Dictionary,
     model: Models | None = None,
@@ -129,6 +131,7 @@ def evaluate(
     )[""]
 
 
+@explains_options
 def evaluate_many(
     coders: Mapping[str, Dictionary],
     model: Models | None = None,

@@ -12,6 +12,7 @@ import torch
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, UserError, refuse_misspelling
 from monosema.core.foreign import ATTENTION, EXPERTS
+from monosema.core.peers import explains_options
 from monosema.models.causes import CONSENT, model_said_plainly, tokenizer_said_plainly
 from monosema.models.language_model import LanguageModel
 
@@ -21,6 +22,7 @@ _NO_CODE = {"trust_remote_code": False}
 BUILTIN_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
+@explains_options
 def load_model(
     source: Any,
     *,

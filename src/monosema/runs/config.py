@@ -8,6 +8,7 @@ from typing import Any, Literal
 from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 from monosema.data.config import SOURCE_OPTIONS, TextSource, WhenDry
 from monosema.data.packing_config import Packing, Positions
 from monosema.training.config import TrainingConfig
@@ -270,6 +271,7 @@ class CoderOptions:
             raise ConfigError("start_name is a dictionary inside start_from; give that too")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
     """The held-out evaluation at the end of a run; see ``evaluate``."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from monosema.core.devices import choose_device
+from monosema.core.errors import OutOfMemoryError, first_line, is_out_of_memory
+from monosema.core.memory import free_memory
 from monosema.data.named_models import NamedModels
 from monosema.runs.check import check_run
 from monosema.runs.config import CacheSource, RunConfig
+from monosema.runs.planning import less_memory
 from monosema.runs.session import build_cache, build_layout, build_models, build_stream, build_tokens, coder_for
 from monosema.runs.training import TrainingResult, train
 from monosema.training.resolve import check_training
@@ -20,16 +23,26 @@ def launch(config: RunConfig, out: Path, *, progress: bool | float = True) -> Tr
     """
     if config.cache is not None:
         return _launch_from_cache(config, config.cache, out, progress)
-    if config.model.device_map is None:
-        choose_device(config.model.device)
+    device = None if config.model.device_map is not None else choose_device(config.model.device)
+    free = None if device is None else free_memory(device)
     check_run(config)
-    models = build_models(config)
-    named = NamedModels(models)
-    coder = coder_for(config.coder, build_layout(config.stream, models), named.record()).to(named.first.device)
-    check_training(coder, config.training, config.stream.batch_size)
-    tokens = build_tokens(config.tokens, models)
-    stream = build_stream(config.stream, models, tokens)
-    return train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)
+    tokens = None
+    try:
+        models = build_models(config)
+        named = NamedModels(models)
+        coder = coder_for(config.coder, build_layout(config.stream, models), named.record()).to(named.first.device)
+        check_training(coder, config.training, config.stream.batch_size)
+        tokens = build_tokens(config.tokens, models)
+        stream = build_stream(config.stream, models, tokens)
+        return train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{error}; {less_memory(config, tokens, free)}") from error
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory before the first step ({first_line(error):.200}); {less_memory(config, tokens, free)}"
+        ) from error
 
 
 def _launch_from_cache(config: RunConfig, options: CacheSource, out: Path, progress: bool | float) -> TrainingResult:

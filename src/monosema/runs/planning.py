@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from monosema.core.errors import ConfigError, DataError
+from monosema.core.errors import ConfigError, DataError, UserError
 from monosema.core.memory import readable_bytes
 from monosema.core.progress import short_number
+from monosema.data import Tokens
 from monosema.data.cache.shards import DTYPES, CacheDtype
 from monosema.runs.check import check_run
 from monosema.runs.config import RunConfig
@@ -103,6 +104,30 @@ def plan(
         return Plan(wanted, problems, None, None)
     pace = measure(config, tokens, wanted, seconds)
     return Plan(wanted, problems, pace, times(config, tokens, wanted, pace, load_text))
+
+
+def less_memory(config: RunConfig, tokens: Tokens | None, free: int | None) -> str:
+    """Which options would make the run of ``config``, which ran out of memory, fit into ``free`` bytes; in words.
+
+    Where the estimate says that it fits, the advice is for three quarters of what it counts. ``tokens`` is the run's
+    text, read again where it was not loaded yet.
+    """
+    try:
+        with _quietly():
+            models = outline_models(config)
+            text = build_tokens(config.tokens, models) if tokens is None else tokens
+            wanted = needs(config, models, text, count_model=False)
+            device = wanted.memory[0]
+            most = min(device.total * 3 // 4, device.total if free is None else free)
+
+            def fits(other: RunConfig) -> bool:
+                return needs(other, models, text, count_model=False).memory[0].total <= most
+
+            fitting = _fitting(config, fits, wanted)
+    except UserError as error:  # the run cannot be planned either
+        return f"lower coder.d_sae, stream.batch_size or stream.model_batch_size (it cannot be planned: {error})"
+    had = "" if free is None else f" of {readable_bytes(free)} free when it started"
+    return f"the run needs about {readable_bytes(device.total)}{had}; {fitting}"
 
 
 @contextlib.contextmanager

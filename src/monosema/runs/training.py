@@ -16,6 +16,7 @@ from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
 from monosema.core.files import write_atomically, write_json
+from monosema.core.peers import explains_options
 from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
 from monosema.data.cache import is_cache
@@ -26,11 +27,12 @@ from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
 from monosema.runs.heldout import RowSource, check_heldout, measure, why_no_losses
 from monosema.runs.keeper import Keeper, save_coder
+from monosema.runs.memory_advice import memory_explained
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
 from monosema.runs.summary import RunSummary, Usage, memory_line, summarise, summary_table
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, CheckpointPlan, Trainer, TrainingConfig
-from monosema.training.loop import FitRun, fit_all
+from monosema.training.loop import FitRun, fit_all, stop_requests
 from monosema.training.optimizer import OptimizerFactory
 from monosema.training.terms import Resample
 
@@ -69,6 +71,7 @@ def train(
 def train(coder: Dictionary, source: Any, config: TrainingConfig | None = None, **options: Any) -> TrainingResult: ...
 
 
+@explains_options
 def train(
     coder: Dictionary | Several,
     source: RowSource | Any,
@@ -115,7 +118,8 @@ def train(
         ConfigError: ``out`` belongs to another run (of an array, to other rows): what differs is listed and nothing is
             overwritten; or the coder is for other sites than the source's, or another model than a cache's.
         NonFiniteStepError: a step of the only coder was not finite.
-        RunInterrupted: SIGINT or SIGTERM; the step was finished and saved.
+        OutOfMemoryError: memory ran out; the message says what the run holds and which options need less.
+        RunInterrupted: SIGINT, SIGTERM or SIGHUP; the step was finished and saved.
     """
     several = coder if isinstance(coder, Mapping) else {"": coder}
     if not several:
@@ -137,12 +141,14 @@ def train(
             runs.append(_Run(name, each, own, rows, columns, path, options, optimizer))
         for run in runs:  # none before every folder was found fit
             run.open(extra, folders)
-        _seek(runs, rows)
-        _fit(runs, rows, progress)
-        if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
-            raise runs[0].fit.error
-        wants_report = evaluation is not False and not isinstance(rows, IterableRows)
-        results = {run.name: run.finish(progress, wants_report) for run in runs}
+        kept = [str(run.folder.path) for run in runs if run.folder is not None]
+        with memory_explained([run.trainer for run in runs], rows, kept):
+            _seek(runs, rows)
+            _fit(runs, rows, progress)
+            if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
+                raise runs[0].fit.error
+            wants_report = evaluation is not False and not isinstance(rows, IterableRows)
+            results = {run.name: run.finish(progress, wants_report) for run in runs}
         table = summary_table([result.summary for result in results.values()])
         if out is not None:
             write_atomically(Path(out) / "summary.txt", table + "\n")
@@ -351,6 +357,11 @@ def _seek(runs: Sequence[_Run], rows: RowSource) -> None:
     if not unfinished:
         return
     behind = min(unfinished, key=lambda run: run.start)
+    with stop_requests():
+        _go_to(behind, unfinished, rows)
+
+
+def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource) -> None:
     if behind.checkpoint is not None:
         if isinstance(rows, IterableRows):
             logger.warning(

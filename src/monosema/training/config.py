@@ -9,6 +9,7 @@ from monosema.coders.config import TokenScaling
 from monosema.core.compiling import CompileMode, check_compile_mode
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
 InputScaling = Literal["expected_norm", "expected_norm_one", "whitening", "constant_norm", "layer_norm", "none"]
@@ -26,6 +27,7 @@ PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")
 """The input scalings that are not linear and stay in the coder."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """One training run; the defaults work untouched."""

@@ -15,12 +15,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from monosema.core.errors import DataError
+from monosema.core.errors import DataError, is_out_of_memory
 from monosema.training.checkpoint_plan import CheckpointPlan
 from monosema.training.together import prepare_together
 from monosema.training.trainer import NonFiniteStepError, Rows, Trainer
 
 logger = logging.getLogger("monosema.training")
+
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The terminal was closed; unknown on Windows."""
 
 
 @runtime_checkable
@@ -31,7 +34,7 @@ class Batches(Protocol):
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """The run was stopped by a signal or ``max_hours`` after a whole step; its checkpoint is written."""
+    """A signal or ``max_hours`` stopped the run: after a step, whose checkpoint is written, or before any step."""
 
 
 class Callback:
@@ -86,8 +89,8 @@ def fit(trainer: Trainer, batches: Batches, callbacks: Sequence[Callback]) -> No
     """Run ``trainer`` from where it stands to its last step.
 
     Raises:
-        RunInterrupted: SIGINT or SIGTERM arrived, or ``max_hours`` are over; the current step was finished and a
-            checkpoint written.
+        RunInterrupted: SIGINT, SIGTERM or SIGHUP arrived, or ``max_hours`` are over; the current step was finished and
+            a checkpoint written. Before the first batch the signal acts at once, and nothing is written.
         NonFiniteStepError: a step was not finite; noticed at the next logging step.
         DataError: the source ended before the run did.
     """
@@ -107,7 +110,7 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
     place = min((run.trainer.step_number for run in unfinished), default=0)
     limits = [hours for run in unfinished if (hours := run.trainer.config.max_hours) is not None]
     deadline = time.monotonic() + 3600 * min(limits, default=math.inf)
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         while unfinished:
             try:
                 batch = next(batches)
@@ -116,6 +119,11 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
                 raise DataError(
                     f"the rows ended after step {place} of {most}; lower tokens, or give the source more epochs"
                 ) from None
+            except (MemoryError, RuntimeError, OSError) as error:
+                if is_out_of_memory(error):  # the step before is whole
+                    _save_all(unfinished, place)
+                raise
+            stop.acts_at_once = False
             due = [run for run in unfinished if run.trainer.step_number == place]
             own = [batch if run.columns is None else run.columns(batch) for run in due]
             for run, rows in zip(due, prepare_together([run.trainer for run in due], own), strict=True):
@@ -123,15 +131,13 @@ def fit_all(runs: Sequence[FitRun], batches: Batches) -> None:
             place += 1
             unfinished = [run for run in unfinished if run.is_unfinished]
             is_late = time.monotonic() >= deadline
-            if (stop or is_late) and unfinished:
-                for run in unfinished:
-                    if run.trainer.step_number == place and run.saved_at != place and _is_finite(run):
-                        _checkpoint(run)
+            if (stop.signal is not None or is_late) and unfinished:
+                _save_all(unfinished, place)
                 _end(runs)
                 most = max(run.trainer.n_steps for run in unfinished)
+                reason = "max_hours" if stop.signal is None else stop.signal.name
                 raise RunInterrupted(
-                    f"stopped by {signal.Signals(stop[0]).name if stop else 'max_hours'} after step {place} of {most}; "
-                    "the same call resumes from here"
+                    f"stopped by {reason} after step {place} of {most}; the same call resumes from here"
                 )
         _end(runs)
 
@@ -155,6 +161,13 @@ def _step(run: FitRun, rows: Rows) -> None:
         _checkpoint(run)
 
 
+def _save_all(runs: Sequence[FitRun], place: int) -> None:
+    """Checkpoint the runs that stand at step ``place``, unless that step's checkpoint is there."""
+    for run in runs:
+        if 0 < place == run.trainer.step_number != run.saved_at and _is_finite(run):
+            _checkpoint(run)
+
+
 def _end(runs: Sequence[FitRun]) -> None:
     for run in runs:
         for callback in run.callbacks:
@@ -176,24 +189,48 @@ def _checkpoint(run: FitRun) -> None:
     run.saved_at = run.trainer.step_number
 
 
+@dataclass
+class StopRequest:
+    """What a signal has asked for."""
+
+    signal: signal.Signals | None = None
+    """The first that arrived."""
+    acts_at_once: bool = True
+    """Whether a signal ends the loop where it is, because no step has begun."""
+
+
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second one acts at once, as it would have without us."""
-    received: list[int] = []
+def stop_requests() -> Iterator[StopRequest]:
+    """Inside, SIGINT, SIGTERM and SIGHUP are noted; a second SIGINT or SIGTERM acts as it would have without us.
+
+    A closed terminal may send SIGHUP twice, so further ones are ignored. One that the process ignores (``nohup``) stays
+    ignored.
+    """
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield request
         return
     previous: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        request.signal = signal.Signals(number)
         for each, handler in previous.items():
-            signal.signal(each, handler)
+            signal.signal(each, signal.SIG_IGN if each is _HANGUP else handler)
+        if request.acts_at_once:
+            raise RunInterrupted(
+                f"stopped by {request.signal.name} before the first step of this call; nothing is lost, and the same "
+                "call starts again"
+            )
+        logger.warning(
+            "%s: the step under way is finished and a checkpoint written; a second Ctrl-C stops at once",
+            request.signal.name,
+        )
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        previous[each] = signal.signal(each, note)
+    for each in (signal.SIGINT, signal.SIGTERM, _HANGUP):
+        if each is not None and not (each is _HANGUP and signal.getsignal(each) is signal.SIG_IGN):
+            previous[each] = signal.signal(each, note)
     try:
-        yield received
+        yield request
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)

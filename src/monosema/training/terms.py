@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, Union
 
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 from monosema.training.resample_presets import RESAMPLE_PRESETS, ResampleBy, ResamplePreset, ResampleRule
 
 Weighting = Literal["decoder_norm", "concatenated_norm", "none"]
@@ -14,6 +15,7 @@ Weighting = Literal["decoder_norm", "concatenated_norm", "none"]
 decoder row, or nothing. With a unit-norm decoder of one site the three are the same."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class L1:
     """``λ · mean over tokens of Σ_i v_i`` with ``v_i = f_i ‖W_dec_i‖`` (April update; unit-norm: the plain L1 norm).
@@ -35,6 +37,7 @@ class L1:
         _check_sparsity(self)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Lp:
     """``λ · mean of Σ_i v_i^p``, or of ``(Σ_i v_i^p)^(1/p)`` with ``root``; p may fall during the run (p-annealing).
@@ -72,6 +75,7 @@ class Lp:
         _require(0 <= start < 1, f"Lp: anneal_start_fraction must be at least 0 and below 1, got {start}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Tanh:
     """``λ · mean of Σ_i tanh(c · v_i)``, an L0 that saturates smoothly (Anthropic, January 2025 update)."""
@@ -93,6 +97,7 @@ class Tanh:
         _require(self.scale > 0, f"Tanh: scale must be positive, got {self.scale}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class L0:
     """``λ · mean over tokens of Σ_i 1[pre_i > θ_i]``, which trains JumpReLU's thresholds.
@@ -115,6 +120,7 @@ class L0:
         _require(self.bandwidth > 0, f"L0: bandwidth must be positive, got {self.bandwidth}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class QuadraticL0:
     """``λ · mean over tokens of (2/L*) (L0 - L*)²`` for a wanted L0 of L* (Gemma Scope 2).
@@ -138,6 +144,7 @@ class QuadraticL0:
         _require(self.target > 0, f"QuadraticL0: target must be positive, got {self.target}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class RatioL0:
     """``λ · (L̄0/L* - 1)²`` with L̄0 the batch's mean L0, for a wanted L0 of L* (arXiv 2407.14435)."""
@@ -162,6 +169,7 @@ MagnitudeSparsity = Union[L1, Lp, Tanh]
 CountSparsity = Union[L0, QuadraticL0, RatioL0]
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Matryoshka:
     """Every prefix of the dictionary reconstructs by itself: ``Σ_g w_g · mean ‖y - ŷ_g‖²``, ŷ_g from latents below m_g.
@@ -201,6 +209,7 @@ class Matryoshka:
         return bounds
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class HierarchicalTopK:
     """One dictionary for many budgets: ``Σ_g w_g · mean ‖y - ŷ_g‖²``, ŷ_g from a token's j_g largest activations.
@@ -226,6 +235,7 @@ class HierarchicalTopK:
 LevelsConfig = Union[Matryoshka, HierarchicalTopK]
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class AuxK:
     """Dead latents learn to predict the error: ``α · mean ‖e - ê‖²`` with ê from the ``k`` strongest dead latents.
@@ -254,6 +264,7 @@ class AuxK:
         _require(self.k is None or self.k >= 1, f"AuxK: k must be at least 1, got {self.k}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class GhostGradients:
     """Dead latents learn through ``exp(pre)``, scaled to half the error's norm and to the reconstruction loss.
@@ -271,6 +282,7 @@ class GhostGradients:
         _check_revive(self)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class PreActivationLoss:
     """``α · mean over tokens of Σ_i ReLU(θ_i - pre_i) ‖W_dec_i‖`` (Anthropic, January 2025 update)."""
@@ -287,6 +299,7 @@ class PreActivationLoss:
         _check_revive(self)
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Resample:
     """Dead latents are replaced by badly reconstructed inputs, drawn with probability ∝ their squared loss.
@@ -364,6 +377,7 @@ class Resample:
 Revive = Union[AuxK, GhostGradients, PreActivationLoss, Resample]
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class SparseConnection:
     """``λ · mean over i of Σ_j |⟨d_i, W_dec_j⟩|``: a transcoder that connects sparsely to a given SAE's latents."""
@@ -379,6 +393,7 @@ class SparseConnection:
         _require(self.coefficient > 0, f"SparseConnection: coefficient must be positive, got {self.coefficient}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """A last phase of the run in which only some weights are trained, on the reconstruction alone."""
