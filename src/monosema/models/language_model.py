@@ -16,6 +16,7 @@ from monosema.core.errors import DataError, ShapeError, UserError, unknown_name
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
+from monosema.models.fingerprint import weights_fingerprint
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
 from monosema.models.mapping import believe_map, map_model
 from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
@@ -137,6 +138,11 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         """The dtype of the activations, which is that of the weights."""
         return self.hf.dtype
+
+    @property
+    def has_layer_norm(self) -> bool:
+        """Whether a norm of the model subtracts the mean, as LayerNorm does and RMSNorm does not."""
+        return any(rule.centred for rule in self._map.measured.norms.values())
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -306,7 +312,8 @@ class LanguageModel:
         return torch.cat([x_ND @ chunk.to(dtype).T for chunk in W_VD.split(_UNEMBED_CHUNK)], dim=-1)
 
     def record(self) -> dict[str, Any]:
-        """JSON-able facts that identify the model: what ``load_model`` was given (never the token), class, dtype."""
+        """JSON-able facts that identify the model: what ``load_model`` was given (never the token), class, dtype, and a
+        fingerprint of the weights as they are now."""
         import transformers
 
         return {
@@ -320,6 +327,7 @@ class LanguageModel:
             "map": self._map.parts.architecture.note,
             "d_model": self.d_model,
             "n_layers": self.n_layers,
+            "fingerprint": weights_fingerprint(self.hf),
         }
 
     def __repr__(self) -> str:

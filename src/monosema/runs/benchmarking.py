@@ -8,7 +8,7 @@ from typing import Any
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, unknown_name
-from monosema.data.rebuild import model_again, override, recorded_options
+from monosema.data.rebuild import model_again, override_model, recorded_options
 from monosema.evaluation.benchmarks import data_files
 from monosema.evaluation.benchmarks.absorption import measure_absorption
 from monosema.evaluation.benchmarks.config import (
@@ -70,7 +70,7 @@ class _Given:
         if "model" not in recorded:
             raise ConfigError("the dictionary reads several models; benchmarks need one that reads a single model")
         chosen = {} if self.model_source is None else {"source": self.model_source}
-        return model_again(override(recorded["model"], chosen, "model"))
+        return model_again(override_model(recorded["model"], chosen, "model"))
 
     def labelled(self) -> data_files.LabelledTexts:
         """The texts of the file."""
