@@ -166,8 +166,8 @@ def adapter(
     if config.model_from_pretrained_kwargs:
         logger.warning(
             "the coder was trained on processed weights: load its model with from_pretrained_no_processing(%r, "
-            "**adapter.cfg.model_from_pretrained_kwargs); SAEBench and sae-lens do not do so by themselves, and figures on "
-            "the plain model are not those of the coder on what it was trained for",
+            "**adapter.cfg.model_from_pretrained_kwargs); SAEBench and sae-lens do not by themselves, and figures "
+            "on the plain model are not those of the coder on what it was trained for",
             name,
         )
     return SAEBenchAdapter(coder, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from monosema.coders import Dictionary
 from monosema.coders.site_transform import SiteTransform
@@ -42,11 +42,16 @@ def model_notes(coder: Dictionary, models: LanguageModel | Mapping[str, Language
         key, colon, hook = name.partition(":")
         in_one = named.is_mapping and colon and key in named.by_name
         model = named.by_name[key] if in_one else named.first
-        reasons += _reasons(transform, hook if in_one else name, model)
+        reasons += _reasons(transform, name, hook if in_one else name, model)
     if reasons:
         notes.append(
-            f"the coder was trained on processed weights: {'; '.join(dict.fromkeys(reasons))}. Measured here is the "
-            "plain model, so the figures are not those of the coder on what it was trained for"
+            "measured here is the plain model, and the coder was trained on activations of processed weights or of "
+            f"another definition: {'; '.join(dict.fromkeys(reasons))}. The figures do not hold for those activations"
+        )
+    elif transform.centering_unknown and _may_be_centered(coder, named):
+        notes.append(
+            "the coder's file does not say how the model's weights were processed, and the first versions of SAELens "
+            "centered the residual stream: if the coder was trained so, these figures, of the plain model, do not hold"
         )
     return notes
 
@@ -57,26 +62,33 @@ def log_model_notes(coder: Dictionary, models: LanguageModel | Mapping[str, Lang
         logger.warning("%s", note)
 
 
-def _reasons(transform: SiteTransform, site: str, model: LanguageModel) -> list[str]:
-    """In what ``site`` of the plain ``model`` differs from what ``transform`` made of it."""
-    inner = split_name(split_head(site)[0])[1]
-    # A site by its module's path may be any of those written.
-    is_written = inner in _WRITTEN or ":" in inner
-    is_centered = is_written and model.has_layer_norm
-    found = {
-        f"{site} was centered over its width (center_writing_weights), and the plain model's has a mean that the coder "
-        "never saw": transform.centered and is_centered,
-        f"{site} may have been centered over its width, as SAELens' first versions did; the coder's file does not say":
-            transform.centering_unknown and not transform.centered and is_centered,
-        f"{site} was before the norm's gain and bias (fold_ln), and the plain model's is after them":
-            transform.norms_folded and inner == "mlp.hook_in",
-        f"{site} was without the biases of the values (fold_value_biases), and the plain model's has them where there "
-        "are any": transform.value_biases_folded and inner in _VALUES,
-        f"{site} was in other coordinates (refactor_factored_attn_matrices)":
-            transform.attention_refactored and inner in _ATTENTION,
-        f"{site} was after the norm's gain and bias, and the one of this name here is before them":
-            transform.norm_outputs_after_gain and inner.endswith("hook_normalized") and model.has_layer_norm,
-        f"{site} was before the factor of the embedding, and the one of this name here is after it":
-            transform.embedding_unscaled and inner == "hook_embed",
-    }  # fmt: skip
-    return [reason for reason, holds in found.items() if holds]
+def _reasons(transform: SiteTransform, site: str, hook: str, model: LanguageModel) -> Iterator[str]:
+    """In what ``site``, the ``hook`` of the plain ``model``, differs from what ``transform`` made of it."""
+    inner = _inner(hook)
+    if transform.centered and _is_written(inner) and model.has_layer_norm:
+        yield f"{site} was centered over its width (center_writing_weights), the plain model's has a mean"
+    if transform.norms_folded and inner == "mlp.hook_in":
+        yield f"{site} was before the norm's gain and bias (fold_ln), the plain model's is after them"
+    if transform.value_biases_folded and inner in _VALUES:
+        yield f"{site} was without the biases of the values (fold_value_biases), the plain model's is with those it has"
+    if transform.attention_refactored and inner in _ATTENTION:
+        yield f"{site} was in other coordinates (refactor_factored_attn_matrices)"
+    if transform.norm_outputs_after_gain and inner.endswith("hook_normalized") and model.has_layer_norm:
+        yield f"{site} was after the norm's gain and bias, the site of this name here is before them"
+    if transform.embedding_unscaled and inner == "hook_embed":
+        yield f"{site} was before the factor of the embedding, the site of this name here is after it"
+
+
+def _may_be_centered(coder: Dictionary, models: NamedModels) -> bool:
+    sites = f"{coder.hook_name or ''}+{coder.hook_name_out or ''}".split("+")
+    return models.first.has_layer_norm and any(_is_written(_inner(site)) for site in sites)
+
+
+def _inner(site: str) -> str:
+    """The name inside the block, without a head."""
+    return split_name(split_head(site)[0])[1]
+
+
+def _is_written(inner: str) -> bool:
+    """Whether a site is one of the residual stream's; one by its module's path may be."""
+    return inner in _WRITTEN or ":" in inner
