@@ -29,6 +29,7 @@ from monosema.coders import (
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import ActivationConfig
 from monosema.coders.parts import Origin
+from monosema.coders.site_transform import SiteTransform
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, ShapeError, UserError, first_line
@@ -104,9 +105,15 @@ def load(
     coder: Dictionary
     try:
         coder = from_native(spec) if isinstance(spec, NativeSpec) else from_spec(spec)
-        _ = coder.site_transform  # refused here where it is damaged
+        transform = coder.site_transform
     except UserError as error:
         raise FileError(f"{folder} holds no dictionary that can be used: {error}") from error
+    if transform not in (SiteTransform(), SiteTransform(centering_unknown=True)):
+        logger.warning(
+            "%s was trained on activations that the plain model does not have (%s); see coder.site_transform",
+            folder,
+            transform.words,
+        )
     coder.loaded_from = Origin(str(source), name, (coder.hook_name, coder.hook_name_out))
     return coder.to(device=choose_device(device), dtype=None if dtype is None else parse_dtype(dtype))
 

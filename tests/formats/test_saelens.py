@@ -14,6 +14,7 @@ from torch import Tensor
 import monosema as ms
 from monosema.coders.site_transform import SiteTransform
 from monosema.core.errors import FileError
+from monosema.runs.describe import describe
 
 D_IN, D_SAE = 4, 6
 OLD = {"d_in": D_IN, "d_sae": D_SAE, "hook_point": "blocks.1.hook_resid_pre", "activation_fn_str": "relu"}
@@ -321,3 +322,18 @@ def test_arguments_of_another_kind_are_refused(kwargs: object, tmp_path: Path) -
     folder = folder_with(tmp_path / "sae", v6(model_from_pretrained_kwargs=kwargs), weights())
     with pytest.raises(FileError, match="model_from_pretrained_kwargs"):
         ms.load(folder)
+
+
+def test_processed_weights_are_warned_of_when_loaded_and_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = {"center_writing_weights": True, "fold_ln": True}
+    folder = folder_with(tmp_path / "sae", v6(model_from_pretrained_kwargs=told), weights())
+    ms.load(folder)
+    assert "that the plain model does not have (centered, norms folded)" in caplog.text
+    assert "centered, norms folded" in describe(folder)
+    caplog.clear()
+    plain = folder_with(tmp_path / "plain", v6(), weights())
+    ms.load(plain)
+    assert caplog.text == ""
+    assert "processed" not in describe(plain)

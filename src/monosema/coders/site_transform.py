@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from monosema.core.config import from_plain
@@ -35,6 +35,11 @@ class SiteTransform:
     """``hook_embed`` is before the factor that the model multiplies embeddings by (Gemma's √d_model)."""
     centering_unknown: bool = False
     """The dictionary's file does not say whether the model was processed, and may be of a time when it was."""
+
+    @property
+    def words(self) -> str:
+        """The fields that are true, in words; empty where there are none."""
+        return ", ".join(field.name.replace("_", " ") for field in fields(self) if getattr(self, field.name))
 
 
 def site_transform_of(metadata: Mapping[str, Any]) -> SiteTransform:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from monosema import hub
-from monosema.coders import Dictionary
-from monosema.coders.site_transform import SiteTransform
 from monosema.core.errors import FileError
 from monosema.core.files import read_json
 from monosema.data.rebuild import several_models
@@ -37,7 +35,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
         **({} if scaling == "none" else {"scaling": f"{scaling} of each token"}),
         "model": _model(coder.metadata),
-        **({"processed": _processing(coder)} if coder.site_transform != SiteTransform() else {}),
+        **({"processed": transform} if (transform := coder.site_transform.words) else {}),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",
         "text": f"{tokens['source']}, contexts of {tokens.get('context_size')}"
@@ -102,12 +100,6 @@ def _model(metadata: Mapping[str, Any]) -> str:
     if models:
         return ", ".join(f"{key}: {words(record)}" for key, record in models.items())
     return words(metadata.get("model") or {}) or "not recorded"
-
-
-def _processing(coder: Dictionary) -> str:
-    """How the model was processed before the dictionary was trained on it."""
-    done = [name.replace("_", " ") for name, is_so in asdict(coder.site_transform).items() if is_so]
-    return f"{', '.join(done)}; the plain model's values at its sites are others"
 
 
 def _short(value: object) -> str:

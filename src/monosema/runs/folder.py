@@ -286,10 +286,11 @@ class RunFolder:
 def _is_harmless(difference: str) -> bool:
     """Whether a line of ``differences`` is no reason to refuse to resume.
 
-    A run that was begun before weights had fingerprints records none.
+    A run may record no fingerprint of the weights: it is of an older version, or they were not all in memory.
     """
     name, _, change = difference.partition(":")
-    return name in HARMLESS or (_is_fingerprint(name) and change.startswith(" None -> "))
+    is_unknown = change.startswith(" None -> ") or change.endswith(" -> None")
+    return name in HARMLESS or (is_unknown and _is_fingerprint(name))
 
 
 def _is_fingerprint(name: str) -> bool:
