@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import monosema as ms
 from monosema.core.config import from_yaml
 from monosema.core.errors import ConfigError, DataError, FileError
+from monosema.data import write_cache
 from monosema.runs.config import CoderOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
 from monosema.runs.launch import launch
 
@@ -73,7 +74,7 @@ def test_path_and_fingerprint_are_recorded_wherever_the_model_is(run: Path, fold
     read = ms.FeatureStore.load(run.parent / "features").provenance
     assert (read.model, read.model_fingerprint, read.notes) == (str(folder), fingerprint, ())
     stream = session.stream
-    ms.write_cache(stream, run.parent / "cache", tokens=128)
+    write_cache(stream, run.parent / "cache", tokens=128)
     assert ms.ActivationCache(run.parent / "cache", 32).manifest.plan.stream["model"]["fingerprint"] == fingerprint
 
 
@@ -173,11 +174,11 @@ def test_a_stream_goes_on_with_the_weights_it_began_with(model: ms.LanguageModel
 
 
 def test_a_cache_is_finished_with_the_weights_it_was_begun_with(run: Path, folder: Path, tmp_path: Path) -> None:
-    ms.write_cache(ms.open_session(run).stream, tmp_path / "cache", tokens=128)
+    write_cache(ms.open_session(run).stream, tmp_path / "cache", tokens=128)
     change_weights(folder)
     (tmp_path / "cache" / "manifest.json").unlink(missing_ok=True)
     with pytest.raises(ConfigError, match=r"begun with other options \(stream\.model\.fingerprint: '.*' -> '.*'\)"):
-        ms.write_cache(ms.open_session(run).stream, tmp_path / "cache", tokens=128)
+        write_cache(ms.open_session(run).stream, tmp_path / "cache", tokens=128)
 
 
 def test_a_model_in_memory_has_a_fingerprint(folder: Path, tokens: ms.Tokens, tmp_path: Path) -> None:

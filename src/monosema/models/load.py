@@ -108,12 +108,15 @@ def load_model(
     )
 
 
-def load_tokenizer(source: str = BUILTIN, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    source: str | Path = BUILTIN, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """The tokenizer that ``load_model(source)`` comes with, without the model.
 
-    Raises ``UserError`` where ``source`` (a hub id, a folder, ``"builtin"``) has none or cannot be loaded.
+    Raises ``UserError`` where ``source`` (a hub id, a folder, ``"builtin"``) has none or cannot be loaded,
+    ``FileError`` where it is a path to nothing.
     """
-    refuse_misspelling("model", source, BUILTIN)
+    refuse_misspelling("model", str(source), BUILTIN)
     if source == BUILTIN:
         return _load_tokenizer(str(_builtin_folder()), {"local_files_only": True})
     source = resolve_source(source, "tokenizer")
