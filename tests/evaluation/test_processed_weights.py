@@ -20,7 +20,7 @@ from monosema.evaluation.benchmarks.tpp import targeted_perturbation
 from monosema.evaluation.loss_recovered import loss_recovered
 
 D, SITE, OUT = 8, "blocks.0.hook_resid_post", "blocks.0.hook_mlp_out"
-TEXTS = [f"{word} {number}" for number in range(12) for word in ("yes", "nooo")]
+TEXTS = [f"{word} {number}" for number in range(24) for word in ("yes", "nooo")]
 LABELS = [text.split()[0] for text in TEXTS]
 
 
@@ -62,7 +62,7 @@ def crosscoder(metadata: dict[str, Any]) -> ms.SparseCoder:
 
 
 def probed(model: ms.LanguageModel, metadata: dict[str, Any]) -> tuple[str, ...]:
-    config = ProbingConfig(ks=(1,), min_examples=2)
+    config = ProbingConfig(ks=(1,), min_examples=1)
     return probe_texts(sae(metadata), model, TEXTS, LABELS, config, progress=False).notes
 
 
