@@ -29,9 +29,10 @@ from monosema.coders import (
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import ActivationConfig
 from monosema.coders.parts import Origin
+from monosema.coders.site_transform import SiteTransform
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError, UserError, first_line
+from monosema.core.errors import ConfigError, FileError, ShapeError, UserError, first_line
 from monosema.core.files import atomic_folder, looks_like_path, read_json
 from monosema.core.finite import all_finite
 from monosema.formats import CoderSpec, native, saelens
@@ -49,6 +50,8 @@ _WHAT_TO_GIVE = (
 def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Tensor | None = None) -> Path:
     """Write ``coder`` as a folder that ``load`` reads, and SAELens too where it has such a class.
 
+    ``log10_density [d_sae]`` are the firing densities; by default those that the dictionary carries
+    (``metadata["log10_density"]``, where it was loaded with some or trained here).
     Selection rules with one threshold (BatchTopK) are written as ``jumprelu`` with it. The folder appears whole or not
     at all. It takes the place of a dictionary saved there before; a folder that holds anything else is refused with
     ``FileError``.
@@ -56,11 +59,16 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
     target = Path(folder)
     _require_replaceable(target)
     _require_threshold(coder)
+    density = coder.metadata.get("log10_density") if log10_density is None else log10_density
+    if density is not None and tuple(density.shape) != (coder.d_sae,):
+        raise ShapeError(
+            f"log10_density must have a number for each of {coder.d_sae} latents, got {list(density.shape)}"
+        )
     with atomic_folder(target) as temporary:
         if isinstance(coder, SparseCoder) and fits_saelens(coder):
-            saelens.write(to_spec(coder, log10_density), temporary)
+            saelens.write(to_spec(coder, density), temporary)
         else:
-            native.write(to_native(coder, log10_density), temporary)
+            native.write(to_native(coder, density), temporary)
     return target
 
 
@@ -97,8 +105,15 @@ def load(
     coder: Dictionary
     try:
         coder = from_native(spec) if isinstance(spec, NativeSpec) else from_spec(spec)
+        transform = coder.site_transform
     except UserError as error:
         raise FileError(f"{folder} holds no dictionary that can be used: {error}") from error
+    if transform not in (SiteTransform(), SiteTransform(centering_unknown=True)):
+        logger.warning(
+            "%s was trained on activations that the plain model does not have (%s); see coder.site_transform",
+            folder,
+            transform.words,
+        )
     coder.loaded_from = Origin(str(source), name, (coder.hook_name, coder.hook_name_out))
     return coder.to(device=choose_device(device), dtype=None if dtype is None else parse_dtype(dtype))
 
@@ -229,9 +244,30 @@ def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpe
         hook_name=coder.hook_name,
         hook_name_out=coder.hook_name_out,
         training_activation=to_plain(activation),
-        metadata={**metadata, "coder": {"seed": coder.config.seed, "b_dec": coder.config.b_dec}},
+        metadata={**metadata, "coder": _not_in_spec(coder)},
         log10_density=log10_density,
     )
+
+
+def _number(value: Any, what: str) -> float:
+    if type(value) not in (int, float):
+        raise FileError(f"{what} must be a number, got {value!r:.80}")
+    return float(value)
+
+
+_START = ("decoder_init", "decoder_init_norm", "encoder_init", "seed")
+"""Options of a coder that its weights started from, and that training it further reads."""
+
+
+def _not_in_spec(coder: SparseCoder) -> dict[str, Any]:
+    """What of ``coder`` SAELens' layout has no place for, as plain values in our own block."""
+    config, activation = coder.config, coder.activation
+    threshold = activation.threshold if isinstance(activation, FixedCountActivation) else None
+    return {
+        "b_dec": config.b_dec,
+        **{name: getattr(config, name) for name in _START},
+        **({} if threshold is None else {"threshold": threshold}),
+    }
 
 
 def from_spec(spec: CoderSpec) -> SparseCoder:
@@ -245,12 +281,12 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
         d_out=spec.d_out,
         activation=activation,
         b_dec="input_and_output" if spec.subtracts_b_dec else "none" if made.get("b_dec") == "none" else "output",
+        **{name: made[name] for name in _START if made.get(name) is not None},
         skip="W_skip" in spec.tensors,
         token_scaling=spec.token_scaling,
         hook_name=spec.hook_name,
         hook_name_out=spec.hook_name_out,
         dtype=spec.dtype,
-        seed=made.get("seed") or 0,
     )
     if spec.log10_density is not None:
         metadata["log10_density"] = spec.log10_density
@@ -265,6 +301,8 @@ def from_spec(spec: CoderSpec) -> SparseCoder:
             parameter.copy_(spec.tensors[name])
         if isinstance(coder.activation, FixedCountActivation) and "threshold" in spec.tensors:
             coder.activation.set_threshold(float(spec.tensors["threshold"][0]))
+        elif isinstance(coder.activation, FixedCountActivation) and made.get("threshold") is not None:
+            coder.activation.set_threshold(_number(made["threshold"], "the running threshold"))
     coder.is_trained = True
     return coder.requires_grad_(False)
 

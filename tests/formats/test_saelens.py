@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import monosema as ms
+from monosema.coders.site_transform import SiteTransform
 from monosema.core.errors import FileError
+from monosema.runs.describe import describe
 
 D_IN, D_SAE = 4, 6
 OLD = {"d_in": D_IN, "d_sae": D_SAE, "hook_point": "blocks.1.hook_resid_pre", "activation_fn_str": "relu"}
@@ -214,3 +216,124 @@ def test_several_models_are_one_string_for_saelens_and_a_mapping_for_us(tmp_path
     assert one["metadata"]["model_name"] == "org/chat"
     assert "model_names" not in one["monosema"]
     assert ms.load(tmp_path / "two").hook_name_out == "chat:blocks.1.hook_mlp_out"
+
+
+JB = {"d_in": D_IN, "d_sae": D_SAE, "hook_point": "blocks.1.hook_resid_pre", "model_name": "gpt2-small"}
+V6 = {
+    "architecture": "standard",
+    "d_in": D_IN,
+    "d_sae": D_SAE,
+    "apply_b_dec_to_input": True,
+    "metadata": {
+        "sae_lens_version": "6.54.12",
+        "hook_name": "blocks.1.hook_resid_pre",
+        "hook_head_index": None,
+        "model_name": "gpt2-small",
+        "model_class_name": "HookedTransformer",
+        "dataset_path": "owner/text",
+        "context_size": 64,
+        "prepend_bos": True,
+        "exclude_special_tokens": False,
+        "sequence_separator_token": "bos",
+        "disable_concat_sequences": True,
+        "seqpos_slice": [None],
+    },
+}
+
+
+def v6(**metadata: object) -> dict[str, Any]:
+    return {**V6, "metadata": {**V6["metadata"], **metadata}}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (v6(), {}),
+        (v6(model_from_pretrained_kwargs={}), {}),
+        (v6(model_from_pretrained_kwargs={"n_devices": 2, "dtype": "float16"}), {}),
+        (v6(model_from_pretrained_kwargs={"center_writing_weights": False}), {}),
+        (v6(model_from_pretrained_kwargs={"center_writing_weights": True}), {"centered": True}),
+        (
+            v6(model_from_pretrained_kwargs={"fold_ln": True, "fold_value_biases": True, "center_unembed": True}),
+            {"norms_folded": True, "value_biases_folded": True},
+        ),
+        (
+            v6(model_from_pretrained_kwargs={"refactor_factored_attn_matrices": True}),
+            {"attention_refactored": True},
+        ),
+        (v6(hook_name="blocks.1.ln2.hook_normalized"), {"norm_outputs_after_gain": True}),
+        (
+            v6(hook_name="blocks.1.ln2.hook_normalized", model_from_pretrained_kwargs={"fold_ln": True}),
+            {"norms_folded": True},
+        ),
+        (v6(hook_name="blocks.1.ln2.hook_normalized", model_class_name="AutoModelForCausalLM"), {}),
+        (JB, {"centering_unknown": True}),
+        ({**JB, "model_from_pretrained_kwargs": {"center_writing_weights": True}}, {"centered": True}),
+        ({**JB, "model_from_pretrained_kwargs": {"center_writing_weights": False}}, {}),
+        ({**JB, "model_from_pretrained_kwargs": {}}, {}),
+        ({**JB, "model_class_name": "HookedMamba"}, {}),
+    ],
+)
+def test_how_the_weights_were_processed_is_read(
+    config: dict[str, Any], expected: dict[str, bool], tmp_path: Path
+) -> None:
+    coder = ms.load(folder_with(tmp_path / "sae", config, weights()))
+    assert coder.site_transform == SiteTransform(**expected)
+    ms.save(coder, tmp_path / "again")
+    assert ms.load(tmp_path / "again").site_transform == coder.site_transform
+
+
+@pytest.mark.parametrize("config", [JB, V6], ids=["flat", "version 6"])
+def test_arguments_of_the_model_are_kept_and_written(config: dict[str, Any], tmp_path: Path) -> None:
+    kwargs = {"center_writing_weights": True, "fold_ln": False, "n_devices": 2, "trust_remote_code": True}
+    told = {"model_from_pretrained_kwargs": kwargs}
+    given = {**config, **told} if config is JB else v6(**told)
+    ms.save(ms.load(folder_with(tmp_path / "sae", given, weights())), tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "cfg.json").read_text())["metadata"]
+    assert written["model_from_pretrained_kwargs"] == {"center_writing_weights": True, "fold_ln": False}
+    assert written["model_class_name"] == "HookedTransformer"
+
+
+def test_a_dictionary_of_a_plain_model_has_no_arguments(tmp_path: Path) -> None:
+    ms.save(ms.SAE(D_IN, D_SAE, activation=ms.ReLU(), hook_name="blocks.1.hook_resid_pre"), tmp_path / "own")
+    assert "model_from_pretrained_kwargs" not in json.loads((tmp_path / "own" / "cfg.json").read_text())["metadata"]
+
+
+def test_what_saelens_recorded_is_there_when_it_is_saved_again(tmp_path: Path) -> None:
+    ms.save(ms.load(folder_with(tmp_path / "sae", V6, weights())), tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "cfg.json").read_text())["metadata"]
+    assert {key: written[key] for key in V6["metadata"]} == V6["metadata"]
+
+
+def test_a_dictionary_trained_further_here_records_our_model_and_text(tmp_path: Path) -> None:
+    given = v6(model_from_pretrained_kwargs={"center_writing_weights": True})
+    coder = ms.load(folder_with(tmp_path / "sae", given, weights()))
+    tokens = {"source": "stdlib", "context_size": 32, "begin_context": None}
+    coder.bind(coder.hook_name, coder.hook_name, {"model": {"name": "builtin"}, "tokens": tokens})
+    ms.save(coder, tmp_path / "ours")
+    written = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
+    assert (written["model_name"], written["dataset_path"], written["context_size"]) == ("builtin", "stdlib", 32)
+    assert "model_from_pretrained_kwargs" not in written
+    assert coder.site_transform == SiteTransform()
+
+
+@pytest.mark.parametrize("kwargs", [{"center_writing_weights": "true"}, {"fold_ln": 1}, ["fold_ln"]])
+def test_arguments_of_another_kind_are_refused(kwargs: object, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "sae", v6(model_from_pretrained_kwargs=kwargs), weights())
+    with pytest.raises(FileError, match="model_from_pretrained_kwargs"):
+        ms.load(folder)
+
+
+def test_processed_weights_are_warned_of_when_loaded_and_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = {"center_writing_weights": True, "fold_ln": True}
+    folder = folder_with(tmp_path / "sae", v6(model_from_pretrained_kwargs=told), weights())
+    ms.load(folder)
+    assert "that the plain model does not have (centered, norms folded)" in caplog.text
+    assert "centered, norms folded" in describe(folder)
+    caplog.clear()
+    plain = folder_with(tmp_path / "plain", v6(), weights())
+    ms.load(plain)
+    assert caplog.text == ""
+    assert "processed" not in describe(plain)

@@ -103,11 +103,13 @@ def test_models_in_memory_are_never_reconfigured(make_hf, tokens):
 
 def test_unusable_sources_are_refused_clearly(tmp_path):
     (tmp_path / "empty").mkdir()
-    for source in (str(tmp_path / "empty"), str(tmp_path / "nowhere"), "no-such-organisation/no-such-model"):
+    for source in (str(tmp_path / "empty"), "no-such-organisation/no-such-model"):
         with pytest.raises(
             UserError, match=r"cannot load .*Expected a folder with config.json and weights, or a hub id .*or 'builtin'"
         ):
             load_model(source)
+    with pytest.raises(FileError, match=r"there is no model at .*put it back"):
+        load_model(str(tmp_path / "nowhere"))
     for misspelt in ("bultin", "Builtin", "built-in"):
         with pytest.raises(UserError, match=f"unknown model '{misspelt}'; did you mean 'builtin'"):
             load_model(misspelt)

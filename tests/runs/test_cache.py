@@ -90,8 +90,11 @@ def test_a_dictionary_of_another_model_or_site_is_refused(cache: Path) -> None:
 
     ms.train(coder(), source, config, progress=False)
     with pytest.raises(ConfigError, match=r"another model than the one .*name: org/chat -> builtin"):
-        ms.train(coder(name="org/chat"), source, config, progress=False)
-    ms.train(coder(name="org/chat"), source, config, progress=False, start_at_other_sites=True)
+        ms.train(coder(name="org/chat", fingerprint=None), source, config, progress=False)
+    with pytest.raises(ConfigError, match=r"another model than the one .*fingerprint of the weights: 0+ -> "):
+        ms.train(coder(fingerprint="0" * 16), source, config, progress=False)
+    ms.train(coder(name="org/copy of the same weights"), source, config, progress=False)
+    ms.train(coder(fingerprint="0" * 16), source, config, progress=False, start_at_other_sites=True)
     elsewhere = ms.SAE(source.d_in, 32, activation=ms.TopK(k=4), hook_name="blocks.3.hook_resid_post")
     with pytest.raises(ConfigError, match=r"the coder is for blocks\.3\.hook_resid_post"):
         ms.train(elsewhere, source, config, progress=False)

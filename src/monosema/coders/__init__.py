@@ -26,6 +26,7 @@ _HOMES = {
     ),
     "monosema.coders.make": ("SAE", "CLT", "Crosscoder", "Transcoder"),
     "monosema.coders.scaling": ("Scaling",),
+    "monosema.coders.site_transform": ("SiteTransform",),
     "monosema.coders.stack": ("CrossLayerTranscoder", "Dictionary"),
     "monosema.kernels": ("Latents",),
 }
@@ -47,5 +48,6 @@ if TYPE_CHECKING:
     )
     from monosema.coders.make import CLT, SAE, Crosscoder, Transcoder
     from monosema.coders.scaling import Scaling
+    from monosema.coders.site_transform import SiteTransform
     from monosema.coders.stack import CrossLayerTranscoder, Dictionary
     from monosema.kernels import Latents

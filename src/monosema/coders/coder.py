@@ -19,6 +19,7 @@ from monosema.coders.encoder_product import EncoderProduct, encoder_product, res
 from monosema.coders.initial import initial_weights, zero_acausal_
 from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
+from monosema.coders.site_transform import SiteTransform, replace_records, site_transform_of
 from monosema.coders.token_scaling import ScaledTokens, scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
@@ -194,7 +195,12 @@ class SparseCoder(nn.Module):
     def bind(self, hook_name: str, hook_name_out: str, metadata: Mapping[str, Any]) -> None:
         """Record in place which sites the coder reads and writes, and where they came from."""
         self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
-        self.metadata.update(metadata)
+        replace_records(self.metadata, metadata)
+
+    @property
+    def site_transform(self) -> SiteTransform:
+        """In what the activations it was trained on differ from those of the plain model, as its metadata record."""
+        return site_transform_of(self.metadata)
 
     def set_token_scaling(self, kind: TokenScaling) -> None:
         """From now on scale tokens as ``kind`` says, in place; the weights stay and mean something else."""

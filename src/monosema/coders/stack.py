@@ -16,6 +16,7 @@ from monosema.coders.coder import SparseCoder
 from monosema.coders.config import StackConfig, TokenScaling
 from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
+from monosema.coders.site_transform import SiteTransform, replace_records, site_transform_of
 from monosema.coders.token_scaling import scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
@@ -100,7 +101,12 @@ class CrossLayerTranscoder(nn.Module):
     def bind(self, hook_name: str, hook_name_out: str, metadata: Mapping[str, Any]) -> None:
         """Record in place which sites are read and written, and where they came from."""
         self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
-        self.metadata.update(metadata)
+        replace_records(self.metadata, metadata)
+
+    @property
+    def site_transform(self) -> SiteTransform:
+        """In what the activations it was trained on differ from those of the plain model, as its metadata record."""
+        return site_transform_of(self.metadata)
 
     def set_token_scaling(self, kind: TokenScaling) -> None:
         """From now on scale the tokens of every site read as ``kind`` says, in place; see ``SparseCoder``."""

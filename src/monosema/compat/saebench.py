@@ -17,6 +17,7 @@ Neither has to be installed for this file to be imported. Where their figures di
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
@@ -29,6 +30,9 @@ from monosema.coders.config import AbsTopK, ActivationConfig, BatchTopK, Gated, 
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
 from monosema.formats import saelens
+from monosema.formats.processing import KWARGS, written_kwargs
+
+logger = logging.getLogger("monosema.compat.saebench")
 
 _LAYER = re.compile(r"blocks\.([0-9]+)\.|hook_(?:pos_)?embed")
 _CONTEXT_SIZE = 128
@@ -86,7 +90,7 @@ class AdapterConfig:
     dataset_trust_remote_code: bool = False
     """Whether ``datasets`` may run code that comes with a data set."""
     model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
-    """More arguments of ``from_pretrained_no_processing``."""
+    """How the weights were processed that the coder was trained on: arguments of ``from_pretrained_no_processing``."""
     normalize_activations: str = "none"
     """Nothing is left to do: what scaled the input in training is in the weights."""
 
@@ -120,6 +124,8 @@ def adapter(
         model_name: as TransformerLens takes it; recorded by training as the source of the model.
         context_size: tokens in a context; as trained, or 128.
         prepend_bos: whether contexts begin with BOS; as trained, or True.
+
+    A coder of processed weights says so in ``cfg.model_from_pretrained_kwargs``, and in a warning that is logged.
 
     Raises ``ConfigError`` for what these tools have no evaluation for: coders that write another site than they read or
     several sites, that need their input to decode (``token_scaling``), or that name no site or model.
@@ -155,7 +161,15 @@ def adapter(
         seqpos_slice=tuple(recorded["seqpos_slice"]),
         exclude_special_tokens=recorded["exclude_special_tokens"],
         dataset_path=recorded["dataset_path"],
+        model_from_pretrained_kwargs=written_kwargs(coder.metadata).get(KWARGS, {}),
     )
+    if config.model_from_pretrained_kwargs:
+        logger.warning(
+            "the coder was trained on processed weights: load its model with from_pretrained_no_processing(%r, "
+            "**adapter.cfg.model_from_pretrained_kwargs); SAEBench and sae-lens do not by themselves, and figures "
+            "on the plain model are not those of the coder on what it was trained for",
+            name,
+        )
     return SAEBenchAdapter(coder, config)
 
 

@@ -179,6 +179,7 @@ MODEL: Mapping[str, Field] = {
                        lambda value: None if value is False else _is_name(value)),
     "model_kwargs": Field("MODEL_KWARGS", _are_model_kwargs),
     "forward_kwargs": Field("numbers and switches of the forward pass", _are_switches),
+    "fingerprint": Field("its weights' checksum, compared with that of the weights loaded", _is_text),
 }  # fmt: skip
 """Used of a recorded model."""
 

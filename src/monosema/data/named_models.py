@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosema.core.errors import ConfigError, UserError, unknown_name
 from monosema.models import LanguageModel
+from monosema.models.fingerprint import weights_fingerprint
 
 _SAMPLE = "Sites of 2 models:\n\tdef résumé(x): return x ** 10  # naïve"
 _N_SHOWN = 3
@@ -79,6 +80,11 @@ class NamedModels:
                 values = model.capture(tokens_BT.to(model.device).long(), own, documents_BT=documents_BT)
                 captured |= {name: values[hook] for hook, name in own.items()}
         return captured
+
+    def fingerprints(self) -> dict[str, str] | None:
+        """``weights_fingerprint`` of each model by its name; None where one has none."""
+        found = {key: weights_fingerprint(model.hf) for key, model in self._models.items()}
+        return {key: each for key, each in found.items() if each is not None} if None not in found.values() else None
 
     def record(self) -> dict[str, Any]:
         """``{"model": record}`` for one model, ``{"models": {name: record}}`` for several; JSON-able."""

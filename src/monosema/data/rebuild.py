@@ -80,15 +80,34 @@ def override(recorded: Mapping[str, Any], overrides: Mapping[str, Any], part: st
     for name, value in overrides.items():
         if recorded.get(name) != value:
             logger.info("%s.%s overridden: %r -> %r", part, name, recorded.get(name), value)
-    named_by_file = {"data_only": True} if kind == "model" and "source" not in overrides else {}
-    return {**recorded, **overrides, **named_by_file}
+    changed = {**recorded, **overrides}
+    if kind == "model" and "source" not in overrides:
+        changed["data_only"] = True
+    if kind == "model" and changed.get("source") != recorded.get("source"):
+        changed.pop("fingerprint", None)  # another source may have other weights
+    return changed
 
 
 def model_again(options: Mapping[str, Any]) -> LanguageModel:
-    """``load_model`` with these options."""
+    """``load_model`` with recorded options; a warning where the weights are others than those recorded."""
     if options.get("source") == "model in memory":
         raise ConfigError("it was trained with a model object in memory; hand one in, or name a model")
-    return load_model(options["source"], **{name: value for name, value in options.items() if name != "source"})
+    given = {name: value for name, value in options.items() if name not in ("source", "fingerprint")}
+    model = load_model(options["source"], **given)
+    if problem := other_weights(options, model):
+        logger.warning("%s", problem)
+    return model
+
+
+def other_weights(options: Mapping[str, Any], model: LanguageModel) -> str | None:
+    """What to say where ``model`` has other weights than the fingerprint in ``options``; None where there is none."""
+    recorded, found = options.get("fingerprint"), model.record()["fingerprint"]
+    if None in (recorded, found) or recorded == found:
+        return None
+    return (
+        f"the weights of {options['source']} are not those recorded (fingerprint {found}, not {recorded}): figures and "
+        "features found on the recorded ones do not hold for them"
+    )
 
 
 def override_models(recorded: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

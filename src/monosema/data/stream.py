@@ -111,6 +111,7 @@ class ActivationStream:
         check_sizes(batch_size, model_batch_size, epochs, chunk_contexts, chunk_bytes)
         check_prefetch(prefetch, compile)
         self._named_models = NamedModels(model)
+        self._weights = self._named_models.fingerprints()
         self.tokens = tokens if isinstance(tokens, Tokens) else None
         if self.tokens is not None:
             self.tokens.require_vocabulary_of(self._named_models.first)
@@ -322,12 +323,14 @@ class ActivationStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state`` was taken; ``DataError`` where the corpus or the options are others."""
-        identity = self._identity()
-        if state["identity"].get("fingerprint") != identity["fingerprint"]:
+        """Continue where ``state`` was taken; ``DataError`` where corpus, weights or options are others."""
+        begun, here = state["identity"], self._identity()
+        if begun.get("fingerprint") != here["fingerprint"]:
             before = state.get("text")
             raise DataError(other_text(before if isinstance(before, Mapping) else None, self._text))
-        different = differences(state["identity"], identity)
+        if None in (begun.get("weights"), here["weights"]):  # states of old have no fingerprints of weights
+            begun, here = ({**each, "weights": None} for each in (begun, here))
+        different = differences(begun, here)
         if different:
             raise DataError("the stream's state belongs to another stream; it differs in " + "; ".join(different))
         self._forget()
@@ -351,6 +354,7 @@ class ActivationStream:
         return {
             "fingerprint": self.split.fingerprint,
             **({"models": names} if names else {}),
+            "weights": self._weights,
             "special_token_ids": sorted(self.split.rule.special_token_ids),
             **({} if self.split.rule.positions.is_everything else {"positions": to_plain(self.split.rule.positions)}),
             "sites": list(self.layout.hook_names),

@@ -15,6 +15,7 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, crosscoder_report
@@ -166,6 +167,7 @@ def _on_text(
         "tokens_fingerprint": chosen.split.fingerprint,
         "overlap": overlap_with_training(coder, tokens, chosen.split),
         "n_special_positions": int(chosen.special.sum()),
+        "notes": tuple(model_notes(coder, model)),
     }
     return _Source(pass_over, chosen.contexts.numel(), provenance, tuple(each.hf for each in models.values()))
 

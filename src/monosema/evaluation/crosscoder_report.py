@@ -225,6 +225,7 @@ def crosscoder_report(
     units: Sequence[float],
     n_tokens: int,
     thresholds: CrosscoderThresholds,
+    notes: Sequence[str] = (),
     **provenance: Any,
 ) -> CrosscoderReport:
     """The report of what was measured; ``provenance`` are fields of the report that say on what."""
@@ -244,7 +245,7 @@ def crosscoder_report(
                 n_unmeasured=int(unmeasured.sum()),
             )
         )
-    notes = []
+    notes = [*notes]
     in_units = [norm / unit for norm, unit in zip(mean_norms, units, strict=True)]
     if min(in_units) == 0 or max(in_units) / min(in_units) > _SIZES_DIFFER:
         shown_norms = ", ".join(f"{norm:.3g}" for norm in in_units)

@@ -15,6 +15,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import ROW_TERMS, Findings
@@ -28,7 +29,7 @@ from monosema.evaluation.measure import (
 )
 from monosema.evaluation.report import Ablation, Interval, ModelLosses, Report
 from monosema.evaluation.runs import ModelRuns, Subject
-from monosema.evaluation.sites import Models, by_name, sites_of, trained_elsewhere
+from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.evaluation.tasks import mask_token_id, no_task
 from monosema.metrics import (
     RELIABLE_DEAD_TOKENS,
@@ -203,7 +204,7 @@ def evaluate_many(
             own,
             _losses(own, ablations),
             weights=weights,
-            notes=[*notes, *runs.notes(subject), *trained_elsewhere(coder, models)],
+            notes=[*notes, *runs.notes(subject), *model_notes(coder, model)],
             ablation=ablations[0] if losses else None,
             model_name=", ".join(f"{key}: {each.name}" if key else each.name for key, each in models.items()),
             split=chosen.split.name,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from monosema.coders import SparseCoder
 from monosema.core.errors import ConfigError, DataError, UserError
 from monosema.data import Packing, TokenSplit, load_tokens
+from monosema.data.trained_on import log_model_notes
 from monosema.evaluation.evaluate import evaluate
 from monosema.models import LanguageModel
 
@@ -40,7 +41,7 @@ def loss_recovered(
     Each text is a context of its own, framed as the tokenizer frames it and cut at ``max_len`` tokens. Figures are
     those of ``evaluate``: special positions keep the model's own value in all three runs (dictionary_learning's
     ``loss_recovered`` replaces them too, which changes all but the first figure), padding counts nowhere, and a mean is
-    over tokens.
+    over tokens. A coder of another model, or of processed weights, is logged as a warning.
 
     Args:
         text: one text or several.
@@ -68,6 +69,7 @@ def loss_recovered(
         texts, model.tokenizer, longest, heldout_fraction=0.0, packing=Packing(preset="dictionary_learning")
     )
     assert isinstance(tokens.train, TokenSplit), "texts in memory are"
+    log_model_notes(coder, model)
     own = copy.copy(coder)
     own.bind(site, site, {})
     report = evaluate(

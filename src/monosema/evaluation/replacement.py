@@ -10,6 +10,7 @@ from monosema.coders import CrossLayerTranscoder, Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.trained_on import model_notes
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, SPLICED
 from monosema.evaluation.losses import losses_of, nothing_predicted
@@ -123,7 +124,10 @@ def evaluate_replacement(
         n_special_positions=int(chosen.special.sum()),
         split=chosen.split,
         overlap=_overlap([overlap_with_training(coder, tokens, chosen.split) for coder in replacement.coders]),
-        notes=["the figures of the layers are those of masked text"] if masked is not None else [],
+        notes=[
+            *(["the figures of the layers are those of masked text"] if masked is not None else []),
+            *dict.fromkeys(note for coder in replacement.coders for note in model_notes(coder, model)),
+        ],
     )
 
 

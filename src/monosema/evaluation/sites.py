@@ -10,7 +10,6 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, ShapeError, UserError
-from monosema.data.cache.expectations import model_differences
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.rebuild import several_models
 from monosema.models import LanguageModel, Site
@@ -82,12 +81,6 @@ def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_wr
     # The model's own names: a module given by its path has one spelling.
     own = {name: (key, found[name].name) for name, (key, _) in places.items()}
     return Sites(tuple(names[0]), tuple(names[1]), tuple(site.width for _, site in written), own)
-
-
-def trained_elsewhere(coder: Dictionary, models: Mapping[str, LanguageModel]) -> list[str]:
-    """A note where the coder records that it was trained on other models; none where it says nothing."""
-    different = model_differences(coder.metadata, NamedModels(models.get("", models)).record())
-    return [f"the coder was trained on another model ({'; '.join(different)})"] if different else []
 
 
 def require_writable(site: Site, model: LanguageModel, consequence: str, remedy: str) -> None:

@@ -17,6 +17,7 @@ from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.rebuild import several_models
+from monosema.data.trained_on import model_notes
 from monosema.features.logits import ExtremeLogits, extreme_logits
 from monosema.features.statistics import LatentStatistics
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
@@ -107,6 +108,8 @@ def collect_features(
             n_contexts=len(contexts_NT),
             context_size=split.context_size,
             n_special_positions=int(special_NT.sum()),
+            model_fingerprint=_fingerprint(models),
+            notes=tuple(model_notes(coder, model)),
         ),
         numbers=statistics.numbers(),
         windows=windows,
@@ -213,6 +216,11 @@ def _sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
             "trained on another model or site?"
         )
     return [name for name, _ in sites]
+
+
+def _fingerprint(models: NamedModels) -> str | None:
+    found = models.fingerprints()
+    return None if found is None else ", ".join(f"{key}: {each}" if key else each for key, each in found.items())
 
 
 def _n_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_tokens: int | None) -> int:

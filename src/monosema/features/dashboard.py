@@ -61,6 +61,7 @@ def write_dashboard(
         "n_logits": 0 if store.logits is None else store.logits.top_tokens.shape[1],
         "logits_note": store.logits_note,
         "share": _SHARE,
+        "notes": [printable(note) for note in provenance.notes],
         "figures": [[name, _figure(value)] for name, value in figures.items() if value is not None],
         "whitespace": WHITESPACE_SYMBOLS,
         "strings": strings,

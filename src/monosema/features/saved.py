@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from monosema.core.config import from_plain
 from monosema.core.errors import FileError
 from monosema.core.files import atomic_folder, read_json, write_json
 from monosema.features.logits import ExtremeLogits
@@ -59,7 +60,7 @@ def load_store(folder: Path) -> FeatureStore:
     tensors = read_tensors(folder / _ARRAYS)
     try:
         store = FeatureStore(
-            provenance=Provenance(**facts["provenance"]),
+            provenance=from_plain(Provenance, facts["provenance"]),
             numbers=LatentNumbers(n_tokens=int(facts["n_tokens"]), **_group(tensors, "numbers")),
             windows=Windows(**_group(tensors, "windows")),
             texts=ContextTexts(**_group(tensors, "texts"), vocabulary=tuple(map(str, facts["vocabulary"]))),

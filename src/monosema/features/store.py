@@ -45,6 +45,10 @@ class Provenance:
     """Tokens of a context."""
     n_special_positions: int
     """Positions left out because they hold special tokens."""
+    model_fingerprint: str | None = None
+    """That of the model's weights (of several models', behind their names); None where they could not be read."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the features must know of coder and model."""
 
     @property
     def site(self) -> str:
@@ -230,7 +234,7 @@ class FeatureStore:
     def __repr__(self) -> str:
         return (
             f"FeatureStore({len(self):,} of {self.d_sae:,} latents of {self.provenance.site} fired on "
-            f"{self.numbers.n_tokens:,} tokens)"
+            f"{self.numbers.n_tokens:,} tokens)" + "".join(f"\nnote: {note}" for note in self.provenance.notes)
         )
 
     def _effects(self, latent: int, end: Literal["top", "bottom"]) -> tuple[LogitEffect, ...] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from monosema.core.errors import FileError
 from monosema.formats.tensors import read_tensors
 
-_MAPPINGS = ("model", "models", "tokens", "stream", "training", "coder", "saelens")
+_MAPPINGS = ("model", "models", "tokens", "stream", "training", "coder", "saelens", "site_transform")
 """Parts of the metadata that are records of their own where they are there at all."""
 
 

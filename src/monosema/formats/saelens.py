@@ -20,6 +20,7 @@ from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.finite import all_finite
 from monosema.formats.checks import checked_density, checked_metadata, mapping_in, number_in, text_in
+from monosema.formats.processing import CLASS, KWARGS, read_transform, written_kwargs
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 from monosema.formats.tensors import read_tensors
 
@@ -88,7 +89,8 @@ def read(folder: Path) -> CoderSpec:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict):
         raise FileError(f"{folder / CONFIG_FILE} must hold a JSON object")
-    config = _upgraded(config, folder / CONFIG_FILE)
+    is_old = _is_old(config, folder / CONFIG_FILE)
+    config = _upgraded(config, folder / CONFIG_FILE) if is_old else config
     _refuse_unreadable(folder, config)
     architecture = str(config.get("architecture", "standard"))
     if architecture in _SAE_NAMES:
@@ -128,17 +130,31 @@ def read(folder: Path) -> CoderSpec:
         hook_name=hook_name,
         hook_name_out=hook_name_out or hook_name,
         training_activation=mapping_in(own, "activation", where) or None,
-        metadata=checked_metadata(own.get("metadata"), where) or {"saelens": metadata, **_recorded_positions(metadata)},
+        metadata=checked_metadata(own.get("metadata"), where) or _foreign_metadata(metadata, is_old, where),
         log10_density=checked_density(folder / SPARSITY_FILE),
     )
 
 
-def _upgraded(config: dict[str, Any], where: Path) -> dict[str, Any]:
-    """A ``cfg.json`` of before SAELens 6, whose keys were flat, in today's form; others as they are."""
+def _is_old(config: Mapping[str, Any], where: Path) -> bool:
+    """Whether ``cfg.json`` is of before SAELens 6."""
     metadata = mapping_in(config, "metadata", where)
     version = str(config.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
-    if version.split(".")[0] not in {"0", "1", "2", "3", "4", "5"}:
-        return config
+    return version.split(".")[0] in {"0", "1", "2", "3", "4", "5"}
+
+
+def _foreign_metadata(metadata: Mapping[str, Any], is_old: bool, where: Path) -> dict[str, Any]:
+    """The metadata of a dictionary that was not saved here: what SAELens recorded, and what of it has words here."""
+    transform = read_transform(metadata, is_old=is_old, where=where)
+    return {
+        "saelens": metadata,
+        **_recorded_positions(metadata),
+        **({} if transform is None else {"site_transform": transform}),
+    }
+
+
+def _upgraded(config: dict[str, Any], where: Path) -> dict[str, Any]:
+    """A ``cfg.json`` of before SAELens 6, whose keys were flat, in today's form."""
+    metadata = mapping_in(config, "metadata", where)
     new = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
     heads_side_by_side = "hook_z" in (text_in(new, "hook_name", where) or "") and new.get("hook_head_index") is None
     new.setdefault("reshape_activations", "hook_z" if heads_side_by_side else "none")
@@ -157,6 +173,8 @@ def _upgraded(config: dict[str, Any], where: Path) -> dict[str, Any]:
         "context_size",
         "prepend_bos",
         "seqpos_slice",
+        CLASS,
+        KWARGS,
     )
     new["metadata"] = {**{key: new[key] for key in kept if key in new}, **metadata}
     return new
@@ -274,6 +292,8 @@ def _config(spec: CoderSpec) -> dict[str, Any]:
         "sae_lens_version": SAELENS_VERSION,
         **recorded_metadata(spec.hook_name, spec.metadata, spec.hook_name_out),
         "model_class_name": "AutoModelForCausalLM",
+        **_kept(spec.metadata),
+        **written_kwargs(spec.metadata),
         **({"hook_name_out": hook_name_out, "hook_head_index_out": head_out} if spec.is_transcoder else {}),
     }
     models = _model_names(spec.metadata, spec.hook_name, spec.hook_name_out)
@@ -303,6 +323,18 @@ def recorded_metadata(
         "sequence_separator_token": tokens.get("separator"),
         "disable_concat_sequences": (tokens.get("packing") or {}).get("mode") == "one_document",
     }
+
+
+def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What SAELens recorded of the model and text of a dictionary that was trained there and not here."""
+    foreign = metadata.get("saelens") or {}
+    kept: tuple[str, ...] = ()
+    if not (metadata.get("model") or metadata.get("models")):
+        kept += ("model_name", CLASS)
+    if "source" not in (metadata.get("tokens") or {}):
+        kept += ("dataset_path", "context_size", "prepend_bos", "exclude_special_tokens", "sequence_separator_token")
+        kept += ("disable_concat_sequences",)
+    return {name: foreign[name] for name in kept if name in foreign}
 
 
 def _model_names(metadata: Mapping[str, Any], *hook_names: str | None) -> dict[str, str]:

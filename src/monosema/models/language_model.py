@@ -16,6 +16,7 @@ from monosema.core.errors import DataError, ShapeError, UserError, first_line, u
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
+from monosema.models.fingerprint import weights_fingerprint
 from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
 from monosema.models.mapping import believe_map, map_model
 from monosema.models.pairs import is_part_of_pair, refuse_pair
@@ -154,6 +155,11 @@ class LanguageModel:
     def has_head(self) -> bool:
         """Whether it predicts tokens: reward models, classifiers and bare ``AutoModel`` classes do not."""
         return self.hf.get_output_embeddings() is not None
+
+    @property
+    def has_layer_norm(self) -> bool:
+        """Whether a norm of the model subtracts the mean, as LayerNorm does and RMSNorm does not."""
+        return any(rule.centred for rule in self._map.measured.norms.values())
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -334,7 +340,8 @@ class LanguageModel:
         return torch.cat([x_ND @ chunk.to(dtype).T for chunk in W_VD.split(_UNEMBED_CHUNK)], dim=-1)
 
     def record(self) -> dict[str, Any]:
-        """JSON-able facts that identify the model: what ``load_model`` was given (never the token), class, dtype."""
+        """JSON-able facts that identify the model: what ``load_model`` was given (never the token), class, dtype, and a
+        fingerprint of the weights as they are now."""
         import transformers
 
         return {
@@ -348,6 +355,7 @@ class LanguageModel:
             "map": self._map.parts.architecture.note,
             "d_model": self.d_model,
             "n_layers": self.n_layers,
+            "fingerprint": weights_fingerprint(self.hf),
         }
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from monosema.core.foreign import ATTENTION, EXPERTS
 from monosema.core.peers import explains_options
 from monosema.models.causes import CONSENT, model_said_plainly, tokenizer_said_plainly
 from monosema.models.language_model import LanguageModel
+from monosema.models.source import resolve_source
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -41,7 +42,8 @@ def load_model(
 
     Args:
         source: a hub id (``"gpt2"``), a local folder, a transformers model in memory, or ``"builtin"``: the small
-            decoder that comes with the package and needs no network.
+            decoder that comes with the package and needs no network. A local folder is recorded by its absolute path
+            and never looked up on the hub.
         revision: branch, tag or commit on the hub.
         dtype: of the weights; by default the checkpoint's own, and float32 for ``"builtin"``.
         device: where the model goes; by default CUDA where there is one, and the CPU for ``"builtin"``.
@@ -61,7 +63,7 @@ def load_model(
 
     Raises:
         ConfigError: options that contradict each other, or that a model in memory cannot take.
-        FileError: the built-in model's files are missing.
+        FileError: the built-in model's files are missing, or ``source`` or ``tokenizer`` is a path to nothing.
         UserError: the hub id or folder cannot be loaded (the message names the cause: a wrong place, a package that is
             not installed, damaged weights, …), or the model's structure is refused.
         MemoryError, torch.OutOfMemoryError: the model does not fit into memory.
@@ -71,8 +73,13 @@ def load_model(
         raise ConfigError("model_kwargs has 'token'; pass it as load_model(..., token=...), where it is never recorded")
     if device is not None and device_map is not None:
         raise ConfigError("device and device_map are both given; device_map alone places the whole model")
+    if isinstance(source, (str, Path)) and source != BUILTIN:
+        refuse_misspelling("model", str(source), BUILTIN)
+        source = resolve_source(source)
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = resolve_source(tokenizer, "tokenizer")
     provenance: dict[str, Any] = {
-        "source": source if isinstance(source, str) else str(source) if isinstance(source, Path) else "model in memory",
+        "source": source if isinstance(source, str) else "model in memory",
         "revision": revision,
         "requested_dtype": None if dtype is None else str(parse_dtype(dtype)).removeprefix("torch."),
         "device": None if device is None else str(device),
@@ -81,7 +88,7 @@ def load_model(
         "tokenizer": tokenizer if isinstance(tokenizer, (str, bool, NoneType)) else type(tokenizer).__name__,
         **{name: _plain(value) for name, value in options.items()},
     }
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, str):
         _refuse_options_for_model_in_memory(source, revision, dtype, device, device_map, trust_remote_code, options)
         loaded_tokenizer = _load_tokenizer(tokenizer, _NO_CODE) if isinstance(tokenizer, str) else tokenizer or None
         name = getattr(source.config, "name_or_path", "") or type(source).__name__
@@ -90,8 +97,7 @@ def load_model(
         )
 
     builtin = source == BUILTIN
-    refuse_misspelling("model", str(source), BUILTIN)
-    path = str(_builtin_folder() if builtin else source)
+    path = str(_builtin_folder()) if builtin else source
     if builtin:
         dtype = dtype or torch.float32
         device = device or (None if device_map is not None else "cpu")
@@ -106,20 +112,24 @@ def load_model(
     return LanguageModel(
         hf,
         tokenizer,
-        name=str(source),
+        name=source,
         forward_kwargs=options["forward_kwargs"],
         provenance=provenance | {"commit": getattr(hf.config, "_commit_hash", None) or _cached_commit(path, revision)},
     )
 
 
-def load_tokenizer(source: str = BUILTIN, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    source: str | Path = BUILTIN, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """The tokenizer that ``load_model(source)`` comes with, without the model.
 
-    Raises ``UserError`` where ``source`` (a hub id, a folder, ``"builtin"``) has none or cannot be loaded.
+    Raises ``UserError`` where ``source`` (a hub id, a folder, ``"builtin"``) has none or cannot be loaded,
+    ``FileError`` where it is a path to nothing.
     """
-    refuse_misspelling("model", source, BUILTIN)
+    refuse_misspelling("model", str(source), BUILTIN)
     if source == BUILTIN:
         return _load_tokenizer(str(_builtin_folder()), {"local_files_only": True})
+    source = resolve_source(source, "tokenizer")
     named = {} if revision is None else {"revision": revision}
     return _load_tokenizer(source, {"trust_remote_code": trust_remote_code, **named})
 
@@ -211,7 +221,8 @@ def load_outline(
         ConfigError: the model is quantised or placed by ``device_map``: what that comes to is known once it is loaded.
         UserError: the configuration cannot be read, or its architecture is not in the table.
     """
-    path, kwargs = str(_builtin_folder() if source == BUILTIN else source), dict(model_kwargs or {})
+    path = str(_builtin_folder()) if source == BUILTIN else resolve_source(source)
+    kwargs = dict(model_kwargs or {})
     hub_options = _hub_options(source == BUILTIN, revision, None, trust_remote_code)
     with model_said_plainly(path):
         config = _configuration(path, hub_options)
@@ -227,8 +238,13 @@ def load_outline(
         arguments["trust_remote_code"] = True
     with model_said_plainly(path), torch.device("meta"):
         hf = _model_class(config).from_config(config, **arguments)
-    words = _load_tokenizer(tokenizer or path, hub_options if tokenizer is None else _NO_CODE)
-    return LanguageModel(hf, words, name=str(source), forward_kwargs=forward_kwargs, is_outline=True)
+    words = _load_tokenizer(
+        path if tokenizer is None else resolve_source(tokenizer, "tokenizer"),
+        hub_options if tokenizer is None else _NO_CODE,
+    )
+    return LanguageModel(
+        hf, words, name="builtin" if source == BUILTIN else path, forward_kwargs=forward_kwargs, is_outline=True
+    )
 
 
 def model_device(source: str, device: str | None) -> torch.device:

@@ -40,6 +40,8 @@ class ModelOptions:
     ``quantization_config``, the environment any."""
     forward_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments added to every forward pass."""
+    fingerprint: str | None = None
+    """That of the weights; a run records it, and one that is given is held against the weights loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
         **({} if scaling == "none" else {"scaling": f"{scaling} of each token"}),
         "model": _model(coder.metadata),
+        **({"processed": transform} if (transform := coder.site_transform.words) else {}),
         "reads": coder.hook_name or "not recorded",
         "writes": coder.hook_name_out or "not recorded",
         "text": f"{tokens['source']}, contexts of {tokens.get('context_size')}"

@@ -119,13 +119,15 @@ class RunFolder:
             held = load_plain(self._config_file)
         except ConfigError as error:
             raise FileError(f"{self._config_file} is damaged ({error}); put back a whole copy") from error
-        lines = [line for line in differences(held, self.config) if line.split(":")[0] not in HARMLESS]
+        lines = [line for line in differences(held, self.config) if not _is_harmless(line)]
         if lines:
+            weights = any(_is_fingerprint(line.split(":")[0]) for line in lines)
             raise ConfigError(
                 f"{self.path} belongs to another run (old -> new):\n  "
                 + "\n  ".join(lines)
                 + "\nnothing was changed; choose another out=, or use the old values to resume"
                 + (_CONSENT_AGAIN if any("trust_remote_code: True" in line for line in lines) else "")
+                + ("; a model's fingerprint is that of its weights: put back those the run began with" * weights)
             )
 
     def _is_ours(self) -> bool:
@@ -287,6 +289,21 @@ class RunFolder:
             f"{self.metrics_path} is damaged: what was logged up to step {checkpoint.step} is not there as it was "
             f"written; put back a whole copy or, to go on without those lines, rename it to {LOST_METRICS}"
         )
+
+
+def _is_harmless(difference: str) -> bool:
+    """Whether a line of ``differences`` is no reason to refuse to resume.
+
+    A run may record no fingerprint of the weights: it is of an older version, or they were not all in memory.
+    """
+    name, _, change = difference.partition(":")
+    is_unknown = change.startswith(" None -> ") or change.endswith(" -> None")
+    return name in HARMLESS or (is_unknown and _is_fingerprint(name))
+
+
+def _is_fingerprint(name: str) -> bool:
+    """Whether an option is the fingerprint of a model's weights."""
+    return name.endswith(".fingerprint") and name.partition(".")[0] in ("model", "models", "other_models")
 
 
 def _logged(checkpoint: Checkpoint) -> tuple[int, str]:

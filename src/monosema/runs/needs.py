@@ -279,7 +279,7 @@ def _coder(config: RunConfig, models: Models) -> Dictionary:
 
 
 def _outline(options: ModelOptions) -> LanguageModel:
-    return load_outline(**{key: value for key, value in given(options).items() if key != "device"})
+    return load_outline(**{key: value for key, value in given(options).items() if key not in ("device", "fingerprint")})
 
 
 def _model_options(config: RunConfig) -> dict[str, ModelOptions]:

@@ -19,6 +19,7 @@ from monosema.data.rebuild import (
     TOKEN_OPTIONS,
     model_again,
     models_again,
+    other_weights,
     override,
     override_models,
     recorded_options,
@@ -42,6 +43,9 @@ DEFAULT_CONTEXT_SIZE = 256
 
 Models = LanguageModel | Mapping[str, LanguageModel]
 """A language model, or several by name."""
+
+_FIXED = ("source", "dtype", "fingerprint")
+"""Recorded options that ``open_session`` does not take by these names."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ def open_session(
     ``overrides`` replace recorded options: ``model=`` and ``text=`` their sources, anything else by its name
     (``device="cpu"``, ``batch_size=512``, …). Each one that changes something is logged with both values. Where the
     dictionary reads several models, ``model=`` maps names to sources, and other options of models hold for all of them.
-    Raises ``FileError`` where the dictionary records no model or text, ``ConfigError`` on an unknown option and on a
-    recorded one that is not taken from a file.
+    A model whose weights are not the recorded ones is logged as a warning, and noted in every report.
+    Raises ``FileError`` where the dictionary records no model or text, or its model's folder is gone; ``ConfigError``
+    on an unknown option and on a recorded one that is not taken from a file.
     """
     if trust_remote_code:
         overrides = {**overrides, "trust_remote_code": True}
@@ -84,7 +89,7 @@ def open_session(
     recorded = recorded_options(coder.metadata)
     homes = {"model": ("model", "source"), "text": ("tokens", "source")}
     for part, options in (("model", MODEL_OPTIONS), ("tokens", TOKEN_OPTIONS), ("stream", STREAM_OPTIONS)):
-        homes |= {option: (part, option) for option in options if option not in ("source", "dtype")}
+        homes |= {option: (part, option) for option in options if option not in _FIXED}
     chosen: dict[str, dict[str, Any]] = {"model": {}, "tokens": {}, "stream": {}}
     for key, value in overrides.items():
         if key not in homes:
@@ -118,8 +123,12 @@ def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> 
 
 
 def build_model(options: ModelOptions) -> LanguageModel:
-    """``load_model`` with these options."""
-    return model_again(given(options))
+    """``load_model`` with these options; ``ConfigError`` where the weights are not those of ``options.fingerprint``."""
+    chosen = given(options)
+    model = model_again({name: value for name, value in chosen.items() if name != "fingerprint"})
+    if problem := other_weights(chosen, model):
+        raise ConfigError(f"{problem}; restore those weights, or leave out model.fingerprint for a new run")
+    return model
 
 
 def build_models(config: RunConfig) -> Models:

@@ -12,6 +12,7 @@ from monosema.coders import Dictionary, StackConfig
 from monosema.coders.config import ActivationConfig
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.data.cache.expectations import model_differences
 from monosema.data.sites import RowLayout, names_site
 from monosema.runs.config import CoderOptions
 
@@ -60,14 +61,8 @@ def load_start(options: CoderOptions, layout: RowLayout, models: Mapping[str, An
         coder = coder.to(dtype=parse_dtype(options.dtype))
     _check_options(options, coder)
     _check_sites(options, coder, layout)
-    trained_on, now = coder.metadata.get("model") or {}, models.get("model") or {}
-    if trained_on.get("source") != now.get("source") and trained_on and now:
-        logger.info(
-            "%s was trained on the model %s; this run reads %s",
-            options.start_from,
-            trained_on.get("source"),
-            now.get("source"),
-        )
+    if different := model_differences(coder.metadata, models):
+        logger.info("%s was trained on another model (%s)", options.start_from, "; ".join(different))
     return coder
 
 

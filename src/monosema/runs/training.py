@@ -397,8 +397,13 @@ def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
 
 
 def _finish(trainer: Trainer) -> Dictionary:
-    """A copy of the finished coder; the caller's own coder gets the same weights, for raw activations."""
+    """A copy of the finished coder; the caller's own coder gets the same weights, for raw activations.
+
+    Both carry the firing densities of the end of training, as what is saved does.
+    """
     finished = trainer.inference_coder()
+    for coder in (finished, trainer.coder):
+        coder.metadata["log10_density"] = trainer.statistics.log10_density().cpu()
     trainer.coder.load_state_dict(finished.state_dict())
     trainer.coder.is_trained = True
     trainer.coder.requires_grad_(False)

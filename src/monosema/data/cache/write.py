@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor
 
+from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.cache.folders import CacheFolder, open_folder, require_room, write_json
 from monosema.data.cache.manifest import (
@@ -116,10 +117,9 @@ def begin(folder: CacheFolder, plan: CachePlan, n_bytes: int) -> None:
     if PLAN in names:
         begun, wanted = folder.read_json(PLAN), plan.plain()
         if not isinstance(begun, dict) or begun != wanted:
-            begun = begun if isinstance(begun, dict) else {}
-            different = [key for key in wanted if begun.get(key) != wanted[key]]
+            different = differences(begun, wanted)[:5] if isinstance(begun, dict) else ["all of them"]
             raise ConfigError(
-                f"{folder} holds a cache that was begun with other options ({', '.join(different)} differ); choose "
+                f"{folder} holds a cache that was begun with other options ({'; '.join(different)}); choose "
                 "another folder, or delete this one"
             )
     elif names:

@@ -142,7 +142,11 @@ def measure_absorption(
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
         config=config,
-        notes=(*(f"{parent}: left out, {reason}" for parent, reason in skipped.items()), *unconverged(probes)),
+        notes=(
+            *rows.notes,
+            *(f"{parent}: left out, {reason}" for parent, reason in skipped.items()),
+            *unconverged(probes),
+        ),
     )
 
 

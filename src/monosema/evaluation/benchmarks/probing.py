@@ -155,7 +155,7 @@ def _report(
 ) -> ProbingReport:
     """``used`` int64 and ``groups`` are the example and the text of each of ``rows``."""
     probed = [_probed(task, rows, used, groups, config) for task in tasks.tasks]
-    notes = list(tasks.notes)
+    notes = [*rows.notes, *tasks.notes]
     if missed := [task.label for task in probed if not task.converged]:
         notes.append(f"probes of {', '.join(missed)} did not converge; their accuracy may be too low")
     n_held_out = len(groups[torch.searchsorted(used, tasks.tasks[0].test.examples)].unique())

@@ -9,6 +9,7 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
+from monosema.data.trained_on import model_notes
 from monosema.evaluation.benchmarks.config import RavelConfig
 from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
 from monosema.evaluation.benchmarks.ravel_prompts import AttributeData, Prompts
@@ -75,7 +76,7 @@ def cause_and_isolation(
         raise ConfigError("cause and isolation need at least two entities, and two attributes of each")
     prompts = Prompts(sae, model, data, config, progress)
     scores: list[AttributeScore] = []
-    notes = []
+    notes = model_notes(sae, model)
     for attribute in data.templates:
         pairs = {side: prompts.pairs(attribute, side) for side in ("train", "test")}
         if not all(pairs.values()):

@@ -32,6 +32,8 @@ class EncodedRows:
     """Of all N."""
     groups_N: Tensor
     """[N] int64: rows of one group belong together (copies of a text) and are never parted by a split."""
+    notes: tuple[str, ...] = ()
+    """What a report of these rows must say of the model they were read from: ``model_notes``."""
 
     def __len__(self) -> int:
         return len(self.x_ND)

@@ -170,7 +170,7 @@ def spurious_removal(
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
         config=config,
-        notes=tuple(unconverged(probes)),
+        notes=(*rows.notes, *unconverged(probes)),
     )
 
 

@@ -17,6 +17,7 @@ from monosema.core.progress import Progress
 from monosema.data.packing import packing_rule
 from monosema.data.packing_config import Packing
 from monosema.data.tokenise import encode
+from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.rows import EncodedRows, encode_on_cpu, on_cpu
 from monosema.evaluation.measure import evaluation_mode, require_finite_weights
@@ -124,7 +125,7 @@ def text_rows(
         pooled = of_rows.values.new_zeros(len(counts), of_rows.d_sae)
         pooled.index_put_((of_entry, of_rows.indices.long()), of_rows.values / counts[of_entry], accumulate=True)
         latents.append(latents_from_dense(pooled))
-    return EncodedRows(torch.cat(means), stack_tokens(latents), same(texts))
+    return EncodedRows(torch.cat(means), stack_tokens(latents), same(texts), tuple(model_notes(coder, model)))
 
 
 def word_rows(
@@ -167,7 +168,8 @@ def rows_at(
         masks.append(mask)
     parts = [(x, latents) for _, x, latents in _encoded(coder, model, contexts, masks, progress)]
     x_ND = torch.cat([x for x, _ in parts])
-    return EncodedRows(x_ND, stack_tokens([latents for _, latents in parts]), torch.arange(len(x_ND)))
+    latents = stack_tokens([latents for _, latents in parts])
+    return EncodedRows(x_ND, latents, torch.arange(len(x_ND)), tuple(model_notes(coder, model)))
 
 
 def same(texts: Sequence[str]) -> Tensor:

@@ -162,7 +162,7 @@ def targeted_perturbation(
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
         config=config,
-        notes=tuple(unconverged(dict(zip(names, probes, strict=True)))),
+        notes=(*rows.notes, *unconverged(dict(zip(names, probes, strict=True)))),
     )
 
 

@@ -408,6 +408,7 @@
   byId("subtitle").textContent =
     (header.title === header.site ? "" : `${header.site} · `) +
     `${count(header.n_alive)} of ${count(header.d_sae)} latents fired on ${count(header.n_tokens)} ${header.split.replace("heldout", "held-out")} tokens`;
+  byId("notes").append(...header.notes.map((note) => make("li", "hint", note)));
   byId("figures").append(
     ...header.figures.map(([name, value]) => add(make("div", ""), make("dt", "", name), make("dd", "", value))),
   );
