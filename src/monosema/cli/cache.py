@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosema.cli.options import add_logging, configure_logging, parse
+from monosema.cli.output import show
 from monosema.runs.config import CacheConfig
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
     out = parsed.extra.out or default_folder(parsed.config)
     manifest = make_cache(parsed.config, out, progress=_progress(parsed.extra))
-    print(f"{out}: this writer is done, others are not" if manifest is None else _summary(manifest, out))
+    show(f"{out}: this writer is done, others are not" if manifest is None else _summary(manifest, out))
     return 0
 
 
@@ -46,7 +47,7 @@ def _shuffle(arguments: Sequence[str]) -> int:
     from monosema.runs.cache import shuffle
 
     options = {"seed": extra.seed, "memory_bytes": extra.memory_bytes, "shard_bytes": extra.shard_bytes}
-    print(_summary(shuffle(extra.folder, extra.out, **options, progress=_progress(extra)), extra.out))
+    show(_summary(shuffle(extra.folder, extra.out, **options, progress=_progress(extra)), extra.out))
     return 0
 
 
@@ -64,7 +65,7 @@ def _export(arguments: Sequence[str]) -> int:
     from monosema.runs.cache import export
 
     n_left = export(extra.folder, extra.out, to=extra.format, context_size=extra.context_size)
-    print(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
+    show(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
     return 0
 
 
@@ -80,7 +81,7 @@ def _push(arguments: Sequence[str]) -> int:
     extra = _parsed(parser, arguments)
     from monosema.data.cache import push_cache
 
-    print(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
+    show(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
     return 0
 
 

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from monosema.cli.output import show, show_error
+
 VERBS = {
     "demo": "train a dictionary on the embedded model, evaluate it and write its features page",
     "train": "train a dictionary on a language model",
@@ -37,20 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         width = max(map(len, VERBS))
-        print(HELP.format(verbs="\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())))
+        show(HELP.format(verbs="\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())))
         return 0
     if given[0] == "--version":
         from importlib.metadata import version
 
-        print(f"monosema {version('monosema')}")
+        show(f"monosema {version('monosema')}")
         return 0
     verb, rest = given[0], given[1:]
     if verb not in VERBS:
         import difflib
 
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        print(f"monosema: unknown verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
-        print("known: " + ", ".join(VERBS), file=sys.stderr)
+        show_error(f"monosema: unknown verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        show_error("known: " + ", ".join(VERBS))
         return 2
     return _run(verb, rest)
 
@@ -63,10 +65,10 @@ def _run(verb: str, arguments: list[str]) -> int:
         status: int = importlib.import_module(f"monosema.cli.{verb}").run(arguments)
         return status
     except UserError as error:
-        print(f"monosema {verb}: {error}", file=sys.stderr)
+        show_error(f"monosema {verb}: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        print(f"monosema {verb}: {stop or 'interrupted'}", file=sys.stderr)
+        show_error(f"monosema {verb}: {stop or 'interrupted'}")
         return 1
 
 

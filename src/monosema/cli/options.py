@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
+from monosema.cli.output import show, show_error
 from monosema.core.config import MOST_YAML_BYTES, from_plain, load_plain, merge, parse_yaml, to_plain, to_yaml
 from monosema.core.errors import ConfigError, unknown_name
 from monosema.core.files import read_text
@@ -54,7 +55,7 @@ def parse(
     default = from_plain(cls, plain)
     if wants_help:
         parser.print_help()
-        print()
+        show()
     import tyro
 
     config = tyro.cli(
@@ -67,7 +68,7 @@ def parse(
     config = from_plain(cls, to_plain(config))
     configure_logging(known)
     if known.print_config:
-        print(to_yaml(config), end="")
+        show(to_yaml(config), end="")
         sys.exit(0)
     return Parsed(config, known)
 
@@ -82,7 +83,7 @@ class _ToStandardError(logging.Handler):
     """Writes to what standard error is now, which need not be what it was at the first call of a process."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        show_error(self.format(record))
 
 
 def configure_logging(known: argparse.Namespace) -> None:

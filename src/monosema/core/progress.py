@@ -10,7 +10,10 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
-logger = logging.getLogger("monosema.progress")
+from monosema.core.logs import get_logger
+from monosema.core.printable import encodable, terminal_line, terminal_text
+
+logger = get_logger("monosema.progress")
 
 
 class Progress:
@@ -30,6 +33,7 @@ class Progress:
         interval: float = 30.0,
         enabled: bool = True,
     ):
+        label = terminal_line(label)
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self.interval = interval
         self._start_done, self._started = done, time.monotonic()
@@ -54,7 +58,8 @@ class Progress:
 
     def figures(self, values: Mapping[str, float]) -> None:
         """The newest figures (loss, L0, …) to show beside the rate."""
-        self._figures = dict(values)
+        values = {terminal_line(name): value for name, value in values.items()}
+        self._figures = values
         if self._bar is not None:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
 
@@ -108,7 +113,7 @@ def say(line: str) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", line)
     else:
-        print(line, file=sys.stderr, flush=True)
+        print(encodable(terminal_text(line), sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
 def _interactive() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import numpy as np
 
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.files import read_json
+from monosema.core.logs import get_logger
+from monosema.core.plain import text_in, whole_in
 
-logger = logging.getLogger("monosema.data")
+logger = get_logger("monosema.data")
 
 METADATA = "sae_lens.json"
 """What SAELens writes beside a dataset that it tokenised."""
@@ -105,7 +106,10 @@ def _check(contexts: np.ndarray, length: int, tokenizer: Any, metadata: Mapping[
             f"the pretokenised rows hold token id {low if low < 0 else high}, the tokenizer's are 0 to "
             f"{len(tokenizer) - 1}: they were made by another one; pass that, or tokenise the text anew"
         )
-    theirs, ours = str(metadata.get("tokenizer_name") or ""), str(getattr(tokenizer, "name_or_path", "") or "")
+    theirs, ours = (
+        text_in(metadata, "tokenizer_name", METADATA) or "",
+        str(getattr(tokenizer, "name_or_path", "") or ""),
+    )
     if theirs and ours and Path(theirs).name != Path(ours).name:
         logger.warning(
             "the pretokenised rows were made with the tokenizer %r, the model's is %r; the ids mean the same only "
@@ -113,7 +117,7 @@ def _check(contexts: np.ndarray, length: int, tokenizer: Any, metadata: Mapping[
             theirs,
             ours,
         )
-    if metadata.get("context_size") not in (None, length):
+    if whole_in(metadata, "context_size", METADATA) not in (None, length):
         raise DataError(
             f"{METADATA} speaks of rows of {metadata['context_size']} tokens, the dataset has rows of {length}; the "
             "file belongs to another dataset: delete it, or get the right one"
@@ -131,7 +135,9 @@ def _mark_id(mark: Any, tokenizer: Any) -> int | None:
     if isinstance(mark, str):
         found = getattr(tokenizer, f"{mark}_token_id", None)
         return None if found is None else int(found)
-    return None if mark is None else int(mark)
+    if mark is not None and type(mark) is not int:
+        raise DataError(f"{METADATA}: a token that frames rows must be a name or a whole number, got {mark!r:.80}")
+    return mark
 
 
 def _on_hub(name: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from torch import Tensor
 from monosema.core.config import check_types
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import read_json
+from monosema.core.plain import is_same, list_in, texts_in
+from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.latent_table import LatentTable
 
 VERSION = 1
@@ -277,8 +278,8 @@ class Report:
 
         None becomes NaN again in fields that are always measured, and stays None in the others.
         """
-        if plain.get("version", VERSION) != VERSION:
-            raise ValueError(f"reports of version {VERSION} are read, this has {plain['version']!r}")
+        if not is_same(plain.get("version", VERSION), VERSION):
+            raise ValueError(f"reports of version {VERSION} are read, this has {plain['version']!r:.80}")
         values: dict[str, Any] = {}
         for each in fields(cls):
             if each.name in plain and each.name not in _LONG:
@@ -288,13 +289,13 @@ class Report:
         if values.get("fve_per_site") is not None:
             values["fve_per_site"] = {name: _number(value) for name, value in values["fve_per_site"].items()}
         if values.get("log10_density_histogram") is not None:
-            values["log10_density_histogram"] = tuple(values["log10_density_histogram"])
+            values["log10_density_histogram"] = tuple(list_in(values, "log10_density_histogram", "the report"))
         if values.get("models") is not None:
             values["models"] = {
                 key: ModelLosses(**_numbers(ModelLosses, losses), **_nested(losses))
                 for key, losses in values["models"].items()
             }
-        return cls(**values | _nested(values) | {"notes": tuple(plain.get("notes", ()))})
+        return cls(**values | _nested(values) | {"notes": texts_in(plain, "notes", "the report")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
@@ -312,17 +313,17 @@ class Report:
         lines = [self._title()]
         for group, rows in self._shown_groups().items():
             lines += labelled(group, [f"{name:<29} {text}" for name, text in rows])
-        return "\n".join([*lines, *labelled("note", self.notes)])
+        return terminal_lines([*lines, *labelled("note", self.notes)])
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = []
         for group, shown in self._shown_groups().items():
             for index, (name, text) in enumerate(shown):
-                head = f'<th rowspan="{len(shown)}" scope="rowgroup">{html.escape(group)}</th>' if index == 0 else ""
-                rows.append(f"<tr>{head}<td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>")
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        table = f"<table><caption>{html.escape(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
+                head = f'<th rowspan="{len(shown)}" scope="rowgroup">{escaped(group)}</th>' if index == 0 else ""
+                rows.append(f"<tr>{head}<td>{escaped(name)}</td><td>{escaped(text)}</td></tr>")
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
+        table = f"<table><caption>{escaped(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
         return f"{table}<ul>{notes}</ul>" if notes else table
 
     def _title(self) -> str:
