@@ -183,6 +183,18 @@ def check_types(config: Any) -> None:
             raise _wrong(f"{cls.__name__}.{field.name}", _words(expected), value)
 
 
+def made_of(cls: type[C], values: Mapping[str, Any], where: object) -> C:
+    """The dataclass ``cls`` of ``values`` from the file ``where``; ``FileError`` where one is of another type than its
+    field, or a field is missing or unknown."""
+    check_values(values, _hints(typing.cast(type, cls)), where)
+    try:
+        made = cls(**values)
+        check_types(made)
+    except (TypeError, ConfigError) as error:
+        raise FileError(f"{where} is damaged: {error}") from error
+    return made
+
+
 def check_values(values: Mapping[str, Any], expected: Mapping[str, Any], where: object) -> None:
     """``FileError`` for a value from the file ``where`` that is not of the type ``expected`` by its key; null may stand
     for any, and keys that are not expected are passed over."""

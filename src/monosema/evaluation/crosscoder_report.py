@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from monosema.core.config import check_types
+from monosema.core.config import made_of
 from monosema.core.errors import ConfigError, FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
-from monosema.core.plain import texts_in
+from monosema.core.plain import mapping_in, texts_in
 from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.report import Overlap, labelled, plain_value, shown
 from monosema.formats.tensors import read_tensors
@@ -164,12 +164,12 @@ class CrosscoderReport:
             latents = LatentSites(**read_tensors(file, integers=("site_class", "reference")))
             values = {name: value for name, value in plain.items() if name != "format"}
             values["mean_cosine_shared"] = _number(values["mean_cosine_shared"])
-            values["thresholds"] = CrosscoderThresholds(**values["thresholds"])
+            values["thresholds"] = made_of(CrosscoderThresholds, mapping_in(values, "thresholds", target), target)
             values["notes"] = texts_in(values, "notes", target)
-            sites = tuple(SiteFigures(**{k: _number(v) for k, v in site.items()}) for site in values.pop("sites"))
-            report = cls(**values, sites=sites, latents=latents)
-            for each in (report, report.thresholds, *sites):
-                check_types(each)
+            sites = tuple(
+                made_of(SiteFigures, {k: _number(v) for k, v in site.items()}, target) for site in values.pop("sites")
+            )
+            report = made_of(cls, {**values, "sites": sites, "latents": latents}, target)
         except FileError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from monosema.core.config import check_types
+from monosema.core.config import made_of
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import read_json
 from monosema.core.plain import is_same, list_in, texts_in
@@ -292,10 +292,11 @@ class Report:
             values["log10_density_histogram"] = tuple(list_in(values, "log10_density_histogram", "the report"))
         if values.get("models") is not None:
             values["models"] = {
-                key: ModelLosses(**_numbers(ModelLosses, losses), **_nested(losses))
+                key: made_of(ModelLosses, _numbers(ModelLosses, losses) | _nested(losses), f"model {key}")
                 for key, losses in values["models"].items()
             }
-        return cls(**values | _nested(values) | {"notes": texts_in(plain, "notes", "the report")})
+        values |= _nested(values) | {"notes": texts_in(plain, "notes", "the report")}
+        return made_of(cls, values, "the report")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
@@ -303,8 +304,6 @@ class Report:
         plain = read_json(path)
         try:
             report = cls.from_dict(plain)
-            for each in (report, *(report.models or {}).values()):
-                check_types(each)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
         return report
@@ -411,7 +410,8 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     if values.get("ablations") is not None:
         nested["ablations"] = {
-            name: AblationLosses(**_numbers(AblationLosses, each)) for name, each in values["ablations"].items()
+            name: made_of(AblationLosses, _numbers(AblationLosses, each), f"ablation {name}")
+            for name, each in values["ablations"].items()
         }
     return nested | {"intervals": intervals_of(values)}
 

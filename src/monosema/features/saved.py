@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from monosema.core.config import check_types
+from monosema.core.config import made_of
 from monosema.core.errors import FileError
 from monosema.core.files import atomic_folder, read_json, write_json
 from monosema.core.plain import list_in, mapping_in, text_in, texts_in, whole_in
@@ -70,7 +70,7 @@ def load_store(folder: Path) -> FeatureStore:
     try:
         note = text_in(facts, "logits_note", where)
         store = FeatureStore(
-            provenance=Provenance(**mapping_in(facts, "provenance", where)),
+            provenance=made_of(Provenance, mapping_in(facts, "provenance", where), where),
             numbers=LatentNumbers(n_tokens=whole_in(facts, "n_tokens", where) or 0, **_group(tensors, "numbers")),
             windows=Windows(**_group(tensors, "windows")),
             texts=ContextTexts(**_group(tensors, "texts"), vocabulary=texts_in(facts, "vocabulary", where)),
@@ -78,7 +78,6 @@ def load_store(folder: Path) -> FeatureStore:
             logits_note=note,
             logit_texts={_index(token): _index(text) for token, text in list_in(facts, "logit_texts", where)},
         )
-        check_types(store.provenance)
         problem = _contradiction(store)
     except FileError:
         raise

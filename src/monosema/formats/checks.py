@@ -35,6 +35,21 @@ _TOKENS_TYPES: dict[str, Any] = {
     "exclude_special_tokens": bool | list[int],
 }
 
+_CODER_TYPES: dict[str, Any] = {"seed": int, "b_dec": str}
+_SAELENS_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("model_name", "dataset_path"), str),
+    "context_size": int,
+    "prepend_bos": bool,
+    "exclude_special_tokens": bool | list[int],
+}
+"""What SAELens' own metadata hold, as far as they are used."""
+
+
+def checked_saelens(values: Mapping[str, Any], where: object) -> Mapping[str, Any]:
+    """SAELens' metadata ``values``; ``FileError`` where one that is used is of another type than expected."""
+    check_values(values, _SAELENS_TYPES, f"{where}: metadata")
+    return values
+
 
 def checked_metadata(values: Any, where: object) -> Mapping[str, Any]:
     """The metadata ``values`` in the file ``where``; ``FileError`` where they, or a value that is used, are of another
@@ -46,6 +61,7 @@ def checked_metadata(values: Any, where: object) -> Mapping[str, Any]:
         check_values(mapping_in(models, name, where), _MODEL_TYPES, f"{where}: models.{name}")
     check_values(mapping_in(metadata, "model", where), _MODEL_TYPES, f"{where}: model")
     check_values(mapping_in(metadata, "tokens", where), _TOKENS_TYPES, f"{where}: tokens")
+    check_values(mapping_in(metadata, "coder", where), _CODER_TYPES, f"{where}: coder")
     return metadata
 
 

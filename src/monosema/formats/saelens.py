@@ -20,7 +20,7 @@ from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.finite import all_finite
 from monosema.core.plain import flag_in, list_in, mapping_in, text_in, whole_in
-from monosema.formats.checks import checked_density, checked_metadata
+from monosema.formats.checks import checked_density, checked_metadata, checked_saelens
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 from monosema.formats.tensors import read_tensors
 
@@ -111,7 +111,8 @@ def read(folder: Path) -> CoderSpec:
         tensors = _fold_decoder_norms(tensors)
     if scale is not None:
         tensors["W_dec"] = tensors["W_dec"] * scale.to(tensors["W_dec"]).unsqueeze(1)
-    metadata, own = mapping_in(config, "metadata", where), mapping_in(config, "monosema", where)
+    metadata = checked_saelens(mapping_in(config, "metadata", where), where)
+    own = mapping_in(config, "monosema", where)
     hook_name, hook_name_out = (
         _with_head(text_in(metadata, f"hook_name{end}", where), whole_in(metadata, f"hook_head_index{end}", where))
         for end in ("", "_out")

@@ -16,7 +16,7 @@ from typing import Any
 from monosema.core.config import from_plain, to_plain
 from monosema.core.errors import ConfigError, FileError, first_line
 from monosema.core.files import read_json, write_json
-from monosema.core.plain import require_version
+from monosema.core.plain import brief, require_version
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packing import PADDED_MODES
 from monosema.data.packing_config import Packing
@@ -53,6 +53,8 @@ class TokenPlan:
     def __post_init__(self) -> None:
         if self.context_size < 1:
             raise ConfigError(f"context_size must be at least 1, got {self.context_size}")
+        if not isinstance(self.text.get("source"), str):
+            raise ConfigError(f"text.source must be text, got {brief(self.text.get('source'))}")
 
     @property
     def source(self) -> str:
