@@ -71,8 +71,9 @@ def benchmark() -> dict[str, bytes]:
 def packed() -> dict[str, bytes]:
     identity = TokenizerIdentity(name="a", vocab_size=9, vocab_sha256="b", sha256="c")
     plan = TokenPlan(
-        text={"source": "stdlib"}, context_size=4, heldout_fraction=0.1, packing=Packing(), attend_across_documents=True,
-        marks={"begin_context": 0}, padding=0, special_token_ids=(0,), tokenizer=identity, shard_contexts=8,
+        text={"source": "stdlib"}, context_size=4, heldout_fraction=0.1, packing=Packing(),
+        attend_across_documents=True, marks={"begin_context": 0}, padding=0, special_token_ids=(0,),
+        tokenizer=identity, shard_contexts=8,
     )  # fmt: skip
     shard = StoredShard(file="data-00000.arrow", n_contexts=2, n_bytes=100, crc32=7)
     position = Position(n_documents=3, carried=(1,), carried_documents=(2,), text_sha256="d")
