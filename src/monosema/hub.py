@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,11 +34,13 @@ from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, FileError, ShapeError, UserError, first_line
 from monosema.core.files import atomic_folder, looks_like_path, read_json
 from monosema.core.finite import all_finite
+from monosema.core.logs import get_logger
+from monosema.core.plain import mapping_in, whole_in
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
 
-logger = logging.getLogger("monosema.hub")
+logger = get_logger("monosema.hub")
 
 _WHAT_TO_GIVE = (
     f"give the path of a run folder, or of a folder that holds {saelens.CONFIG_FILE}, or the hub's name of a "
@@ -378,12 +379,21 @@ def _checkpoints(run: Path, name: str) -> list[Path]:
     kind, _, number = name.partition("_")
     if kind not in ("step", "tokens") or not number.isdecimal() or not folder.is_dir():
         return []
-    found = {path: read_json(path / "state.json") for path in sorted(folder.glob("step_*"))}
-    for path, state in found.items():
-        if int(number) == (state["tokens"] if kind == "tokens" else int(path.name.removeprefix("step_"))):
+    found = {path: checkpoint_tokens(path) for path in sorted(folder.glob("step_*"))}
+    for path, n_tokens in found.items():
+        if int(number) == (n_tokens if kind == "tokens" else int(path.name.removeprefix("step_"))):
             return [path / "coder"]
-    there = ", ".join(f"tokens_{state['tokens']} ({path.name})" for path, state in found.items())
+    there = ", ".join(f"tokens_{n_tokens} ({path.name})" for path, n_tokens in found.items())
     raise FileError(f"{folder} has no checkpoint {name}; there are {there or 'none'}")
+
+
+def checkpoint_tokens(checkpoint: Path) -> int:
+    """The tokens that the dictionary in ``checkpoint`` was trained on; ``FileError`` where it does not say."""
+    where = checkpoint / "state.json"
+    n_tokens = whole_in(mapping_in({"the checkpoint": read_json(where)}, "the checkpoint", where), "tokens", where)
+    if n_tokens is None:
+        raise FileError(f"{where} does not say how many tokens the run had seen")
+    return n_tokens
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:

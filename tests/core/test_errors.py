@@ -1,5 +1,7 @@
 """Errors offer the nearest names."""
 
+import pickle
+
 import pytest
 
 from monosema.core import errors
@@ -32,3 +34,11 @@ def test_all_are_value_errors_of_one_family(name: str) -> None:
     error = getattr(errors, name)
     assert issubclass(error, UserError)
     assert issubclass(error, ValueError)
+
+
+def test_messages_show_nothing_that_acts_and_keep_their_lines_and_their_length() -> None:
+    error = errors.FileError("a\x1b[2J\u202eb\ud800:\n  the fix")
+    assert str(error) == "a⟨U+001B⟩[2J⟨U+202E⟩b⟨ED A0 80⟩:\n  the fix"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
+    long = str(errors.DataError("x" * 10**6 + "; the fix"))
+    assert len(long) < 10_100 and long.endswith("; the fix")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monosema.core.printable import printable
+from monosema.core.printable import encodable, printable, terminal_line, terminal_text
 
 ZWJ_EMOJI = "👩\u200d💻"
 
@@ -41,3 +41,41 @@ def test_printable_of_any_bytes_holds_nothing_that_acts(data: bytes):
 )
 def test_printable_by_hand(text: str, shown: str):
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "⟨U+001B⟩[31mred⟨U+001B⟩[0m"),
+        ("\x9b2J\x00\x07\x7f", "⟨U+009B⟩2J⟨U+0000⟩⟨U+0007⟩⟨U+007F⟩"),
+        ("fve 1.0\rfve 0.1", "fve 1.0⟨U+000D⟩fve 0.1"),
+        ("a\u202eb\u2066c\u200bd\ufeff", "a⟨U+202E⟩b⟨U+2066⟩c⟨U+200B⟩d⟨U+FEFF⟩"),
+        ("hook\u200dname", "hook⟨U+200D⟩name"),
+        ("\u200d", "⟨U+200D⟩"),
+        (ZWJ_EMOJI, ZWJ_EMOJI),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("a\U000e0041\u3164\u2800", "a⟨U+E0041⟩⟨U+3164⟩⟨U+2800⟩"),
+        ("\ud800x\udcff", "⟨ED A0 80⟩x⟨ED B3 BF⟩"),
+        ("größe → 漢", "größe → 漢"),
+        ("one\n\ttwo", "one\n\ttwo"),
+    ],
+)
+def test_a_terminal_is_shown_nothing_that_acts(text: str, shown: str):
+    assert terminal_text(text) == shown
+    assert terminal_line(text) == shown.replace("\n", "⟨U+000A⟩").replace("\t", "⟨U+0009⟩")
+    assert terminal_text(shown) == shown
+
+
+def test_long_texts_keep_their_ends():
+    shown = terminal_text("a" * 500 + "b" * 500, 100)
+    assert shown == "a" * 75 + "… (900 characters left out) …" + "b" * 25
+    assert terminal_text("a" * 100, 100) == "a" * 100
+    assert len(terminal_line("\x1b" * 10**6)) < 10_000
+
+
+def test_any_text_can_be_printed_in_any_encoding():
+    text = terminal_text("a\ud800\x1b→漢")
+    text.encode()
+    assert encodable(text, "ascii").isascii()
+    assert encodable("größe", "latin-1") == "größe"
+    assert encodable("漢", "ascii") == "\\u6f22"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from monosema.cli.options import add_consent, parse
+from monosema.cli.output import show, show_error
 
 _USAGE = """\
 usage: monosema benchmark NAME FOLDER [options]
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     names = [argument for argument in arguments[:2] if not argument.startswith("-")]
     if not names:
         is_asked_for = any(argument in ("-h", "--help") for argument in arguments)
-        print(_USAGE, file=sys.stdout if is_asked_for else sys.stderr)
+        (show if is_asked_for else show_error)(_USAGE)
         raise SystemExit(0 if is_asked_for else 2)  # as the parsers of other verbs do
     from monosema.runs.benchmarking import DataOptions, find_benchmark, run_benchmark
 
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         trust_remote_code=extra.trust_remote_code,
         progress=not extra.quiet,
     )
-    print(report)
+    show(report)
     if extra.out is not None:
         report.save(extra.out)
     if extra.saebench is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
 from monosema.cli.options import add_logging, configure_logging, parse
+from monosema.cli.output import show
 from monosema.runs.config import CacheConfig
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
 
     out = parsed.extra.out or default_folder(parsed.config)
     manifest = make_cache(parsed.config, out, progress=_progress(parsed.extra))
-    print(f"{out}: this writer is done, others are not" if manifest is None else _summary(manifest, out))
+    show(f"{out}: this writer is done, others are not" if manifest is None else _summary(manifest, out))
     return 0
 
 
@@ -47,7 +48,7 @@ def _shuffle(arguments: Sequence[str]) -> int:
     from monosema.runs.cache import shuffle
 
     options = {"seed": extra.seed, "memory_bytes": extra.memory_bytes, "shard_bytes": extra.shard_bytes}
-    print(_summary(shuffle(extra.folder, extra.out, **options, progress=_progress(extra)), extra.out))
+    show(_summary(shuffle(extra.folder, extra.out, **options, progress=_progress(extra)), extra.out))
     return 0
 
 
@@ -65,7 +66,7 @@ def _export(arguments: Sequence[str]) -> int:
     from monosema.runs.cache import export
 
     n_left = export(extra.folder, extra.out, to=extra.format, context_size=extra.context_size)
-    print(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
+    show(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
     return 0
 
 
@@ -81,7 +82,7 @@ def _push(arguments: Sequence[str]) -> int:
     extra = _parsed(parser, arguments)
     from monosema.data.cache import push_cache
 
-    print(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
+    show(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monosema.cli.options import add_logging, configure_logging
+from monosema.cli.output import show
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     from monosema.runs.demo import run_demo
 
     result = run_demo(extra.out, progress=not extra.quiet)
-    print(result)
+    show(result)
     if extra.open:
         import webbrowser
 

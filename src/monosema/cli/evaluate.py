@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosema.cli.options import add_consent, parse
+from monosema.cli.output import show
 from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
 
@@ -87,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
             )
     if extra.crosscoder:
         sites = _crosscoder(extra, options)
-        print(sites)
+        show(sites)
         if extra.out is not None:
             sites.save(extra.out)
         return 0
@@ -95,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
 
     if extra.replace is not None:
         replaced = _replacement(extra, options)
-        print(replaced)
+        show(replaced)
         if extra.out is not None:
             write_json(extra.out, replaced.to_dict())
         return 0
@@ -104,9 +105,9 @@ def run(arguments: Sequence[str]) -> int:
 
     reports = _reports(extra, options)
     for name, report in reports.items():
-        print(f"{name}\n{report}\n" if len(reports) > 1 else report)
+        show(f"{name}\n{report}\n" if len(reports) > 1 else report)
     if len(reports) > 1:
-        print(comparison(reports))
+        show(comparison(reports))
     plain = {name: report.to_dict() for name, report in reports.items()}
     if extra.out is not None:
         write_json(extra.out, plain if len(plain) > 1 else next(iter(plain.values())))

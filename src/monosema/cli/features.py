@@ -8,6 +8,7 @@ from pathlib import Path
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
 from monosema.cli.options import add_consent, add_logging, configure_logging
+from monosema.cli.output import show
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,10 +39,10 @@ def run(arguments: Sequence[str]) -> int:
         session.coder, session.models, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
     )
     if extra.latent is not None:
-        print(store[extra.latent])
+        show(store[extra.latent])
         return 0
     page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
     report = Path(extra.folder) / "report.json"
     store.dashboard(page, figures=headline(Report.load(report)) if report.exists() else {})
-    print(f"features: {page}")
+    show(f"features: {page}")
     return 0

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from monosema.cli.options import add_logging, configure_logging
+from monosema.cli.output import show
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -18,5 +19,5 @@ def run(arguments: Sequence[str]) -> int:
     configure_logging(extra)
     from monosema.runs.describe import describe
 
-    print(describe(extra.folder, extra.name))
+    show(describe(extra.folder, extra.name))
     return 0

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from monosema.cli.output import show, show_error
 from monosema.core.console import Console, consoles
 
 VERBS = {
@@ -66,20 +67,20 @@ def _closed(status: int, out: Console, err: Console) -> int:
 def _command(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         width = max(map(len, VERBS))
-        print(HELP.format(verbs="\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())))
+        show(HELP.format(verbs="\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())))
         return 0
     if given[0] == "--version":
         from importlib.metadata import version
 
-        print(f"monosema {version('monosema')}")
+        show(f"monosema {version('monosema')}")
         return 0
     verb, rest = given[0], given[1:]
     if verb not in VERBS:
         import difflib
 
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        print(f"monosema: unknown verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
-        print("known: " + ", ".join(VERBS), file=sys.stderr)
+        show_error(f"monosema: unknown verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        show_error("known: " + ", ".join(VERBS))
         return 2
     return _run(verb, rest)
 
@@ -92,15 +93,15 @@ def _run(verb: str, arguments: list[str]) -> int:
         status: int = importlib.import_module(f"monosema.cli.{verb}").run(arguments)
         return status
     except UserError as error:
-        print(f"monosema {verb}: {error}", file=sys.stderr)
+        show_error(f"monosema {verb}: {error}")
         return 2
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"monosema {verb}: out of memory ({first_line(error)}); {_LESS_MEMORY}", file=sys.stderr)
+        show_error(f"monosema {verb}: out of memory ({first_line(error)}); {_LESS_MEMORY}")
         return 2
     except KeyboardInterrupt as stop:
-        print(f"monosema {verb}: {stop or 'interrupted'}", file=sys.stderr)
+        show_error(f"monosema {verb}: {stop or 'interrupted'}")
         return 1
 
 

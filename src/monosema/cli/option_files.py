@@ -7,7 +7,6 @@ unless the command line or the environment of the process says the same. Secrets
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,10 @@ from monosema.core.config import MOST_YAML_BYTES, load_plain, merge, parse_yaml
 from monosema.core.errors import ConfigError, unknown_name
 from monosema.core.files import read_text
 from monosema.core.foreign import SECRETS, refuse_withheld, withhold
+from monosema.core.logs import get_logger
 from monosema.core.printable import printable
 
-logger = logging.getLogger("monosema.cli")
+logger = get_logger("monosema.cli")
 
 PREFIX = "MONOSEMA_"
 DOTENV = Path(".env")

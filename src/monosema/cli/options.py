@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
+from monosema.cli.output import show, show_error
 from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
-from monosema.core.console import print_error
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
 
@@ -56,7 +56,7 @@ def parse(
     default = from_plain(cls, plain)
     if wants_help:
         parser.print_help()
-        print()
+        show()
     _answer_peers_names(rest, option_paths(cls))
     import tyro
 
@@ -72,7 +72,7 @@ def parse(
     configure_logging(known)
     use_dotenv(files.dotenv, takes_options=True)
     if known.print_config:
-        print(to_yaml(config), end="")
+        show(to_yaml(config), end="")
         sys.exit(0)
     return Parsed(config, known)
 
@@ -103,7 +103,7 @@ class _ToStandardError(logging.Handler):
     """Writes to what standard error is now, which need not be what it was at the first call of a process."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_error(self.format(record))
+        show_error(self.format(record))
 
 
 def configure_logging(known: argparse.Namespace) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from monosema.cli.options import parse
+from monosema.cli.output import show, show_error
 from monosema.cli.train import CHOICES
+from monosema.core.plain import dump_json
 from monosema.runs.config import RunConfig
 
 
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
     extra = parsed.extra
     planned = plan(parsed.config, seconds=extra.seconds, out=extra.out, cache=extra.cache_type)
-    print(json.dumps(planned.to_dict(), indent=2) if extra.json else planned)
+    show(dump_json(planned.to_dict(), indent=2) if extra.json else planned)
     for problem in planned.problems:
-        print(f"monosema plan: {problem}", file=sys.stderr)
+        show_error(f"monosema plan: {problem}")
     return 2 if planned.problems else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monosema.cli.options import parse
+from monosema.cli.output import show
 from monosema.core.errors import ConfigError
 from monosema.runs.config import PretokenizeConfig
 
@@ -29,10 +30,10 @@ def run(arguments: Sequence[str]) -> int:
     from monosema.runs.pretokenize import make_tokens
 
     tokens = make_tokens(parsed.config, extra.out, progress=False if extra.quiet else extra.progress_every)
-    print(
+    show(
         f"{indexed(tokens.train).n_tokens:,} training and {tokens.heldout.n_tokens:,} held-out tokens in contexts of "
         f"{tokens.context_size}: {extra.out}"
     )
     if extra.push is not None:
-        print(push_pretokenized(extra.out, extra.push, private=extra.private))
+        show(push_pretokenized(extra.out, extra.push, private=extra.private))
     return 0

@@ -9,6 +9,7 @@ from typing import get_args
 
 from monosema.cli.kinds import Choices
 from monosema.cli.options import parse
+from monosema.cli.output import show
 from monosema.coders.config import ActivationConfig
 from monosema.runs.config import CacheSource, RunConfig
 from monosema.training.terms import FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
@@ -37,6 +38,6 @@ def run(arguments: Sequence[str]) -> int:
     progress = False if parsed.extra.quiet else parsed.extra.progress_every
     result = launch(parsed.config, parsed.extra.out, progress=progress)
     if result.report is not None:
-        print(result.report)
-    print(f"dictionary: {result.folder}/coder")
+        show(result.report)
+    show(f"dictionary: {result.folder}/coder")
     return 0

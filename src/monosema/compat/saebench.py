@@ -17,7 +17,6 @@ Neither has to be installed for this file to be imported. Where their figures di
 from __future__ import annotations
 
 import copy
-import logging
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
@@ -29,10 +28,11 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.coders.config import AbsTopK, ActivationConfig, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
+from monosema.core.logs import get_logger
 from monosema.formats import saelens
 from monosema.formats.processing import KWARGS, written_kwargs
 
-logger = logging.getLogger("monosema.compat.saebench")
+logger = get_logger("monosema.compat.saebench")
 
 _LAYER = re.compile(r"blocks\.([0-9]+)\.|hook_(?:pos_)?embed")
 _CONTEXT_SIZE = 128

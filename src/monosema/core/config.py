@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -20,15 +21,30 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from monosema.core.errors import ConfigError, nearest_names
-from monosema.core.files import check_plain, read_json, read_text
+from monosema.core.errors import ConfigError, FileError, nearest_names
+from monosema.core.files import read_json, read_text
 from monosema.core.peers import peers_option
+from monosema.core.plain import check_plain, twice
+from monosema.core.printable import terminal_text
 
 C = TypeVar("C")
 MOST_YAML_BYTES = 2**16
 """A config of the library has a tenth of it; more takes seconds to parse."""
 _MOST_VALUES = 100_000
 _MOST_BRACKETS = 100
+_FLOAT = "tag:yaml.org,2002:float"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads ``1e-3`` as a number, as YAML 1.2 and JSON do; YAML 1.1 asks for a dot and takes it for text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that ``_Loader`` would read as a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def to_plain(value: Any) -> Any:
@@ -65,17 +81,18 @@ def from_yaml(cls: type[C], text: str) -> C:
 
 
 def parse_yaml(text: str, where: object) -> Any:
-    """The plain value of YAML ``text`` from ``where``; ``ConfigError`` where it is not valid, has tags that make
-    objects, is nested deeply, or stands for very many values (aliases of aliases)."""
+    """The plain value of YAML ``text`` from ``where``; ``ConfigError`` where it is not valid, has a key twice in one
+    mapping, has tags that make objects, is nested deeply, or stands for very many values (aliases of aliases)."""
     try:
         if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > _MOST_BRACKETS:
             raise ValueError("it is nested too deeply")  # the parser would take very long to say so
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         if _n_values(node, {}) > _MOST_VALUES:
             raise ValueError(f"its aliases stand for more than {_MOST_VALUES:,} values")
+        _refuse_keys_given_twice(node, set())
         plain = loader.construct_document(node)
         check_plain(plain)
     except (ValueError, OverflowError, yaml.YAMLError) as error:
@@ -96,9 +113,31 @@ def _n_values(node: Any, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
+def _refuse_keys_given_twice(node: Any, seen: set[int]) -> None:
+    """``ValueError`` for a key that stands twice in a mapping: the last one would win without a word."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    keys: set[tuple[str, str]] = set()
+    for part in node.value:
+        key, *inner = part if isinstance(node, yaml.MappingNode) else (None, part)
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in keys:
+                raise ValueError(twice(key.value, key.start_mark.line + 1))
+            keys.add((key.tag, key.value))
+        for each in inner:
+            _refuse_keys_given_twice(each, seen)
+
+
 def to_yaml(config: Any) -> str:
     """``config`` as YAML, fields in the order of their definition."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(to_plain(config))
+
+
+def dump_yaml(plain: Any) -> str:
+    """A plain value as YAML that ``parse_yaml`` reads; as ASCII where characters could not be seen in a terminal."""
+    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text if terminal_text(text) == text else yaml.dump(plain, Dumper=_Dumper, sort_keys=False)
 
 
 def load_plain(path: str | Path) -> dict[str, Any]:
@@ -151,6 +190,27 @@ def check_types(config: Any) -> None:
             raise _wrong(f"{cls.__name__}.{field.name}", _words(expected), value)
 
 
+def made_of(cls: type[C], values: Mapping[str, Any], where: object) -> C:
+    """The dataclass ``cls`` of ``values`` from the file ``where``; ``FileError`` where one is of another type than its
+    field, or a field is missing or unknown."""
+    check_values(values, _hints(typing.cast(type, cls)), where)
+    try:
+        made = cls(**values)
+        check_types(made)
+    except (TypeError, ConfigError) as error:
+        raise FileError(f"{where} is damaged: {error}") from error
+    return made
+
+
+def check_values(values: Mapping[str, Any], expected: Mapping[str, Any], where: object) -> None:
+    """``FileError`` for a value from the file ``where`` that is not of the type ``expected`` by its key; null may stand
+    for any, and keys that are not expected are passed over."""
+    for name, kind in expected.items():
+        value = values.get(name)
+        if value is not None and not _holds(kind, value):
+            raise FileError(f"{where}: {_wrong(name, _words(kind), value)}")
+
+
 def _holds(expected: Any, value: Any) -> bool:
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if expected is Any:
@@ -164,6 +224,10 @@ def _holds(expected: Any, value: Any) -> bool:
             return False
         inner = arguments[:1] * len(value) if arguments[-1:] == (Ellipsis,) or origin is list else arguments
         return len(inner) == len(value) and all(map(_holds, inner, value))
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(
+            _holds(kind, each) for pair in value.items() for kind, each in zip(arguments, pair, strict=True)
+        )
     if expected in (int, float):
         number = numbers.Integral if expected is int else numbers.Real
         return isinstance(value, number) and not isinstance(value, bool)
@@ -176,7 +240,10 @@ def _words(expected: Any) -> str:
         return " or ".join(_words(each) for each in typing.get_args(expected))
     if typing.get_origin(expected) is Literal:
         return " or ".join(repr(each) for each in typing.get_args(expected))
-    named = {int: "a whole number", float: "a number", str: "text", type(None): "None"}
+    if typing.get_origin(expected) is list:
+        return f"a list of {_words(typing.get_args(expected)[0])}"
+    named = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "None"}
+    named[dict] = "a mapping"
     return named.get(expected, getattr(expected, "__name__", str(expected)))
 
 
@@ -210,7 +277,10 @@ def _read(expected: Any, plain: Any, path: str) -> Any:
         if not isinstance(plain, Mapping):
             raise _wrong(path, "a mapping", plain)
         value_type = typing.get_args(expected)[1]
-        return {str(key): _read(value_type, value, _join(path, str(key))) for key, value in plain.items()}
+        for key in plain:
+            if not isinstance(key, str):
+                raise _wrong(_join(path, str(key)), "text for a key (quote it)", key)
+        return {key: _read(value_type, value, _join(path, key)) for key, value in plain.items()}
     return _read_scalar(expected, plain, path)
 
 
@@ -219,15 +289,10 @@ def _read_scalar(expected: Any, plain: Any, path: str) -> Any:
         if plain is not None:
             raise _wrong(path, "nothing (null)", plain)
         return None
-    if expected is float and str(plain).lower() in ("nan", "+nan", "-nan"):
+    if expected is float and isinstance(plain, float) and math.isnan(plain):
         raise _wrong(path, "a number", plain)  # no comparison further on would refuse it
     if expected is float and isinstance(plain, (int, float)) and not isinstance(plain, bool):
         return plain  # an int stays one, so that what was written is what is read
-    if expected is float and isinstance(plain, str):  # YAML 1.1 reads 1e-3 (no dot) as a string
-        try:
-            return float(plain)
-        except ValueError:
-            raise _wrong(path, "a number", plain) from None
     if expected is int and isinstance(plain, int) and not isinstance(plain, bool):
         return plain
     if expected is Path and isinstance(plain, (str, Path)):

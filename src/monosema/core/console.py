@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from monosema.core.printable import encodable, terminal_text
+
 
 class Console(io.TextIOBase):
     """Writes text to ``stream``; what the system refuses is kept in ``error`` and not raised.
@@ -69,5 +71,5 @@ def consoles() -> Iterator[tuple[Console, Console]]:
 
 
 def print_error(line: str) -> None:
-    """Write a line to standard error, where that can be done."""
-    print(line, file=Console(sys.stderr), flush=True)
+    """Write a line to standard error, where that can be done; what a terminal cannot show is shown by name."""
+    print(encodable(terminal_text(line), sys.stderr.encoding), file=Console(sys.stderr), flush=True)

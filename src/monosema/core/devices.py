@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import platform
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, unknown_name
+from monosema.core.logs import get_logger
 
-logger = logging.getLogger("monosema.core.devices")
+logger = get_logger("monosema.core.devices")
 
 FLOAT_DTYPES = {
     "float64": torch.float64,

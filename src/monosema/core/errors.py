@@ -10,9 +10,18 @@ import errno
 import os
 from collections.abc import Iterable
 
+from monosema.core.printable import MOST_MESSAGE, terminal_text
+
 
 class UserError(ValueError):
-    """The input cannot be used as it is; the message names the fix."""
+    """The input cannot be used as it is; the message names the fix.
+
+    Messages quote names, keys and texts of files. Control characters and what else cannot be seen are shown by name,
+    and very long messages are cut in the middle, so that any of them can be printed.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(terminal_text(str(message), MOST_MESSAGE))
 
 
 class ConfigError(UserError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -15,12 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monosema.core.errors import FileError
+from monosema.core.plain import check_plain, dump_json, parse_json
 
 _TEMPORARY = ".writing-"
 MOST_JSON_BYTES = 2**26
 """No JSON file the library writes comes near it; reading one takes some forty times its size in memory."""
-_MOST_DEPTH = 50
-_MOST_INTEGER = 2**64
 
 
 def looks_like_path(name: str) -> bool:
@@ -57,44 +55,27 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str | Iterable[
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """``value`` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """``value`` as indented JSON, atomically; NaN and infinities become null."""
+    write_atomically(path, dump_json(value, indent=2) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON value in ``path``; ``FileError`` where it is missing, damaged, or nothing the library can have written:
-    of more than ``MOST_JSON_BYTES``, nested deeply, with integers beyond 64 bits or text that is not Unicode."""
-    text = read_text(path, MOST_JSON_BYTES)
+    """The JSON value in ``path``; ``FileError`` where it is missing, damaged, has a key twice, or is nothing that the
+    library can have written: of more than ``MOST_JSON_BYTES``, nested deeply, with integers beyond 64 bits or text that
+    is not Unicode. NaN and infinities become None."""
+    return parse_json_file(read_text(path, MOST_JSON_BYTES), path)
+
+
+def parse_json_file(text: str | bytes, where: object) -> Any:
+    """The JSON value of a file's ``text``; ``FileError`` naming ``where``, as of ``read_json``."""
     try:
-        value = json.loads(text)
-        check_plain(value)
+        value = parse_json(text)
+        check_plain(value, finite=True)
     except ValueError as error:
-        raise FileError(f"{path} is not valid JSON: {error}") from error
+        raise FileError(f"{where} is not valid JSON: {error}") from error
     except RecursionError as error:
-        raise FileError(f"{path} is not valid JSON: it is nested too deeply") from error
+        raise FileError(f"{where} is not valid JSON: it is nested too deeply") from error
     return value
-
-
-def check_plain(value: Any) -> None:
-    """``ValueError`` where lists and mappings are nested more than 50 deep, an integer has more than 64 bits, or a text
-    cannot be encoded: what would break something further on."""
-    level = [value]
-    for _ in range(_MOST_DEPTH):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner.extend(each)
-                inner.extend(each.values())
-            elif isinstance(each, list):
-                inner.extend(each)
-            elif isinstance(each, str):
-                each.encode()
-            elif isinstance(each, int) and abs(each) >= _MOST_INTEGER:
-                raise ValueError("it holds an integer of more than 64 bits")
-        if not inner:
-            return
-        level = inner
-    raise ValueError("it is nested too deeply")
 
 
 def read_text(path: str | os.PathLike[str], most_bytes: int | None = None) -> str:

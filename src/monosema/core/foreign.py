@@ -9,15 +9,15 @@ the caller's own (``--config``, ``.env``) included.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from monosema.core.errors import ConfigError
+from monosema.core.logs import get_logger
 
-logger = logging.getLogger("monosema.core.foreign")
+logger = get_logger("monosema.core.foreign")
 
 
 def _is_text(value: Any) -> str | None:

@@ -11,8 +11,10 @@ from types import TracebackType
 from tqdm.auto import tqdm
 
 from monosema.core.console import Console, print_error
+from monosema.core.logs import get_logger
+from monosema.core.printable import terminal_line
 
-logger = logging.getLogger("monosema.progress")
+logger = get_logger("monosema.progress")
 
 
 class Progress:
@@ -32,6 +34,7 @@ class Progress:
         interval: float = 30.0,
         enabled: bool = True,
     ):
+        label = terminal_line(label)
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self.interval = interval
         self._start_done, self._started = done, time.monotonic()
@@ -64,7 +67,8 @@ class Progress:
 
     def figures(self, values: Mapping[str, float]) -> None:
         """The newest figures (loss, L0, …) to show beside the rate."""
-        self._figures = dict(values)
+        values = {terminal_line(name): value for name, value in values.items()}
+        self._figures = values
         if self._bar is not None:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,13 +10,14 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.finite import all_finite, finite_sum
+from monosema.core.logs import get_logger
 from monosema.core.seeds import random_stream
 from monosema.data.contexts import Contexts, RowRule
 from monosema.data.harvest import Harvester
 from monosema.data.sites import RowLayout
 from monosema.data.streamed import Place
 
-logger = logging.getLogger("monosema.data.stream")
+logger = get_logger("monosema.data.stream")
 
 MAX_CHUNK_BYTES = 2**30
 MIN_BATCHES_PER_CHUNK = 64

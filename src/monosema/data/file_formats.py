@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from monosema.core.errors import DataError
+from monosema.core.plain import parse_json
 from monosema.data.files import ByteStream, TextFile
 from monosema.data.records import RecordText
 
@@ -178,7 +178,7 @@ def _utf8(raw: bytes, where: str) -> str:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         hint = "; files with one record in a line are called .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{where}: not valid JSON ({error}){hint}") from error

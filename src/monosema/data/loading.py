@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from monosema.core.config import to_plain
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.logs import get_logger
 from monosema.core.peers import explains_options
 from monosema.data.config import MIXTURE, Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule, special_token_ids
@@ -42,7 +42,7 @@ from monosema.data.tokenise import encode
 from monosema.data.tokens import Tokens, TokenSplit
 from monosema.data.workers import Workers
 
-logger = logging.getLogger("monosema.data")
+logger = get_logger("monosema.data")
 
 DEFAULT_HELDOUT_FRACTION = 0.02
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
+from monosema.core.logs import get_logger
 from monosema.models import LanguageModel
 
-logger = logging.getLogger("monosema.data.stream")
+logger = get_logger("monosema.data.stream")
 
 
 @runtime_checkable

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.files import read_json
+from monosema.core.logs import get_logger
+from monosema.core.plain import text_in, whole_in
 from monosema.data.token_rows import TokenRows, token_rows
 
-logger = logging.getLogger("monosema.data")
+logger = get_logger("monosema.data")
 
 METADATA = "sae_lens.json"
 """What SAELens writes beside a dataset that it tokenised."""
@@ -79,7 +80,8 @@ def opening_token(tokenizer: Any, metadata: Mapping[str, Any]) -> int:
 def _check(rows: TokenRows, tokenizer: Any, metadata: Mapping[str, Any]) -> None:
     if tokenizer is None:
         return
-    theirs, ours = str(metadata.get("tokenizer_name") or ""), str(getattr(tokenizer, "name_or_path", "") or "")
+    theirs = text_in(metadata, "tokenizer_name", METADATA) or ""
+    ours = str(getattr(tokenizer, "name_or_path", "") or "")
     if theirs and ours and Path(theirs).name != Path(ours).name:
         logger.warning(
             "the pretokenised rows were made with the tokenizer %r, the model's is %r; the ids mean the same only "
@@ -87,7 +89,7 @@ def _check(rows: TokenRows, tokenizer: Any, metadata: Mapping[str, Any]) -> None
             theirs,
             ours,
         )
-    if metadata.get("context_size") not in (None, rows.longest):
+    if whole_in(metadata, "context_size", METADATA) not in (None, rows.longest):
         raise DataError(
             f"{METADATA} speaks of rows of {metadata['context_size']} tokens, the dataset has rows of {rows.longest}; "
             "the file belongs to another dataset: delete it, or get the right one"
@@ -105,7 +107,9 @@ def _mark_id(mark: Any, tokenizer: Any) -> int | None:
     if isinstance(mark, str):
         found = getattr(tokenizer, f"{mark}_token_id", None)
         return None if found is None else int(found)
-    return None if mark is None else int(mark)
+    if mark is not None and type(mark) is not int:
+        raise DataError(f"{METADATA}: a token that frames rows must be a name or a whole number, got {mark!r:.80}")
+    return mark
 
 
 def _on_hub(name: str) -> Path | None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from monosema.core import foreign
 from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, FileError
+from monosema.core.logs import get_logger
 from monosema.data.config import IN_MEMORY, Mixture, TextSource
 from monosema.data.loading import load_tokens
 from monosema.data.packing_config import Packing, Positions
 from monosema.data.tokens import Tokens
 from monosema.models import LanguageModel, load_model
 
-logger = logging.getLogger("monosema.data.rebuild")
+logger = get_logger("monosema.data.rebuild")
 
 MODEL_OPTIONS = (*foreign.MODEL, "trust_remote_code")
 TOKEN_OPTIONS = (*foreign.TEXT, "n_processes")

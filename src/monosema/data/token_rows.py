@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
 from monosema.core.errors import DataError
+from monosema.core.logs import get_logger
 from monosema.data.documents import require_sound
 
-logger = logging.getLogger("monosema.data")
+logger = get_logger("monosema.data")
 
 MASK_COLUMN = "attention_mask"
 """Beside a column of tokens: 0 where a position is padding, 1 where it is text."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 
 from monosema.coders import Dictionary
 from monosema.coders.site_transform import SiteTransform
+from monosema.core.logs import get_logger
 from monosema.data.cache.expectations import model_differences
 from monosema.data.named_models import NamedModels
 from monosema.models import LanguageModel
 from monosema.models.sites import split_head, split_name
 
-logger = logging.getLogger("monosema.data.trained_on")
+logger = get_logger("monosema.data.trained_on")
 
 _WRITTEN = (
     "hook_embed",

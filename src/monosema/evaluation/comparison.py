@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from monosema.core.files import write_atomically
+from monosema.core.printable import terminal_line
 from monosema.evaluation.report import Report, shown
 
 _SHOWN = ("d_sae", "l0", "fve", "ce_loss_score", "kl_score", "norm_ratio", "dead_fraction", "max_decoder_cosine")
@@ -19,7 +20,7 @@ def comparison(reports: Mapping[str, Report]) -> str:
     rows = [["", *_SHOWN]]
     for name, report in reports.items():
         values = [getattr(report, column) for column in _SHOWN]
-        rows.append([name, *("" if value is None else shown(value) for value in values)])
+        rows.append([terminal_line(name), *("" if value is None else shown(value) for value in values)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     aligned = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return "\n".join("  ".join(row).rstrip() for row in aligned)
@@ -36,10 +37,16 @@ def write_csv(reports: Mapping[str, Report], path: str | os.PathLike[str]) -> No
             figures |= {f"ablations/{ablation}/{key}": value for key, value in losses.items()}
         for key, (low, high) in report.intervals.items():
             figures |= {f"{key} low": low, f"{key} high": high}
-        lines.append({"name": name, **figures})
+        words = {"name": name, **figures}
+        lines.append({terminal_line(key): _cell(value) for key, value in words.items()})
     text = io.StringIO()
     columns = list(dict.fromkeys(key for line in lines for key in line))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     write_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """Names may be those of a file: what cannot be seen is shown by name, also to those who print the table."""
+    return terminal_line(value) if isinstance(value, str) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from monosema.core.config import check_types
+from monosema.core.config import made_of
 from monosema.core.errors import ConfigError, FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.plain import mapping_in, texts_in
+from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.report import Overlap, labelled, plain_value, shown
 from monosema.formats.tensors import read_tensors
 from monosema.metrics import BETWEEN, NOWHERE, SHARED
@@ -160,15 +161,15 @@ class CrosscoderReport:
             raise FileError(f"{target} is not a crosscoder report of this version ({_FORMAT!r})")
         file = target.with_suffix(".safetensors")
         try:
-            latents = LatentSites(**read_tensors(file))
+            latents = LatentSites(**read_tensors(file, integers=("site_class", "reference")))
             values = {name: value for name, value in plain.items() if name != "format"}
             values["mean_cosine_shared"] = _number(values["mean_cosine_shared"])
-            values["thresholds"] = CrosscoderThresholds(**values["thresholds"])
-            values["notes"] = tuple(values["notes"])
-            sites = tuple(SiteFigures(**{k: _number(v) for k, v in site.items()}) for site in values.pop("sites"))
-            report = cls(**values, sites=sites, latents=latents)
-            for each in (report, report.thresholds, *sites):
-                check_types(each)
+            values["thresholds"] = made_of(CrosscoderThresholds, mapping_in(values, "thresholds", target), target)
+            values["notes"] = texts_in(values, "notes", target)
+            sites = tuple(
+                made_of(SiteFigures, {k: _number(v) for k, v in site.items()}, target) for site in values.pop("sites")
+            )
+            report = made_of(cls, {**values, "sites": sites, "latents": latents}, target)
         except FileError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -183,22 +184,22 @@ class CrosscoderReport:
             lines += labelled(name, _lines(site))
         lines += labelled("other latents", [f"{name:<29} {text}" for name, text in self._others()])
         lines += labelled("data", [f"{name:<29} {text}" for name, text in self._data()])
-        return "\n".join([*lines, *labelled("note", self.notes)])
+        return terminal_lines([*lines, *labelled("note", self.notes)])
 
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
         names = [each.name for each in fields(SiteFigures)]
         heads = "".join(f'<th scope="col">{name}</th>' for name in names)
         sites = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(shown(getattr(site, name)))}</td>" for name in names) + "</tr>"
+            "<tr>" + "".join(f"<td>{escaped(shown(getattr(site, name)))}</td>" for name in names) + "</tr>"
             for site in self.sites
         )
         rows = "".join(
-            f"<tr><td>{name}</td><td>{html.escape(text)}</td></tr>" for name, text in (*self._others(), *self._data())
+            f"<tr><td>{name}</td><td>{escaped(text)}</td></tr>" for name, text in (*self._others(), *self._data())
         )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
         return (
-            f"<table><caption>{html.escape(self._title())}</caption><thead><tr>{heads}</tr></thead>"
+            f"<table><caption>{escaped(self._title())}</caption><thead><tr>{heads}</tr></thead>"
             f"<tbody>{sites}</tbody></table><table><tbody>{rows}</tbody></table><ul>{notes}</ul>"
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from monosema.core.plain import texts_in
+from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.report import Interval, Overlap, between, intervals_of, labelled, plain_value, shown
 
 _GROUPS = {
@@ -86,7 +87,7 @@ class ReplacementReport:
     def from_dict(cls, plain: Mapping[str, Any]) -> ReplacementReport:
         """The report that ``to_dict`` wrote."""
         layers = tuple(ReplacedLayer(**_with_nan(layer)) for layer in plain["layers"])
-        long = {"layers": layers, "notes": tuple(plain["notes"]), "intervals": intervals_of(plain)}
+        long = {"layers": layers, "notes": texts_in(plain, "notes", "the report"), "intervals": intervals_of(plain)}
         return cls(**{"top1_agreement": math.nan} | _with_nan(plain) | long)
 
     def __str__(self) -> str:
@@ -98,23 +99,23 @@ class ReplacementReport:
                 lines += labelled(
                     "layers", [f"{layer.hook_name_out:<{width}}  {_brief(layer)}" for layer in self.layers]
                 )
-        return "\n".join([*lines, *labelled("note", self.notes)])
+        return terminal_lines([*lines, *labelled("note", self.notes)])
 
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
         rows = [
-            f"<tr><td>{name}</td><td>{html.escape(self._shown(name))}</td></tr>"
+            f"<tr><td>{name}</td><td>{escaped(self._shown(name))}</td></tr>"
             for names in _GROUPS.values()
             for name in names
         ]
         heads = "".join(f'<th scope="col">{each.name}</th>' for each in fields(ReplacedLayer))
         layers = [
-            "".join(f"<td>{html.escape(shown(getattr(layer, each.name)))}</td>" for each in fields(ReplacedLayer))
+            "".join(f"<td>{escaped(shown(getattr(layer, each.name)))}</td>" for each in fields(ReplacedLayer))
             for layer in self.layers
         ]
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
         return (
-            f"<table><caption>{html.escape(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
+            f"<table><caption>{escaped(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
             f"<table><thead><tr>{heads}</tr></thead><tbody>"
             + "".join(f"<tr>{layer}</tr>" for layer in layers)
             + f"</tbody></table><ul>{notes}</ul>"

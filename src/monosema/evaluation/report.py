@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from monosema.core.config import check_types
+from monosema.core.config import made_of
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import read_json
+from monosema.core.plain import is_same, list_in, texts_in
+from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.latent_table import LatentTable
 
 VERSION = 1
@@ -277,8 +278,8 @@ class Report:
 
         None becomes NaN again in fields that are always measured, and stays None in the others.
         """
-        if plain.get("version", VERSION) != VERSION:
-            raise ValueError(f"reports of version {VERSION} are read, this has {plain['version']!r}")
+        if not is_same(plain.get("version", VERSION), VERSION):
+            raise ValueError(f"reports of version {VERSION} are read, this has {plain['version']!r:.80}")
         values: dict[str, Any] = {}
         for each in fields(cls):
             if each.name in plain and each.name not in _LONG:
@@ -288,13 +289,14 @@ class Report:
         if values.get("fve_per_site") is not None:
             values["fve_per_site"] = {name: _number(value) for name, value in values["fve_per_site"].items()}
         if values.get("log10_density_histogram") is not None:
-            values["log10_density_histogram"] = tuple(values["log10_density_histogram"])
+            values["log10_density_histogram"] = tuple(list_in(values, "log10_density_histogram", "the report"))
         if values.get("models") is not None:
             values["models"] = {
-                key: ModelLosses(**_numbers(ModelLosses, losses), **_nested(losses))
+                key: made_of(ModelLosses, _numbers(ModelLosses, losses) | _nested(losses), f"model {key}")
                 for key, losses in values["models"].items()
             }
-        return cls(**values | _nested(values) | {"notes": tuple(plain.get("notes", ()))})
+        values |= _nested(values) | {"notes": texts_in(plain, "notes", "the report")}
+        return made_of(cls, values, "the report")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
@@ -302,8 +304,6 @@ class Report:
         plain = read_json(path)
         try:
             report = cls.from_dict(plain)
-            for each in (report, *(report.models or {}).values()):
-                check_types(each)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
         return report
@@ -312,17 +312,17 @@ class Report:
         lines = [self._title()]
         for group, rows in self._shown_groups().items():
             lines += labelled(group, [f"{name:<29} {text}" for name, text in rows])
-        return "\n".join([*lines, *labelled("note", self.notes)])
+        return terminal_lines([*lines, *labelled("note", self.notes)])
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = []
         for group, shown in self._shown_groups().items():
             for index, (name, text) in enumerate(shown):
-                head = f'<th rowspan="{len(shown)}" scope="rowgroup">{html.escape(group)}</th>' if index == 0 else ""
-                rows.append(f"<tr>{head}<td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>")
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        table = f"<table><caption>{html.escape(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
+                head = f'<th rowspan="{len(shown)}" scope="rowgroup">{escaped(group)}</th>' if index == 0 else ""
+                rows.append(f"<tr>{head}<td>{escaped(name)}</td><td>{escaped(text)}</td></tr>")
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
+        table = f"<table><caption>{escaped(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
         return f"{table}<ul>{notes}</ul>" if notes else table
 
     def _title(self) -> str:
@@ -410,7 +410,8 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     if values.get("ablations") is not None:
         nested["ablations"] = {
-            name: AblationLosses(**_numbers(AblationLosses, each)) for name, each in values["ablations"].items()
+            name: made_of(AblationLosses, _numbers(AblationLosses, each), f"ablation {name}")
+            for name, each in values["ablations"].items()
         }
     return nested | {"intervals": intervals_of(values)}
 

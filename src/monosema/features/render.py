@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from monosema.core.printable import escaped, terminal_lines
 from monosema.features.feature import Feature, FeatureContext, LogitEffect
 from monosema.features.texts import visible
 
@@ -32,12 +33,12 @@ def feature_text(feature: Feature) -> str:
         lines.append(f"  top logits    {_logits_text(feature.top_logits)}")
         lines.append(f"  bottom logits {_logits_text(feature.bottom_logits)}")
     lines += [_context_text(context) for context in feature.contexts]
-    return "\n".join(lines)
+    return terminal_lines(lines)
 
 
 def feature_html(feature: Feature) -> str:
     """Static HTML with inline styles, readable on light and dark backgrounds."""
-    title = html.escape(f"latent {feature.index} of {feature.site}")
+    title = escaped(f"latent {feature.index} of {feature.site}")
     if not feature.is_alive:
         return f"<div><b>{title}</b><br>never fired on {feature.n_tokens:,} tokens</div>"
     parts = [
@@ -46,7 +47,7 @@ def feature_html(feature: Feature) -> str:
         _histogram_svg(feature),
     ]
     if feature.top_logits is None or feature.bottom_logits is None:
-        parts.append(f"<div>{html.escape(feature.logits_note or '')}</div>")
+        parts.append(f"<div>{escaped(feature.logits_note or '')}</div>")
     else:
         parts.append(f"<div>top logits: {_logits_html(feature.top_logits)}</div>")
         parts.append(f"<div>bottom logits: {_logits_html(feature.bottom_logits)}</div>")

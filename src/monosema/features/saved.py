@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from monosema.core.config import from_plain
+from monosema.core.config import made_of
 from monosema.core.errors import FileError
 from monosema.core.files import atomic_folder, read_json, write_json
+from monosema.core.plain import list_in, mapping_in, text_in, texts_in, whole_in
 from monosema.features.logits import ExtremeLogits
 from monosema.features.statistics import LatentNumbers
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
@@ -27,6 +28,13 @@ _GROUPS: dict[str, type] = {
     "texts": ContextTexts,
     "logits": ExtremeLogits,
 }
+_INTEGERS = (
+    *("numbers.count", "numbers.histogram"),
+    *("windows.context", "windows.position", "windows.crow", "windows.entry_position"),
+    *("texts.context", "texts.token_ids", "texts.text_ids"),
+    *("logits.top_tokens", "logits.bottom_tokens"),
+)
+"""The arrays of whole numbers; the others are floats."""
 
 
 def save_store(store: FeatureStore, folder: Path) -> Path:
@@ -54,26 +62,36 @@ def save_store(store: FeatureStore, folder: Path) -> Path:
 
 def load_store(folder: Path) -> FeatureStore:
     """See ``FeatureStore.load``."""
-    facts = read_json(folder / _FACTS)
+    where = folder / _FACTS
+    facts = read_json(where)
     if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         raise FileError(f"{folder / _FACTS} is not a feature store of this version ({_FORMAT!r})")
-    tensors = read_tensors(folder / _ARRAYS)
+    tensors = read_tensors(folder / _ARRAYS, integers=_INTEGERS)
     try:
+        note = text_in(facts, "logits_note", where)
         store = FeatureStore(
-            provenance=from_plain(Provenance, facts["provenance"]),
-            numbers=LatentNumbers(n_tokens=int(facts["n_tokens"]), **_group(tensors, "numbers")),
+            provenance=made_of(Provenance, mapping_in(facts, "provenance", where), where),
+            numbers=LatentNumbers(n_tokens=whole_in(facts, "n_tokens", where) or 0, **_group(tensors, "numbers")),
             windows=Windows(**_group(tensors, "windows")),
-            texts=ContextTexts(**_group(tensors, "texts"), vocabulary=tuple(map(str, facts["vocabulary"]))),
-            logits=None if facts["logits_note"] is not None else ExtremeLogits(**_group(tensors, "logits")),
-            logits_note=facts["logits_note"],
-            logit_texts={int(token): int(text) for token, text in facts["logit_texts"]},
+            texts=ContextTexts(**_group(tensors, "texts"), vocabulary=texts_in(facts, "vocabulary", where)),
+            logits=None if note is not None else ExtremeLogits(**_group(tensors, "logits")),
+            logits_note=note,
+            logit_texts={_index(token): _index(text) for token, text in list_in(facts, "logit_texts", where)},
         )
         problem = _contradiction(store)
+    except FileError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise FileError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
     if problem:
         raise FileError(f"{folder} is damaged: {problem}")
     return store
+
+
+def _index(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r:.80} is not a whole number")
+    return value
 
 
 def _tensor_names(group: type) -> list[str]:

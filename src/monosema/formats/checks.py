@@ -8,46 +8,61 @@ from typing import Any
 
 from torch import Tensor
 
+from monosema.core.config import check_values
 from monosema.core.errors import FileError
+from monosema.core.plain import mapping_in
 from monosema.formats.tensors import read_tensors
 
-_MAPPINGS = ("model", "models", "tokens", "stream", "training", "coder", "saelens", "site_transform")
-"""Parts of the metadata that are records of their own where they are there at all."""
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("model", "models", "tokens", "stream", "training", "coder", "saelens", "site_transform"), dict),
+    **dict.fromkeys(("hook_names", "targets"), list[str]),
+    **dict.fromkeys(("batch_size", "seed", "epochs", "chunk_contexts", "model_batch_size"), int),
+    **dict.fromkeys(("dtype", "autocast"), str),
+}
+"""What the metadata hold, as far as it is used."""
+_MODEL_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "class", "source", "revision", "dtype", "requested_dtype", "device", "fingerprint"), str),
+    **dict.fromkeys(("model_kwargs", "forward_kwargs"), dict),
+    "trust_remote_code": bool,
+    "tokenizer": str | bool,
+}
+_TOKENS_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("source", "column", "fingerprint", "split", "when_dry"), str),
+    **dict.fromkeys(("context_size", "max_documents", "n_processes"), int),
+    **dict.fromkeys(("options", "mixture", "packing", "positions"), dict),
+    **dict.fromkeys(("attend_across_documents", "in_memory"), bool),
+    "heldout_fraction": float,
+    "exclude_special_tokens": bool | list[int],
+}
+
+_CODER_TYPES: dict[str, Any] = {"seed": int, "b_dec": str}
+_SAELENS_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("model_name", "dataset_path"), str),
+    "context_size": int,
+    "prepend_bos": bool,
+    "exclude_special_tokens": bool | list[int],
+}
+"""What SAELens' own metadata hold, as far as they are used."""
 
 
-def checked_metadata(values: Any, where: Path) -> Mapping[str, Any]:
-    """The metadata ``values`` in the file ``where``; ``FileError`` where it, or a part of it, is no mapping."""
+def checked_saelens(values: Mapping[str, Any], where: object) -> Mapping[str, Any]:
+    """SAELens' metadata ``values``; ``FileError`` where one that is used is of another type than expected."""
+    check_values(values, _SAELENS_TYPES, f"{where}: metadata")
+    return values
+
+
+def checked_metadata(values: Any, where: object) -> Mapping[str, Any]:
+    """The metadata ``values`` in the file ``where``; ``FileError`` where they, or a value that is used, are of another
+    type than expected."""
     metadata = mapping_in({"metadata": values}, "metadata", where)
-    models = [metadata.get("model"), *mapping_in(metadata, "models", where).values()]
-    for name in _MAPPINGS:
-        mapping_in(metadata, name, where)
-    for model in models:
-        mapping_in({"model": model}, "model", where)
+    check_values(metadata, _TYPES, where)
+    models = mapping_in(metadata, "models", where)
+    for name in models:
+        check_values(mapping_in(models, name, where), _MODEL_TYPES, f"{where}: models.{name}")
+    check_values(mapping_in(metadata, "model", where), _MODEL_TYPES, f"{where}: model")
+    check_values(mapping_in(metadata, "tokens", where), _TOKENS_TYPES, f"{where}: tokens")
+    check_values(mapping_in(metadata, "coder", where), _CODER_TYPES, f"{where}: coder")
     return metadata
-
-
-def mapping_in(values: Mapping[str, Any], name: str, where: Path) -> Mapping[str, Any]:
-    """The mapping ``values[name]``, empty where it is missing; ``FileError`` for anything else."""
-    value = values.get(name)
-    if value and not isinstance(value, dict):
-        raise FileError(f"{where}: {name} must be a mapping, got a {type(value).__name__}")
-    return value or {}
-
-
-def text_in(values: Mapping[str, Any], name: str, where: Path) -> str | None:
-    """The text ``values[name]``, None where it is missing; ``FileError`` for anything else."""
-    value = values.get(name)
-    if value is not None and not isinstance(value, str):
-        raise FileError(f"{where}: {name} must be text, got a {type(value).__name__}")
-    return value
-
-
-def number_in(values: Mapping[str, Any], name: str, where: Path) -> int | None:
-    """The whole number ``values[name]``, None where it is missing; ``FileError`` for anything else."""
-    value = values.get(name)
-    if value is not None and type(value) is not int:
-        raise FileError(f"{where}: {name} must be a whole number, got {value!r:.80}")
-    return value
 
 
 def checked_density(path: Path) -> Tensor | None:
@@ -55,6 +70,6 @@ def checked_density(path: Path) -> Tensor | None:
     if not path.exists():
         return None
     density = read_tensors(path).get("sparsity")
-    if density is not None and (density.ndim != 1 or not density.is_floating_point()):
+    if density is not None and density.ndim != 1:
         raise FileError(f"{path} must hold one number for each latent, got {density.dtype} {list(density.shape)}")
     return density

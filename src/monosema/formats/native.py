@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.plain import require_version
 from monosema.formats.checks import checked_density, checked_metadata
 from monosema.formats.tensors import read_tensors
 
@@ -62,8 +63,7 @@ def is_native(folder: Path) -> bool:
 def read(folder: Path) -> NativeSpec:
     """The dictionary in ``folder``; ``FileError`` where files are missing or damaged."""
     config = read_json(folder / CONFIG_FILE)
-    if config.get("version") != VERSION:
-        raise FileError(f"{folder / CONFIG_FILE}: version {config.get('version')!r}; this release reads {VERSION}")
+    require_version(config, VERSION, folder / CONFIG_FILE)
     kind, plain = config.get("kind"), config.get("dictionary")
     if kind not in ("coder", "stack") or not isinstance(plain, dict):
         raise FileError(f"{folder / CONFIG_FILE} does not describe a dictionary")

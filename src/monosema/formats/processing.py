@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import FileError
-from monosema.formats.checks import mapping_in
+from monosema.core.plain import mapping_in
 
 KWARGS, CLASS = "model_from_pretrained_kwargs", "model_class_name"
 _TRANSFORMER_LENS = "HookedTransformer"

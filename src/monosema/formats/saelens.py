@@ -19,7 +19,8 @@ from torch import Tensor
 from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.finite import all_finite
-from monosema.formats.checks import checked_density, checked_metadata, mapping_in, number_in, text_in
+from monosema.core.plain import flag_in, list_in, mapping_in, text_in, whole_in
+from monosema.formats.checks import checked_density, checked_metadata, checked_saelens
 from monosema.formats.processing import CLASS, KWARGS, read_transform, written_kwargs
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 from monosema.formats.tensors import read_tensors
@@ -92,14 +93,15 @@ def read(folder: Path) -> CoderSpec:
     is_old = _is_old(config, folder / CONFIG_FILE)
     config = _upgraded(config, folder / CONFIG_FILE) if is_old else config
     _refuse_unreadable(folder, config)
-    architecture = str(config.get("architecture", "standard"))
+    where = folder / CONFIG_FILE
+    architecture = text_in(config, "architecture", where) or "standard"
     if architecture in _SAE_NAMES:
         rule, is_transcoder, skip = _SAE_NAMES[architecture], False, False
     elif architecture in _TRANSCODER_NAMES:
         (rule, skip), is_transcoder = _TRANSCODER_NAMES[architecture], True
     else:
         names = [*_SAE_NAMES, *_TRANSCODER_NAMES]
-        raise FileError(f"{folder / CONFIG_FILE}: {unknown_name('architecture', architecture[:80], names)}")
+        raise FileError(f"{where}: {unknown_name('architecture', architecture[:80], names)}")
     token_scaling = _token_scaling(folder, config, skip)
     tensors = read_tensors(folder / WEIGHTS_FILE)
     scales = {name: tensors.pop(name) for name in _SCALE_NAMES if name in tensors}
@@ -107,30 +109,31 @@ def read(folder: Path) -> CoderSpec:
     scale = _fine_tuned_scale(folder, config, scales, len(tensors["W_dec"]))
     if skip:
         tensors["W_skip"] = tensors["W_skip"].T.contiguous()
-    if rule in ("topk", "abstopk") and config.get("rescale_acts_by_decoder_norm"):
+    if rule in ("topk", "abstopk") and flag_in(config, "rescale_acts_by_decoder_norm", where):
         tensors = _fold_decoder_norms(tensors)
     if scale is not None:
         tensors["W_dec"] = tensors["W_dec"] * scale.to(tensors["W_dec"]).unsqueeze(1)
-    where = folder / CONFIG_FILE
-    metadata, own = mapping_in(config, "metadata", where), mapping_in(config, "monosema", where)
+    metadata = checked_saelens(mapping_in(config, "metadata", where), where)
+    own = mapping_in(config, "monosema", where)
     hook_name, hook_name_out = (
-        _with_head(text_in(metadata, f"hook_name{end}", where), number_in(metadata, f"hook_head_index{end}", where))
+        _with_head(text_in(metadata, f"hook_name{end}", where), whole_in(metadata, f"hook_head_index{end}", where))
         for end in ("", "_out")
     )
     if token_scaling != "none" and is_transcoder:
         hook_name_out = hook_name_out or "target"  # that it is another site than the one read decides what is computed
+    recorded = checked_metadata(own.get("metadata"), where)
     return CoderSpec(
         rule=rule,
         tensors=tensors,
         is_transcoder=is_transcoder,
-        subtracts_b_dec=bool(config.get("apply_b_dec_to_input", True)) and not is_transcoder,
-        dtype=str(config.get("dtype", "float32")).removeprefix("torch."),
+        subtracts_b_dec=flag_in(config, "apply_b_dec_to_input", where) is not False and not is_transcoder,
+        dtype=(text_in(config, "dtype", where) or "float32").removeprefix("torch."),
         token_scaling=token_scaling,
-        k=number_in(config, "k", where),
+        k=whole_in(config, "k", where),
         hook_name=hook_name,
         hook_name_out=hook_name_out or hook_name,
         training_activation=mapping_in(own, "activation", where) or None,
-        metadata=checked_metadata(own.get("metadata"), where) or _foreign_metadata(metadata, is_old, where),
+        metadata=recorded or _foreign_metadata(metadata, is_old, where),
         log10_density=checked_density(folder / SPARSITY_FILE),
     )
 
@@ -138,7 +141,7 @@ def read(folder: Path) -> CoderSpec:
 def _is_old(config: Mapping[str, Any], where: Path) -> bool:
     """Whether ``cfg.json`` is of before SAELens 6."""
     metadata = mapping_in(config, "metadata", where)
-    version = str(config.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
+    version = text_in(config, "sae_lens_version", where) or text_in(metadata, "sae_lens_version", where) or "0"
     return version.split(".")[0] in {"0", "1", "2", "3", "4", "5"}
 
 
@@ -147,7 +150,7 @@ def _foreign_metadata(metadata: Mapping[str, Any], is_old: bool, where: Path) ->
     transform = read_transform(metadata, is_old=is_old, where=where)
     return {
         "saelens": metadata,
-        **_recorded_positions(metadata),
+        **_recorded_positions(metadata, where),
         **({} if transform is None else {"site_transform": transform}),
     }
 
@@ -158,7 +161,7 @@ def _upgraded(config: dict[str, Any], where: Path) -> dict[str, Any]:
     new = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
     heads_side_by_side = "hook_z" in (text_in(new, "hook_name", where) or "") and new.get("hook_head_index") is None
     new.setdefault("reshape_activations", "hook_z" if heads_side_by_side else "none")
-    function = new.get("activation_fn") or "relu"
+    function = text_in(new, "activation_fn", where) or "relu"
     if function == "topk":
         new |= {"architecture": "topk", "k": mapping_in(new, "activation_fn_kwargs", where).get("k")}
     elif function != "relu":
@@ -214,7 +217,7 @@ def _fine_tuned_scale(
 
     Folding it into the decoder keeps the activations f as SAELens shows them.
     """
-    is_on = config.get("finetuning_scaling_factor")
+    is_on = flag_in(config, "finetuning_scaling_factor", folder / CONFIG_FILE)
     if not scales:
         if is_on:
             raise FileError(
@@ -244,9 +247,11 @@ def _position_slice(positions: Mapping[str, Any]) -> list[int | None]:
     return [None] if start in (None, 0) and stop is None else [start, stop]
 
 
-def _recorded_positions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded_positions(metadata: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """The same, back, as our metadata say it; nothing where all positions were trained on."""
-    given = list(metadata.get("seqpos_slice") or [None])[:3]
+    given = list_in(metadata, "seqpos_slice", where)[:3] or [None]
+    if not all(each is None or type(each) is int for each in given):
+        raise FileError(f"{where}: seqpos_slice must be a list of whole numbers or null, got {given!r:.80}")
     chosen = slice(*given)
     if given == [None]:
         return {}
@@ -357,11 +362,10 @@ def _architecture(spec: CoderSpec) -> str:
 def _check_shapes(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], rule: Rule, skip: bool
 ) -> None:
-    try:
-        d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
-        d_out = int(config.get("d_out", d_in))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FileError(f"{folder / CONFIG_FILE} does not state d_in and d_sae as numbers") from error
+    d_in, d_sae, d_out = (whole_in(config, name, folder / CONFIG_FILE) for name in ("d_in", "d_sae", "d_out"))
+    if d_in is None or d_sae is None:
+        raise FileError(f"{folder / CONFIG_FILE} does not state d_in and d_sae")
+    d_out = d_in if d_out is None else d_out
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
     expected |= dict.fromkeys(_RULE_TENSORS[rule], (d_sae,))
     if skip:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import DataError, UserError
+from monosema.core.logs import get_logger
 
-logger = logging.getLogger("monosema.models")
+logger = get_logger("monosema.models")
 
 Inputs = dict[str, Tensor]
 """Arguments of a transformers model's forward pass."""

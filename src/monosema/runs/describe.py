@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema import hub
-from monosema.core.errors import FileError
-from monosema.core.files import read_json
+from monosema.core.printable import terminal_lines
 from monosema.data.rebuild import several_models
 from monosema.evaluation import Report
 from monosema.runs.checksums import Checksums
@@ -56,30 +55,23 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
     lines |= _of_run(Path(folder))
     width = max(map(len, lines))
-    return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+    return terminal_lines(f"{label:<{width}}  {text}" for label, text in lines.items())
 
 
 def _of_run(folder: Path) -> dict[str, str]:
     """The checkpoints of a run, each with the tokens it was trained on, and files that are not what was written."""
     lines = {}
     home = folder / "checkpoints"
-    steps = {path.name: read_json(path / "state.json") for path in sorted(home.glob("step_*"))}
+    steps = {path.name: hub.checkpoint_tokens(path) for path in sorted(home.glob("step_*"))}
     if steps:
         pointers = {each: home / each for each in ("latest", "best") if (home / each).is_file()}
         named = {each: path.read_text(encoding="utf-8", errors="replace").strip() for each, path in pointers.items()}
         notes = {name: "".join(f", {each}" for each, target in named.items() if target == name) for name in steps}
         lines["checkpoints"] = "; ".join(
-            f"{name} ({_tokens(state, home / name):,} tokens{notes[name]})" for name, state in steps.items()
+            f"{name} ({n_tokens:,} tokens{notes[name]})" for name, n_tokens in steps.items()
         )
     damaged = Checksums(folder).damaged()
     return {**lines, "damaged": "; ".join(damaged)} if damaged else lines
-
-
-def _tokens(state: Any, checkpoint: Path) -> int:
-    match state:
-        case {"tokens": int(n_tokens)}:
-            return n_tokens
-    raise FileError(f"{checkpoint / 'state.json'} does not say how many tokens the run had seen")
 
 
 def _brief(config: Any) -> str:

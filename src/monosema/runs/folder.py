@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -19,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 
-from monosema.core.config import differences, load_plain
+from monosema.core.config import differences, dump_yaml, load_plain
 from monosema.core.devices import processor
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import (
@@ -34,11 +31,13 @@ from monosema.core.files import (
     write_atomically,
     write_json,
 )
+from monosema.core.logs import get_logger
+from monosema.core.plain import dump_json, parse_json
 from monosema.runs.checksums import Checksums
 from monosema.runs.config import HARMLESS
 from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 
-logger = logging.getLogger("monosema.runs.folder")
+logger = get_logger("monosema.runs.folder")
 
 _CONSENT_AGAIN = (
     ". The run was started with consent to the model's own code, and its folder cannot consent again: give "
@@ -57,8 +56,8 @@ class RunFolder:
         self.config = config
         self.checkpoints = Checkpoints(self.path / "checkpoints", plan)
         self.checksums = Checksums(self.path)
-        self._config_text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        self._environment_text = json.dumps(environment(), indent=2, ensure_ascii=False) + "\n"
+        self._config_text = dump_yaml(dict(config))
+        self._environment_text = dump_json(environment(), indent=2) + "\n"
         self._n_logged, self._logged = 0, hashlib.sha256()
         self._lock = FileLock(self.path / ".lock", blocking=False)
 
@@ -225,7 +224,7 @@ class RunFolder:
         lines = []
         for text in self._metrics_bytes().decode("utf-8", errors="replace").split("\n"):
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except (ValueError, RecursionError):
                 continue
             if isinstance(line, dict) and type(line.get("step")) is int:
@@ -242,7 +241,7 @@ class RunFolder:
         kept = b"" if checkpoint is None else whole[: _logged(checkpoint)[0]]
         if checkpoint is not None and self._gave_metrics_up:
             kept = b"".join(
-                json.dumps(line).encode() + b"\n" for line in self.metrics() if line["step"] <= checkpoint.step
+                dump_json(line).encode() + b"\n" for line in self.metrics() if line["step"] <= checkpoint.step
             )
         if kept != whole or not self.metrics_path.exists():
             write_atomically(self.metrics_path, kept)
@@ -250,7 +249,7 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        content = (json.dumps(line) + "\n").encode()
+        content = (dump_json(line) + "\n").encode()
         try:
             with open(self.metrics_path, "ab") as file:
                 file.write(content)

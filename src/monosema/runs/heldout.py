@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
+from monosema.core.logs import get_logger
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
 from monosema.data.named_models import split_site_name
 from monosema.evaluation import Report, evaluate
@@ -15,7 +15,7 @@ from monosema.runs.columns import Columns
 from monosema.runs.config import EvaluationOptions
 from monosema.training import TrainingConfig
 
-logger = logging.getLogger("monosema.runs")
+logger = get_logger("monosema.runs")
 
 ROW_FIGURES = ("fve", "l0", "dead_fraction")
 LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score", "top1_agreement")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from torch import Tensor
 from monosema import hub
 from monosema.coders import Dictionary
 from monosema.core.errors import FileError
+from monosema.core.logs import get_logger
 from monosema.data import IterableRows
 from monosema.runs.columns import Columns
 from monosema.runs.config import EvaluationOptions
@@ -26,7 +26,7 @@ from monosema.training.config import is_better
 from monosema.training.loop import RunInterrupted
 from monosema.training.snapshot import Folding, Snapshot, on_host
 
-logger = logging.getLogger("monosema.runs")
+logger = get_logger("monosema.runs")
 
 
 class Keeper(Callback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -12,11 +11,12 @@ from monosema.coders import Dictionary, StackConfig
 from monosema.coders.config import ActivationConfig
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.core.logs import get_logger
 from monosema.data.cache.expectations import model_differences
 from monosema.data.sites import RowLayout, names_site
 from monosema.runs.config import CoderOptions
 
-logger = logging.getLogger("monosema.runs")
+logger = get_logger("monosema.runs")
 
 
 def coder_options(coder: Dictionary) -> CoderOptions:

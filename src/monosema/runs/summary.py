@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.memory import peak_memory, readable_bytes
+from monosema.core.printable import terminal_line, terminal_lines
 from monosema.core.progress import short_number
 from monosema.evaluation import Report
 from monosema.training import Callback, Trainer
@@ -130,14 +131,14 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
         for row in table
     ]
     lines += [f"{summary.name} stopped early: {summary.error}" for summary in summaries if summary.error is not None]
-    return "\n".join(lines)
+    return terminal_lines(lines)
 
 
 def _cells(summary: RunSummary) -> list[tuple[str, str]]:
     """Heads and texts."""
     training, report, rate = summary.training, summary.report or {}, summary.tokens_per_second
     return [
-        ("run", summary.name),
+        ("run", terminal_line(summary.name)),
         ("tokens", f"{summary.tokens:,}"),
         ("time", duration(summary.seconds)),
         ("tok/s", "-" if rate is None else short_number(rate)),

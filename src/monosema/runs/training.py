@@ -16,6 +16,7 @@ from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError
 from monosema.core.files import write_atomically, write_json
+from monosema.core.logs import get_logger
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
@@ -36,7 +37,7 @@ from monosema.training.loop import FitRun, fit_all, stop_requests
 from monosema.training.optimizer import OptimizerFactory
 from monosema.training.terms import Resample
 
-logger = logging.getLogger("monosema.runs")
+logger = get_logger("monosema.runs")
 
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 

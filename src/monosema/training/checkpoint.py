@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,10 +31,12 @@ from monosema.core.files import (
     write_atomically,
     write_json,
 )
+from monosema.core.logs import get_logger
+from monosema.core.plain import without_nan
 from monosema.core.tensors import write_tensors
 from monosema.training.checkpoint_plan import CheckpointPlan
 
-logger = logging.getLogger("monosema.training.checkpoint")
+logger = get_logger("monosema.training.checkpoint")
 
 _NAME = re.compile(r"step_(\d+)")
 _STATE, _TENSORS = "state.json", "state.safetensors"
@@ -85,7 +86,7 @@ class Checkpoints:
             if add is not None:
                 add(temporary)
             files |= {name: sha256_of(temporary / name) for name in _files_in(temporary) if name != _TENSORS}
-            body = {**plain, "files": files}
+            body = without_nan({**plain, "files": files})
             write_json(temporary / _STATE, {**body, "sha256": _checksum(body)})
         _verified(target)
         self._point("latest", target)

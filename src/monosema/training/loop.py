@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import signal
 import threading
@@ -16,11 +15,12 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from monosema.core.errors import DataError, is_out_of_memory
+from monosema.core.logs import get_logger
 from monosema.training.checkpoint_plan import CheckpointPlan
 from monosema.training.together import prepare_together
 from monosema.training.trainer import NonFiniteStepError, Rows, Trainer
 
-logger = logging.getLogger("monosema.training")
+logger = get_logger("monosema.training")
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 """The terminal was closed; unknown on Windows."""

@@ -5,7 +5,6 @@ Shape letters: B tokens, I input width, O output width, F latents.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from monosema.coders import Dictionary, Encoding, SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.logs import get_logger
 from monosema.core.seeds import random_stream
 from monosema.kernels.precision import Shadows
 from monosema.training.allowed import resolve_sparsity
@@ -40,7 +40,7 @@ from monosema.training.start import START, START_ROWS, bring_decoder_to_size_, m
 from monosema.training.statistics import FiringStatistics
 from monosema.training.terms import Resample
 
-logger = logging.getLogger("monosema.training")
+logger = get_logger("monosema.training")
 
 INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from monosema.core.errors import ConfigError, FileError, first_line
 from monosema.core.files import atomic_folder, read_json, write_json
+from monosema.core.plain import dump_json, mapping_in
 from monosema.data.cache.folders import LocalFolder, require_room
 from monosema.data.cache.manifest import CachePlan, Manifest
 from monosema.data.cache.shards import DTYPES, SHARD_BYTES, ShardRecord
 from monosema.data.cache.sources import ShardSource, read_whole
+from monosema.formats.checks import checked_metadata
 
 STATE, INFO, TOKEN_IDS, RECORD = "state.json", "dataset_info.json", "token_ids", "monosema.json"
 """Files of such a folder, and one of ours that others pass over: what the rows were made from."""
@@ -44,7 +46,8 @@ class ArrowShards:
         except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's are of these
             raise FileError(f"{folder} cannot be read as a dataset: {first_line(error)}") from error
         sites, dtype, self._context_size = _columns(folder, self._dataset.features)
-        record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+        has_record = (folder / RECORD).exists()
+        record = checked_metadata(read_json(folder / RECORD), folder / RECORD) if has_record else {}
         plan = CachePlan(sites, sites, dtype, 1, 1, record)
         step = max(1, SHARD_BYTES // (plan.shards.row_bytes * self._context_size))
         content, n_contexts = self._content(), len(self._dataset)
@@ -98,7 +101,14 @@ class ArrowShards:
     def _content(self) -> str:
         """What tells it from another: the fingerprint that it was written with, its columns, its files' sizes."""
         files = sorted((path.name, path.stat().st_size) for path in self._folder.glob("*.arrow"))
-        return json.dumps([read_json(self._folder / STATE).get("_fingerprint"), str(self._dataset.features), files])
+        return dump_json([_mapping(self._folder / STATE).get("_fingerprint"), str(self._dataset.features), files])
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise FileError(f"{path} must hold a mapping, got a {type(values).__name__}; delete it, or get the right one")
+    return values
 
 
 def _columns(folder: Path, features: Mapping[str, Any]) -> tuple[tuple[tuple[str, int], ...], Any, int]:
@@ -127,7 +137,7 @@ def export_arrow(source: ShardSource, out: str | os.PathLike[str], *, context_si
     import pyarrow
 
     manifest, target = source.manifest, Path(out)
-    size = context_size or int((manifest.plan.stream.get("tokens") or {}).get("context_size") or 0)
+    size = context_size or int(mapping_in(manifest.plan.stream, "tokens", source).get("context_size") or 0)
     if not 0 < size <= manifest.n_rows:
         raise ConfigError(f"context_size must be at least 1 and at most {manifest.n_rows:,}, the rows; got {size}")
     if target.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 
 from monosema.core.errors import ConfigError
 from monosema.core.files import MOST_JSON_BYTES, atomic_folder, write_atomically
+from monosema.core.plain import dump_json
 from monosema.data.cache.drrik import ACTIVATIONS, METADATA, DrrikShards
 from monosema.data.cache.drrik_metadata import OWN, DrrikSample, layer_path_of
 from monosema.data.cache.folders import LocalFolder, require_room
@@ -86,12 +86,12 @@ def _metadata(manifest: Manifest, width: int, samples: Sequence[DrrikSample]) ->
         "layer_paths": [layer_path_of(name, model) for name in names],
         OWN: plan.plain(),
     }
-    text = json.dumps(values, ensure_ascii=False)
+    text = dump_json(values)
     size, listed = len(text.encode()) + 32, []
     for each in samples:
         ids = None if each.input_ids is None else each.input_ids.tolist()
         sample = {"sample_idx": each.sample_idx, "text": each.text, "input_ids": ids}
-        listed.append(json.dumps(sample, ensure_ascii=False))
+        listed.append(dump_json(sample))
         size += len(listed[-1].encode()) + 2
         if size > MOST_JSON_BYTES:
             raise ConfigError(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from monosema.core.errors import FileError, first_line
+from monosema.core.plain import is_same
 from monosema.data.cache.manifest import CachePlan
 from monosema.data.cache.shards import ORIGIN
 
@@ -74,19 +75,22 @@ def parse_metadata(values: Any, shape: tuple[int, int], where: str) -> DrrikMeta
         if not isinstance(values, dict):
             raise ValueError("it is no mapping")
         n, width = shape
-        if values.get("n_samples", n) != n:
+        if not is_same(_whole(values.get("n_samples", n)), n):
             raise ValueError(f"it is of {_shown(values['n_samples'])} samples, the activations of {n:,}")
-        samples = _samples(values.get("samples_metadata") or (), n)
+        listed = values.get("samples_metadata")
+        samples = _samples(() if listed is None else listed, n)
         if OWN in values:
             plan = CachePlan.parse(values[OWN], where)
             if sum(width for _, width in plan.shards.sites) != width:
                 raise ValueError(f"its sites are {plan.shards.sites}, the activations {width} wide")
             return DrrikMetadata(plan.reads, plan.writes, plan.stream, samples)
-        config = plain(values.get("config") or {})
+        given = values.get("config")
+        config = plain({} if given is None else given)
         model = _model(config)
         names = _hook_names(values.get("layer_paths"), str(model.get("name")))
         each = width // len(names)
-        if width % len(names) or values.get("activation_dim", width) not in (width, each):
+        recorded = _whole(values.get("activation_dim", width))
+        if width % len(names) or type(recorded) is not int or recorded not in (width, each):
             raise ValueError(
                 f"activation_dim is {_shown(values.get('activation_dim'))} for {len(names)} layers, the activations "
                 f"are {width} wide"
@@ -187,7 +191,8 @@ def _sample(values: Any, number: int, once: Callable[[Any, Callable[[Any], Any]]
     if not isinstance(values, dict):
         raise ValueError(f"sample {number} is no mapping")
     sample_idx, text, ids = values.get("sample_idx", number), values.get("text"), values.get("input_ids")
-    if not isinstance(sample_idx, int | np.integer) or not -1 <= sample_idx < 2**31:
+    sample_idx = _whole(sample_idx)
+    if type(sample_idx) is not int or not -1 <= sample_idx < 2**31:
         raise ValueError(f"sample {number} has the number {_shown(sample_idx)}")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"the text of sample {number} is none")
@@ -195,6 +200,11 @@ def _sample(values: Any, number: int, once: Callable[[Any, Callable[[Any], Any]]
     if ids is not None and found is None:
         raise ValueError(f"the input_ids of sample {number} are no list of token ids")
     return DrrikSample(int(sample_idx), None if text is None else once(text, _text), found)
+
+
+def _whole(value: Any) -> Any:
+    """A NumPy integer, as pickles hold, as Python's; anything else as it is."""
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def _token_ids(values: Any) -> np.ndarray | None:

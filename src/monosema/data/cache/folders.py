@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast, final, runtime_checkable
 
 from monosema.core.errors import FileError, MissingExtraError, UserError, first_line
-from monosema.core.files import cannot_write, free_disk, read_json, remove_leftovers, require_regular, write_atomically
+from monosema.core.files import (
+    cannot_write,
+    free_disk,
+    parse_json_file,
+    read_json,
+    remove_leftovers,
+    require_regular,
+    write_atomically,
+)
+from monosema.core.plain import dump_json
 
 
 @runtime_checkable
@@ -71,8 +79,8 @@ def require_room(folder: CacheFolder, n_bytes: int) -> None:
 
 
 def write_json(folder: CacheFolder, file: str, value: Any) -> None:
-    """``value`` as indented JSON."""
-    folder.write(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """``value`` as indented JSON; NaN and infinities become null."""
+    folder.write(file, dump_json(value, indent=2) + "\n")
 
 
 @final
@@ -167,11 +175,10 @@ class RemoteFolder:
 
     def read_json(self, file: str) -> Any:
         try:
-            return json.loads(self._files.cat_file(self._at(file)))
+            content = self._files.cat_file(self._at(file))
         except OSError as error:
             raise self._unreadable(file, error) from error
-        except ValueError as error:
-            raise FileError(f"{self}/{file} is not valid JSON: {error}") from error
+        return parse_json_file(content, f"{self}/{file}")
 
     def write(self, file: str, content: bytes | str | Iterable[memoryview]) -> None:
         if isinstance(content, str):

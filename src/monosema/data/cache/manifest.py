@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from monosema.core.errors import FileError
+from monosema.core.plain import dump_json, is_same, parse_json, require_version, text_in
 from monosema.data.cache.folders import CacheFolder
 from monosema.data.cache.shards import DTYPES, ShardLayout, ShardRecord
 from monosema.data.sites import RowLayout
+from monosema.formats.checks import checked_metadata
 
 FORMAT = "monosema-activations"
 VERSION = 1
@@ -53,29 +54,28 @@ class CachePlan:
 
     def plain(self) -> dict[str, Any]:
         """As it is written."""
-        return {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(asdict(self)))}
+        return {"format": FORMAT, "version": VERSION, **parse_json(dump_json(asdict(self)))}
 
     @staticmethod
     def parse(values: Any, where: str) -> CachePlan:
         """From JSON; ``FileError`` where it is another format, a newer version, or damaged."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise FileError(f"{where} does not describe an activation cache")
-        if values.get("version") != VERSION:
-            raise FileError(
-                f"{where} is version {values.get('version')!r}, this library reads {VERSION}; install a newer one"
-            )
+        require_version(values, VERSION, where)
         try:
             reads, writes = (
-                tuple((str(name), _positive(width)) for name, width in values[side]) for side in ("reads", "writes")
+                tuple((_name(name), _positive(width)) for name, width in values[side]) for side in ("reads", "writes")
             )
             plan = CachePlan(
                 reads,
                 writes,
-                str(values["dtype"]),
+                text_in(values, "dtype", where) or "none",
                 _positive(values["n_chunks"]),
                 _positive(values["shard_rows"]),
-                dict(values["stream"]),
+                checked_metadata(values["stream"], where),
             )
+        except FileError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{where} is damaged ({type(error).__name__}: {error})") from error
         if plan.dtype not in DTYPES or not reads or not writes or len(set(plan.shards.sites)) < len(plan.shards.sites):
@@ -126,7 +126,8 @@ def read_manifest(folder: CacheFolder) -> Manifest:
     if not isinstance(records, list) or not records:
         raise FileError(f"{where} lists no shards")
     manifest = Manifest(plan, tuple(ShardRecord.parse(record, where) for record in records))
-    if values.get("n_rows") != manifest.n_rows or len({shard.file for shard in manifest.shards}) < len(records):
+    files = {shard.file for shard in manifest.shards}
+    if not is_same(values.get("n_rows"), manifest.n_rows) or len(files) < len(records):
         raise FileError(f"{where} is damaged: its shards do not add up")
     return manifest
 
@@ -158,4 +159,10 @@ def shard_name(chunk: int, number: int) -> str:
 def _positive(value: Any) -> int:
     if type(value) is not int or not 1 <= value <= _MOST:
         raise ValueError(f"{value!r:.50} is not a positive whole number below 2^40")
+    return value
+
+
+def _name(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r:.50} is not the name of a site")
     return value

@@ -7,7 +7,6 @@ it comes from: ``token_ids``, ``contexts`` and ``positions``, ``[n]`` int32.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from monosema.core.errors import FileError, first_line
+from monosema.core.plain import parse_json
 from monosema.core.tensors import file_pieces
 from monosema.data.cache.folders import CacheFolder, Readable
 
@@ -241,7 +241,7 @@ def _offsets(content: bytes, size: int, expected: dict[str, tuple[str, list[int]
 
     Raises ``ValueError``.
     """
-    start, header = 8 + len(content), json.loads(content.decode())
+    start, header = 8 + len(content), parse_json(content)
     if not isinstance(header, dict):
         raise ValueError("its header is no mapping")
     header.pop("__metadata__", None)
@@ -250,7 +250,7 @@ def _offsets(content: bytes, size: int, expected: dict[str, tuple[str, list[int]
     places = {}
     for name, (dtype, shape) in expected.items():
         entry = header[name]
-        if not isinstance(entry, dict) or entry.get("dtype") != dtype or entry.get("shape") != shape:
+        if not isinstance(entry, dict) or entry.get("dtype") != dtype or not _is_shape(entry.get("shape"), shape):
             raise ValueError(f"{name} is not {dtype} {shape}")
         offsets = entry.get("data_offsets")
         if (
@@ -263,3 +263,7 @@ def _offsets(content: bytes, size: int, expected: dict[str, tuple[str, list[int]
             raise ValueError(f"{name} lies outside the file")
         places[name] = start + offsets[0], start + offsets[1]
     return places
+
+
+def _is_shape(found: Any, shape: list[int]) -> bool:
+    return isinstance(found, list) and found == shape and all(type(each) is int for each in found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError
+from monosema.core.logs import get_logger
 from monosema.core.seeds import random_stream
 from monosema.data.cache.folders import CacheFolder, open_folder, write_json
 from monosema.data.cache.manifest import MANIFEST, CachePlan, Manifest, read_chunk, read_records
@@ -19,7 +19,7 @@ from monosema.data.cache.shards import ORIGIN, SHARD_BYTES, Shard, ShardLayout, 
 from monosema.data.cache.sources import ShardSource, read_whole
 from monosema.data.cache.write import begin, finish, write_permuted
 
-logger = logging.getLogger("monosema.data.cache")
+logger = get_logger("monosema.data.cache")
 
 MEMORY_BYTES = 2**32
 """For the rows that are in hand, by default."""

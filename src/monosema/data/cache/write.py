@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.logs import get_logger
 from monosema.data.cache.folders import CacheFolder, open_folder, require_room, write_json
 from monosema.data.cache.manifest import (
     MANIFEST,
@@ -29,7 +29,7 @@ from monosema.data.chunks import ChunkContexts
 from monosema.data.order import indexed
 from monosema.data.stream import ActivationStream
 
-logger = logging.getLogger("monosema.data.cache")
+logger = get_logger("monosema.data.cache")
 
 
 def write_cache(

@@ -16,6 +16,7 @@ from typing import Any
 from monosema.core.config import from_plain, to_plain
 from monosema.core.errors import ConfigError, FileError, first_line
 from monosema.core.files import read_json, write_json
+from monosema.core.plain import brief, require_version
 from monosema.data.heldout import HeldoutRule
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packing import PADDED_MODES
@@ -55,6 +56,8 @@ class TokenPlan:
     def __post_init__(self) -> None:
         if not 1 <= self.context_size <= _MOST_TOKENS:
             raise ConfigError(f"context_size must be 1 to {_MOST_TOKENS:,}, got {self.context_size:,}")
+        if not isinstance(self.text.get("source"), str):
+            raise ConfigError(f"text.source must be text, got {brief(self.text.get('source'))}")
 
     @property
     def source(self) -> str:
@@ -168,10 +171,7 @@ def read_manifest(folder: Path) -> Manifest:
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise FileError(f"{path} does not describe packed tokens")
-    if values.get("version") != VERSION:
-        raise FileError(
-            f"{path} is version {values.get('version')!r}, this library reads {VERSION}; install a newer one"
-        )
+    require_version(values, VERSION, path)
     try:
         plain: dict[str, Any] = {key: value for key, value in values.items() if key not in ("format", "version")}
         manifest = from_plain(Manifest, plain)

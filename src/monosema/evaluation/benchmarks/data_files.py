@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from torch import Tensor
 
 from monosema.core.config import from_plain, load_plain
 from monosema.core.errors import ConfigError, DataError, FileError, first_line
+from monosema.core.plain import parse_json
 from monosema.data.synthetic import SyntheticFeatures
 from monosema.evaluation.benchmarks.absorption import first_letters
 from monosema.evaluation.benchmarks.ravel_prompts import AttributeData
 from monosema.evaluation.benchmarks.truth import KnownFeatures
+from monosema.formats.tensors import read_tensors
 
 _PathLike = str | os.PathLike[str]
 
@@ -101,13 +102,7 @@ def read_features(path: _PathLike) -> SyntheticFeatures | KnownFeatures:
         return from_plain(SyntheticFeatures, load_plain(Path(path)))
     if suffix != ".safetensors":
         raise ConfigError(f"known features are read from .yaml, .json or .safetensors, got {path}")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot read {path}: {first_line(error)}") from error
+    tensors = read_tensors(Path(path))
     wanted = {"directions", "magnitudes"}
     if not wanted <= set(tensors) <= wanted | {"rows"}:
         raise DataError(
@@ -129,7 +124,7 @@ def _records(path: _PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = parse_json(line)
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text; convert it first") from error
         except (ValueError, RecursionError) as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import abc
-import html
 import math
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union
@@ -17,6 +16,8 @@ from torch import Tensor
 
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import read_json, write_json
+from monosema.core.plain import is_same
+from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.benchmarks.intervals import Interval
 from monosema.evaluation.report import labelled, shown
 
@@ -62,7 +63,7 @@ class BenchmarkReport(abc.ABC):
     def from_dict(cls: type[R], plain: Mapping[str, Any]) -> R:
         """The report that ``to_dict`` wrote; ``FileError`` where it is another benchmark's, or damaged."""
         named = plain.get("benchmark"), plain.get("version")
-        if named != (cls.benchmark, cls.version):
+        if named[0] != cls.benchmark or not is_same(named[1], cls.version):
             raise FileError(
                 f"expected a report of the benchmark {cls.benchmark!r} in version {cls.version}, got {named[0]!r} in "
                 f"version {named[1]!r}"
@@ -103,19 +104,18 @@ class BenchmarkReport(abc.ABC):
             for first, *others in cells:
                 aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
                 lines.append("  " + "  ".join([first.ljust(widths[0]), *aligned]))
-        return "\n".join([*lines, *labelled("note", self.notes)])
+        return terminal_lines([*lines, *labelled("note", self.notes)])
 
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
-        parts = [f"<p>{html.escape(self._title())}</p>"]
+        parts = [f"<p>{escaped(self._title())}</p>"]
         for table in self._tables():
-            heads = "".join(f"<th>{html.escape(head)}</th>" for head in table.heads)
+            heads = "".join(f"<th>{escaped(head)}</th>" for head in table.heads)
             rows = [
-                "<tr>" + "".join(f"<td>{html.escape(_shown(cell))}</td>" for cell in row) + "</tr>"
-                for row in table.rows
+                "<tr>" + "".join(f"<td>{escaped(_shown(cell))}</td>" for cell in row) + "</tr>" for row in table.rows
             ]
             parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
         return "".join([*parts, f"<ul>{notes}</ul>" if notes else ""])
 
 
@@ -144,8 +144,8 @@ def _from_json(expected: Any, plain: Any, where: str) -> Any:
         return None if plain is None else _from_json(inner, plain, where)
     if expected is float and plain is None:
         return math.nan
-    if expected is Tensor and isinstance(plain, list):
-        is_whole = all(isinstance(each, int) for each in plain)
+    if expected is Tensor and isinstance(plain, list) and {type(each) for each in plain} <= {int, float, NoneType}:
+        is_whole = all(type(each) is int for each in plain)
         values = [math.nan if each is None else each for each in plain]
         return torch.tensor(values, dtype=torch.int64 if is_whole else torch.float64)
     if is_dataclass(expected) and isinstance(plain, Mapping):
@@ -154,14 +154,22 @@ def _from_json(expected: Any, plain: Any, where: str) -> Any:
         return tuple(_from_json(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(plain))
     if origin is Mapping and isinstance(plain, Mapping):
         key, value = arguments
-        return {key(name): _from_json(value, each, f"{where}.{name}") for name, each in plain.items()}
-    if origin is Literal and plain in arguments:
+        return {_key(key, name, where): _from_json(value, each, f"{where}.{name}") for name, each in plain.items()}
+    if origin is Literal and any(is_same(plain, each) for each in arguments):
         return plain
     if expected is float and isinstance(plain, int) and not isinstance(plain, bool):
         return float(plain)
     if isinstance(expected, type) and type(plain) is expected:
         return plain
     raise ValueError(f"{where} holds {plain!s:.80}")
+
+
+def _key(kind: Callable[[str], Any], name: str, where: str) -> Any:
+    """A key as it was before JSON made text of it."""
+    made = kind(name)
+    if str(made) != name:
+        raise ValueError(f"{where} has the key {name!r:.80}")
+    return made
 
 
 def _dataclass_from_json(cls: type, plain: Mapping[str, Any], where: str) -> Any:
