@@ -117,10 +117,10 @@ def test_printing_never_fails_for_want_of_a_character(monkeypatch: pytest.Monkey
 
 
 def test_only_one_place_prints() -> None:
-    """Names of files reach people through ``cli.output``, ``core.progress``, the logger and errors alone."""
+    """Names of files reach people through ``cli.output``, ``core.console``, the logger and errors alone."""
     source = Path(ms.__file__).parent
     statement = re.compile(r"^\s*(print\(|sys\.std(out|err)\.write\()", re.MULTILINE)
     printing = {path.name for path in source.rglob("*.py") if statement.search(path.read_text())}
-    assert printing == {"output.py", "progress.py"}
+    assert printing == {"console.py", "output.py"}
     loggers = {path.name for path in source.rglob("*.py") if 'logging.getLogger("monosema.' in path.read_text()}
     assert loggers == set()

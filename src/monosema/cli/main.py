@@ -55,7 +55,7 @@ def _closed(status: int, out: Console, err: Console) -> int:
     """The exit status once all output is handed on; a reader that left is no failure, a full disk is one."""
     out.flush()
     if out.error is not None and not isinstance(out.error, BrokenPipeError):
-        print(f"monosema: cannot write to standard output: {out.error.strerror or out.error}", file=err)
+        show_error(f"monosema: cannot write to standard output: {out.error.strerror or out.error}")
         status = status or 1
     err.flush()
     for console in (out, err):
