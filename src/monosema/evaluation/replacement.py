@@ -12,7 +12,7 @@ from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, SPLICED
-from monosema.evaluation.losses import losses_of, nothing_predicted
+from monosema.evaluation.losses import few_documents, losses_of, nothing_predicted
 from monosema.evaluation.measure import check_counts, evaluation_mode, require_enough, require_finite_weights
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
@@ -123,7 +123,10 @@ def evaluate_replacement(
         n_special_positions=int(chosen.special.sum()),
         split=chosen.split,
         overlap=_overlap([overlap_with_training(coder, tokens, chosen.split) for coder in replacement.coders]),
-        notes=["the figures of the layers are those of masked text"] if masked is not None else [],
+        notes=[
+            *few_documents(runs[CLEAN].n_with_tokens),
+            *(["the figures of the layers are those of masked text"] if masked is not None else []),
+        ],
     )
 
 
