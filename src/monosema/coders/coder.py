@@ -17,6 +17,7 @@ from monosema.coders.activations.base import Activation, ChannelGradients, Selec
 from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TokenScaling, TopK
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
 from monosema.coders.initial import initial_weights, zero_acausal_
+from monosema.coders.names import OF_ACTIVATION, translate_, unknown_names, view_of, write_
 from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
 from monosema.coders.token_scaling import ScaledTokens, scale_tokens
@@ -119,6 +120,9 @@ class SparseCoder(nn.Module):
     Attributes: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]`` (absent for Gated), ``W_dec [d_sae, d_out]``,
     ``b_dec [d_out]``, ``b_dec_in [d_in]`` and ``W_skip [d_in, d_out]``, each or None, ``activation`` with its own
     parameters. ``W_enc`` is a view of latent-major storage: a latent's encoder row is contiguous, as its gradient is.
+    Weights of one's own are brought in by assigning ``W_enc``, by ``W_enc.data = ...`` or in place, and by
+    ``load_state_dict``, which takes the names above, with or without ``activation.`` before a parameter of the
+    activation. It refuses names that the coder does not have, also with ``strict=False``.
     ``is_trained`` says whether the weights are those of raw activations (trained or loaded) rather than a fresh start;
     ``loaded_from`` says where it was loaded from, if it was.
     """
@@ -144,8 +148,23 @@ class SparseCoder(nn.Module):
 
     @property
     def W_enc(self) -> Tensor:
-        """``[d_in, d_sae]``, a view."""
-        return self.W_enc_rows.T
+        """``[d_in, d_sae]``, a view; what is assigned to it or to its ``.data`` is copied into the stored rows."""
+        return view_of(self.W_enc_rows)
+
+    @W_enc.setter
+    def W_enc(self, value: Tensor) -> None:
+        write_(self.W_enc_rows.T, value, "W_enc")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "W_enc":  # torch would take an nn.Parameter for a further one
+            object.__setattr__(self, name, value)
+        elif name in OF_ACTIVATION:
+            raise AttributeError(
+                f"{name} is kept in coder.activation: use coder.activation.{name}, or "
+                "coder.activation.set_threshold() of TopK, AbsTopK and BatchTopK"
+            )
+        else:
+            super().__setattr__(name, value)
 
     @property
     def d_in(self) -> int:
@@ -203,6 +222,25 @@ class SparseCoder(nn.Module):
     def scale_tokens(self, x: Tensor) -> Tensor:
         """``x [..., d_in]`` as the weights see it: ``x`` itself without ``token_scaling``."""
         return x if self.config.token_scaling == "none" else self._scaled_tokens(x).u
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Also takes the field's names; ``W_enc`` among them says that the weights are those of raw activations."""
+        is_brought_in = prefix + "W_enc" in state_dict
+        error_msgs += translate_(state_dict, prefix, self.W_enc_rows, self.activation)
+        error_msgs += unknown_names(state_dict, prefix, self)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        self.is_trained = self.is_trained or is_brought_in
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseCoder:
         super()._apply(fn, recurse)
