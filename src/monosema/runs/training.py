@@ -170,8 +170,11 @@ class _Run:
         self.columns = columns
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
         self.trainer = Trainer(coder, config, rows.batch_size, connection_directions(config, coder), optimizer)
-        if not isinstance(rows, IterableRows):
+        if isinstance(rows, IterableRows):
+            self.trainer.calibration_rows = lambda n: self.newest[:n]
+        else:
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
+            self.trainer.calibration_rows = self.trainer.candidate_rows
         if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
             if not isinstance(rows, ActivationStream):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream')
@@ -202,12 +205,17 @@ class _Run:
                 keeper.resume(self.checkpoint, self.trainer.config.keep_best)
             own.append(keeper)
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
-        self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, self.name)
+        self.fit = FitRun(self.trainer, [*own, *callbacks], self._own_columns, self.name)
         self.failure = None if self.folder is None else self.folder.failure()
         if self.checkpoint is not None:
             self.trainer.load_state_dict(self.checkpoint.tensors, self.checkpoint.plain["trainer"])
         if self.folder is not None:
             self.folder.cut_metrics(self.checkpoint)
+
+    def _own_columns(self, batch: Tensor) -> Tensor:
+        """Its own columns of ``batch``, remembered until the next one."""
+        self.newest = self.columns.of(batch)
+        return self.newest
 
     @property
     def is_unfinished(self) -> bool:

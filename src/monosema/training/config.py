@@ -74,6 +74,9 @@ class TrainingConfig:
     """k at the first step, from which it falls linearly to the activation's own (k-annealing); none by default."""
     k_anneal_fraction: float = 0.1
     """Share of the run over which it falls."""
+    calibrate_threshold: bool = True
+    """After the last step, set the threshold that BatchTopK (and TopK and AbsTopK with ``inference="threshold"``) infer
+    with to the one that gives k active latents a token on training rows; without it, the running mean is kept."""
     pre_noise: float = 0.0
     """Standard deviation of Gaussian noise added to pre-activations while training."""
     finetuning: FineTuning | None = None
