@@ -83,7 +83,8 @@ class TrainingConfig:
     """A last phase that trains only some weights."""
     decoder: Literal["auto", "unit_norm", "free"] = "auto"
     """Decoder rows of norm one, their gradient projected; or unconstrained. ``auto``: unit norm where the sparsity loss
-    could be lowered by long decoder rows (its ``weighting`` is ``none``) and for Gated."""
+    could be lowered by long decoder rows (its ``weighting`` is ``none``), where ``sparse_connection`` could be lowered
+    by short ones, and for Gated."""
     b_dec_init: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     """Initial decoder bias (and input bias, of its own site), from rows of the first chunk."""
     input_scaling: InputScaling = "expected_norm"
