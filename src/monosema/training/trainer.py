@@ -106,6 +106,11 @@ class Trainer:
         if scaling != coder.config.token_scaling:
             coder.set_token_scaling(scaling)
         self.unit_norm = has_unit_norm(coder, config)
+        if config.sparse_connection is not None and not self.unit_norm:
+            logger.warning(
+                "the decoder is free, so sparse_connection is also lowered by shortening its rows; use "
+                "decoder='unit_norm' (not with decoder_init='zeros' or TanhReLU)"
+            )
         lr = config.lr
         width = max(part.coder.d_sae for part in coder.parts)
         self.lr = automatic_lr(width, batch_size, self.n_main_steps or self.n_steps) if lr == "auto" else float(lr)
