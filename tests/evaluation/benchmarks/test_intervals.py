@@ -66,7 +66,7 @@ def test_columns_are_resampled_together_and_the_first_row_is_what_was_measured()
 
 def test_scores_that_are_undefined_in_some_resamples() -> None:
     assert Interval.of(torch.tensor([0.5, 0.25, math.nan, 0.25]), 20) == Interval(0.5, 0.25, 0.25)
-    assert math.isnan(Interval.of(torch.tensor([0.5, math.nan]), 20, 20).low)
+    assert math.isnan(Interval.of(torch.tensor([0.5, math.nan]), 20).low)
 
 
 @pytest.mark.parametrize(("n", "least"), [(5, 0.85), (10, 0.92), (30, 0.92)])
