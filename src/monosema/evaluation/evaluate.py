@@ -287,8 +287,8 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
     notes, sparsity = [], found.rows.sparsity
     if found.rows.reconstruction.fve < 0:
         notes.append(
-            "fve is below 0, so the reconstruction is worse than the mean of the activations; check that the model, the "
-            "site and the scaling are those the coder was trained on"
+            "fve is below 0, so the reconstruction is worse than the mean of the activations; check that the model, "
+            "the site and the scaling are those the coder was trained on"
         )
     if losses:
         notes.append("special positions keep the site's own value in the clean, spliced and ablated runs")

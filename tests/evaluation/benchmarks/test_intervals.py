@@ -95,4 +95,5 @@ def test_one_unit_has_no_interval() -> None:
 def test_units_of_means_of_means_add_their_degrees_of_freedom() -> None:
     assert n_units([torch.tensor([1, 1, 2]), torch.tensor([5]), torch.tensor([7, 8, 9])]) == 1 + 1 + 0 + 2
     assert few_units(10, "texts") == []
+    assert few_units(1, "texts") == ["there are no intervals over texts, of which there is one"]
     assert few_units(9, "texts") == ["the intervals rest on 9 texts; below 10 they are too narrow"]

@@ -64,7 +64,11 @@ def n_units(groups: Iterable[Tensor]) -> int:
 
 def few_units(n: int, what: str) -> list[str]:
     """A note where intervals rest on few units."""
-    return [f"the intervals rest on {n} {what}; below {FEW_UNITS} they are too narrow"] if n < FEW_UNITS else []
+    if n >= FEW_UNITS:
+        return []
+    if n < 2:
+        return [f"there are no intervals over {what}, of which there is one"]
+    return [f"the intervals rest on {n} {what}; below {FEW_UNITS} they are too narrow"]
 
 
 def resampled_means(values: Tensor, seed: int, *names: str | int, groups: Tensor | None = None) -> Tensor:

@@ -158,10 +158,10 @@ def _report(
     notes = list(tasks.notes)
     if missed := [task.label for task in probed if not task.converged]:
         notes.append(f"probes of {', '.join(missed)} did not converge; their accuracy may be too low")
+    notes += few_units(len(probed), "tasks")
     n_held_out = len(groups[torch.searchsorted(used, tasks.tasks[0].test.examples)].unique())
     if n_held_out < _FEW_TEXTS:
         notes.append(f"only {n_held_out} texts are held out, so the intervals of single tasks are rough")
-    notes += few_units(len(probed), "tasks")
     return ProbingReport(
         sparse=tuple(
             SparseAccuracy(
