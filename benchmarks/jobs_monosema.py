@@ -41,6 +41,7 @@ def train(job: Job, batches: list[Tensor]) -> Trained:
         seed=job.seed,
         sparsity=losses.get(job.architecture),
         levels=levels.get(job.architecture),
+        calibrate_threshold=False,  # the peers keep their running thresholds
     )
     coder = ms.SAE(batches[0].shape[1], job.d_sae, activation=coders[job.architecture], seed=job.seed)
     result = ms.train(coder, IterableRows(batches, job.batch_size), config, progress=False)

@@ -276,6 +276,12 @@ def test_fewer_tokens_than_make_a_latent_dead_are_noted(decoder: LanguageModel, 
     assert any("100,000" in note for note in report.notes)
 
 
+def test_a_reconstruction_worse_than_the_mean_is_noted(decoder: LanguageModel, contexts: Tensor):
+    bad, good = (evaluate(each, decoder, contexts, losses=False) for each in (constant_sae(50.0), identity_sae()))
+    assert bad.fve < 0 < good.fve
+    assert [any("fve is below 0" in note for note in each.notes) for each in (bad, good)] == [True, False]
+
+
 def test_ablation_that_changes_nothing_leaves_the_score_undefined(contexts: Tensor):
     model = tiny_decoder()
     with torch.no_grad():

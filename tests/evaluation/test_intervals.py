@@ -15,14 +15,18 @@ from monosema.evaluation import Report, evaluate
 from monosema.metrics import ce_loss_score
 from monosema.models import LanguageModel
 
-Z = 1.959963984540054
+T6 = 2.4469118511449692
+"""97.5 % of Student's t with six degrees of freedom lie below: there are seven documents."""
+LOWEST = {"mse": 0, "norm_ratio": 0, "cosine": -1, "l0": 0, "l1": 0, "kl": 0, "top1_agreement": 0}
+HIGHEST = {"fve": 1, "fve_per_token_mean": 1, "cosine": 1, "kl_score": 1, "top1_agreement": 1, "l0": 24}
 
 
-def jackknife(value: float, without: list[float]) -> tuple[float, float]:
-    """``value -+ 1.96 sqrt((g - 1) / g sum (theta_i - mean)^2)`` by its formula."""
+def jackknife(name: str, value: float, without: list[float]) -> tuple[float, float]:
+    """``value -+ t sqrt((g - 1) / g sum (theta_i - mean)^2)`` by its formula, inside the figure's range."""
     g, centre = len(without), sum(without) / len(without)
-    error = math.sqrt((g - 1) / g * sum((each - centre) ** 2 for each in without))
-    return value - Z * error, value + Z * error
+    assert g == 7
+    error = T6 * math.sqrt((g - 1) / g * sum((each - centre) ** 2 for each in without))
+    return max(value - error, LOWEST.get(name, -math.inf)), min(value + error, HIGHEST.get(name, math.inf))
 
 
 def numbers_of(contexts: Tensor) -> Tensor:
@@ -68,7 +72,7 @@ def test_figures_of_rows(report: Report, decoder: LanguageModel, contexts: Tenso
     assert report.n_documents == len(numbers.unique()) == 7
     for name, figure in figures.items():
         without = [float(figure(numbers != document)) for document in numbers.unique()]
-        low, high = jackknife(float(figure(numbers >= 0)), without)
+        low, high = jackknife(name, float(figure(numbers >= 0)), without)
         assert report.intervals[name] == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9)), name
         assert low < getattr(report, name) < high
 
@@ -103,7 +107,7 @@ def test_figures_of_losses(report: Report, decoder: LanguageModel, contexts: Ten
     }
     for name, figure in figures.items():
         without = [figure(numbers != document) for document in numbers.unique()]
-        low, high = jackknife(figure(numbers >= 0), without)
+        low, high = jackknife(name, figure(numbers >= 0), without)
         assert report.intervals[name] == (pytest.approx(low, rel=1e-8), pytest.approx(high, rel=1e-8)), name
 
 
@@ -112,7 +116,9 @@ def test_one_document_has_no_interval(decoder: LanguageModel):
     ids = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
     one, two = (evaluate(random_sae(), decoder, ids[:n], progress=False) for n in (1, 2))
     assert (one.n_documents, one.intervals) == (1, {})
-    assert two.n_documents == 2 and two.intervals["fve"][0] < two.fve < two.intervals["fve"][1]
+    assert two.n_documents == 2 and two.intervals["fve"][0] < two.fve < two.intervals["fve"][1] <= 1
+    assert any("one document, so the figures have no intervals" in note for note in one.notes)
+    assert any("the intervals rest on 2 documents" in note for note in two.notes)
     whole = TokenSplit(torch.cat([ids, ids.flip(0)]).int(), frozenset({BOS}), "heldout")
     assert evaluate(random_sae(), decoder, whole, progress=False).n_documents == 4
     rows = evaluate(random_sae(), activations=decoder.capture(ids, [SITE])[SITE])

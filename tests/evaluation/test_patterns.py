@@ -178,7 +178,7 @@ def test_the_interval_is_that_of_documents(llama: LanguageModel):
     kl = expected(llama, head_sae(), "q", slice(0, 4), [0], contexts)["spliced"]
     documents = torch.stack([kl[:, 1:5], kl[:, 6:]], 1).flatten(0, 1)  # one begins at each special token
     rest = torch.tensor([documents[torch.arange(12) != i].mean() for i in range(12)])
-    spread = 1.959963984540054 * math.sqrt(rest.var(correction=0).item() * 11)
+    spread = 2.2009851601 * math.sqrt(rest.var(correction=0).item() * 11)  # t of 11 degrees of freedom
     assert report.pattern_kl is not None
     ends = report.pattern_kl - spread, report.pattern_kl + spread
     assert report.intervals["pattern_kl"] == pytest.approx(ends, rel=1e-4)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
+from monosema.evaluation.report import AblationLosses, ModelLosses, Report
 from monosema.metrics import GroupSums, fve, jackknife_interval, left_out_variation
 from monosema.metrics.groups import N_GROUPS, sums_by_adding, sums_by_product
+from monosema.metrics.ranges import RANGES, range_of
 
 
 def test_of_a_mean_of_equal_groups_it_is_the_standard_error():
@@ -16,7 +19,34 @@ def test_of_a_mean_of_equal_groups_it_is_the_standard_error():
     left_out = (values.sum() - values) / 3
     low, high = jackknife_interval(3.0, left_out)
     error = math.sqrt((4 + 1 + 0 + 9) / 3 / 4)  # s / sqrt(4)
-    assert (low, high) == (pytest.approx(3 - 1.959964 * error, rel=1e-6), pytest.approx(3 + 1.959964 * error, rel=1e-6))
+    half = 3.1824463 * error  # 97.5 % of Student's t with three degrees of freedom
+    assert (low, high) == (pytest.approx(3 - half, rel=1e-6), pytest.approx(3 + half, rel=1e-6))
+
+
+def test_an_interval_keeps_to_the_range_of_its_figure_and_holds_the_figure():
+    left_out = torch.tensor([0.9, 0.7])
+    assert jackknife_interval(0.8, left_out, (0.0, 1.0)) == (0.0, 1.0)
+    low, high = jackknife_interval(0.8, left_out, (-math.inf, 1.0))
+    assert high == 1
+    assert low == pytest.approx(0.8 - 12.7062047 * 0.1, rel=1e-5)
+    assert jackknife_interval(-1e-7, torch.full((3,), -1e-7), (0.0, math.inf)) == (-1e-7, -1e-7)  # rounding of a KL
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 30])
+def test_a_mean_of_few_normal_documents_is_covered_as_promised(n: int):
+    values = torch.randn(2000, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    held = 0
+    for each in values:
+        low, high = jackknife_interval(float(each.mean()), (each.sum() - each) / (n - 1))
+        held += low <= 0 <= high
+    assert 0.93 <= held / 2000 <= 0.97
+
+
+def test_every_figure_with_an_interval_has_a_range():
+    names = [each.name for kind in (Report, ModelLosses, AblationLosses) for each in fields(kind)]
+    assert set(RANGES) <= set(names)
+    assert range_of("ablations/zero/top1_agreement") == (0.0, 1.0)
+    assert range_of("ce_loss_score") == (-math.inf, math.inf)
 
 
 def test_without_spread_two_groups_or_a_defined_figure_there_is_none():

@@ -19,7 +19,7 @@ from monosema.training import Callback, Trainer
 
 SITE = "blocks.1.hook_resid_post"
 STEPS, BATCH = 16, 50
-MEASURED = ("seconds", "peak_memory", "metrics", "best", "sha256")
+MEASURED = ("times", "peak_memory", "metrics", "best", "sha256")
 """Of a checkpoint's record: what differs by the clock or counts the lines about held-out rows, and the sum over all."""
 
 

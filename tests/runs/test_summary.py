@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import monosema as ms
-from monosema.runs.summary import RunSummary, Usage, memory_line, summary_table
+from monosema.runs.summary import RunSummary, memory_line, summary_table
 from monosema.training import Callback, Trainer
 
 SITE = "blocks.1.hook_resid_post"
@@ -16,6 +16,7 @@ SUMMARY = RunSummary(
     name="k4",
     tokens=4_000,
     seconds=8.0,
+    times={"collecting": 5.0, "steps": 1.5, "evaluation": 0.75, "saving": 0.5, "other": 0.25},
     tokens_per_second=500.0,
     peak_memory_bytes=3 * 2**29,
     d_sae=48,
@@ -38,13 +39,20 @@ def cells(table: str) -> list[list[str]]:
 
 
 def test_the_table_has_a_row_for_each_run() -> None:
-    long = replace(SUMMARY, name="k32", seconds=3_900.0, tokens_per_second=None, report=None, folder=None, error="bad")
-    header, first, second, note = cells(summary_table([SUMMARY, long]))
+    long = replace(
+        SUMMARY, name="k32", seconds=3_900.0, times=None, tokens_per_second=None, report=None, folder=None, error="bad"
+    )
+    long = replace(long, warning="FVE is -2")
+    header, first, second, note, warning = cells(summary_table([SUMMARY, long]))
     row = dict(zip(header, first, strict=True))
     assert row == {
         "run": "k4",
         "tokens": "4,000",
         "time": "8.0 s",
+        "collect": "5.0 s",
+        "steps": "1.5 s",
+        "evaluate": "0.8 s",
+        "save": "0.5 s",
         "tok/s": "500",
         "peak": "1.5 GiB",
         "loss": "1.25",
@@ -60,30 +68,14 @@ def test_the_table_has_a_row_for_each_run() -> None:
     }
     row = dict(zip(header, second, strict=True))
     assert (row["time"], row["tok/s"], row["held-out FVE"], row["folder"]) == ("1 h 05 min", "-", "-", "-")
+    assert [row[head] for head in ("collect", "steps", "evaluate", "save")] == ["-"] * 4
     assert note == ["k32 stopped early: bad"]
+    assert warning == ["k32: FVE is -2"]
 
 
 def test_columns_stand_below_each_other() -> None:
     lines = summary_table([SUMMARY, replace(SUMMARY, name="a longer name", tokens=12_000_000)]).splitlines()
     assert len({line.index("runs/k4") for line in lines[1:]} | {lines[0].index("folder")}) == 1
-
-
-def test_usage_goes_on_from_earlier_calls_and_what_is_unknown_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([10.0, 12.0, 13.0, 20.0, 25.0, 30.0])
-    monkeypatch.setattr("monosema.runs.summary.time.monotonic", lambda: next(times))
-    trainer = Trainer(sae(), ms.TrainingConfig(tokens=10), 10)
-    usage = Usage(100.0)
-    usage.start()
-    usage.on_step(trainer)
-    usage.on_step(trainer)
-    assert usage.seconds == 103.0
-    waiting = Usage(0.0)  # never started: the loop reached it later
-    waiting.on_step(trainer)
-    waiting.on_step(trainer)
-    assert waiting.seconds == 5.0
-    unknown = Usage(None)
-    unknown.on_step(trainer)
-    assert unknown.seconds is None
 
 
 def test_a_run_shows_and_keeps_its_summary(
@@ -108,8 +100,10 @@ def test_a_run_shows_and_keeps_its_summary(
     assert summary.training == result.metrics
     assert result.report is not None
     assert summary.report == result.report.to_dict()
-    assert summary.seconds is not None
-    assert summary.tokens_per_second == pytest.approx(2000 / summary.seconds)
+    assert summary.times is not None and summary.warning is None
+    assert summary.seconds == pytest.approx(sum(summary.times.values()))
+    assert summary.tokens_per_second == pytest.approx(2000 / (summary.times["collecting"] + summary.times["steps"]))
+    assert summary.times["evaluation"] > 0, "that of the end, after the last checkpoint"
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary.to_dict()
 
     again = run(evaluation=False, progress=False)  # read, neither trained nor evaluated: the same summary
@@ -133,8 +127,9 @@ def test_time_adds_up_over_calls(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "run" / "checkpoints" / "step_000000008" / "state.json").read_text())
     result = ms.train(sae(), rows, config, **options)
     assert result.resumed_from == 8
-    assert result.summary.seconds is not None
-    assert result.summary.seconds > state["seconds"] > 0
+    assert result.summary.times is not None
+    assert all(result.summary.times[part] >= seconds for part, seconds in state["times"].items())
+    assert result.summary.times["steps"] > state["times"]["steps"] > 0
 
 
 def test_several_coders_share_one_table(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from monosema.core.lazy import lazy_exports
 
 _HOMES = {
-    "monosema.coders.coder": ("Encoding", "Everywhere", "ExtraEntries", "LatentGradients", "SparseCoder"),
+    "monosema.coders.coder": ("SparseCoder",),
     "monosema.coders.config": (
         "AbsTopK",
         "ActivationConfig",
@@ -24,6 +24,7 @@ _HOMES = {
         "TanhReLU",
         "TopK",
     ),
+    "monosema.coders.encoding": ("Encoding", "Everywhere", "ExtraEntries", "LatentGradients"),
     "monosema.coders.make": ("SAE", "CLT", "Crosscoder", "Transcoder"),
     "monosema.coders.scaling": ("Scaling",),
     "monosema.coders.site_transform": ("SiteTransform",),
@@ -33,7 +34,7 @@ _HOMES = {
 __getattr__, __all__ = lazy_exports(__name__, _HOMES)
 
 if TYPE_CHECKING:
-    from monosema.coders.coder import Encoding, Everywhere, ExtraEntries, LatentGradients, SparseCoder
+    from monosema.coders.coder import SparseCoder
     from monosema.coders.config import (
         AbsTopK,
         ActivationConfig,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         TanhReLU,
         TopK,
     )
+    from monosema.coders.encoding import Encoding, Everywhere, ExtraEntries, LatentGradients
     from monosema.coders.make import CLT, SAE, Crosscoder, Transcoder
     from monosema.coders.scaling import Scaling
     from monosema.coders.site_transform import SiteTransform

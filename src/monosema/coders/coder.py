@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from monosema.coders.activations.base import Activation, ChannelGradients, Selection
 from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TokenScaling, TopK
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
+from monosema.coders.encoding import Encoding, Everywhere, ExtraEntries, LatentGradients
 from monosema.coders.initial import initial_weights, zero_acausal_
+from monosema.coders.names import OF_ACTIVATION, translate_, unknown_names, view_of, write_
 from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
 from monosema.coders.site_transform import SiteTransform, replace_records, site_transform_of
@@ -39,71 +41,6 @@ from monosema.kernels.latents import flat_tokens
 from monosema.kernels.precision import autocast_dtype, product, shadow
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """One batch on its way through a coder: what ``backward`` needs."""
-
-    x_BI: Tensor
-    """The input as the encoder saw it, ``b_dec`` already subtracted where the coder does so."""
-    raw_BI: Tensor
-    """The input as it came, tokens flattened."""
-    selection: Selection
-    """What the activation chose."""
-    spread: Tensor | None = None
-    """What ``decode`` multiplies each token by (``ScaledTokens.spread``) where the coder scaled tokens and scales its
-    output back."""
-    noise_BF: Tensor | None = None
-    """What was added to the pre-activations."""
-
-    @property
-    def latents(self) -> Latents:
-        return self.selection.latents
-
-
-@dataclass(frozen=True)
-class ExtraEntries:
-    """Entries outside the selection that a policy trains as well (AuxK): ``g_out`` reaches them only."""
-
-    latents: Latents
-    """Entries and their activations."""
-    g_out_BO: Tensor
-    """∂loss with respect to the decode of these entries."""
-    slope: Tensor | None = None
-    """[E] ∂activation/∂pre of each entry; one by default."""
-
-
-@dataclass(frozen=True)
-class Everywhere:
-    """A gradient that is the same for all tokens of a latent, but for some entries (pre-activation loss)."""
-
-    g_F: Tensor
-    """[F] ∂loss/∂pre of every entry of a latent."""
-    but: Latents
-    """The entries that it does not reach."""
-    decoder_scale: Tensor | None = None
-    """What the same loss gives the decoder, by whose norms it is weighted: as in ``LatentGradients``."""
-
-
-@dataclass(frozen=True)
-class LatentGradients:
-    """∂loss with respect to latents, beyond what comes through the output."""
-
-    latents: Tensor | None = None
-    """[E] with respect to the activations (a sparsity loss)."""
-    near: Tensor | None = None
-    """[N] the same on near-threshold entries, active or not; where a threshold is learned it must come with
-    ``latents`` (``∂f/∂θ`` is not zero there)."""
-    near_step: Tensor | None = None
-    """[N] with respect to ``1[pre > θ]`` on near-threshold entries (a loss on L0)."""
-    gate: Tensor | None = None
-    """[G] with respect to the gate's value on open-gate entries (Gated)."""
-    window: float | None = None
-    """The window the near-threshold entries were selected with."""
-    decoder_scale: Tensor | None = None
-    """[F, sites written] or [F, 1]: with respect to the decoder (a sparsity loss weighted by its norms) it is this many
-    times each row's slices, or the whole row."""
-
-
 @final
 class SparseCoder(nn.Module):
     """A dictionary that reads activations, encodes them sparsely and writes predicted activations.
@@ -120,6 +57,9 @@ class SparseCoder(nn.Module):
     Attributes: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]`` (absent for Gated), ``W_dec [d_sae, d_out]``,
     ``b_dec [d_out]``, ``b_dec_in [d_in]`` and ``W_skip [d_in, d_out]``, each or None, ``activation`` with its own
     parameters. ``W_enc`` is a view of latent-major storage: a latent's encoder row is contiguous, as its gradient is.
+    Weights of one's own are brought in by assigning ``W_enc``, by ``W_enc.data = ...`` or in place, and by
+    ``load_state_dict``, which takes the names above, with or without ``activation.`` before a parameter of the
+    activation. It refuses names that the coder does not have, also with ``strict=False``.
     ``is_trained`` says whether the weights are those of raw activations (trained or loaded) rather than a fresh start;
     ``loaded_from`` says where it was loaded from, if it was.
     """
@@ -145,8 +85,23 @@ class SparseCoder(nn.Module):
 
     @property
     def W_enc(self) -> Tensor:
-        """``[d_in, d_sae]``, a view."""
-        return self.W_enc_rows.T
+        """``[d_in, d_sae]``, a view; what is assigned to it or to its ``.data`` is copied into the stored rows."""
+        return view_of(self.W_enc_rows)
+
+    @W_enc.setter
+    def W_enc(self, value: Tensor) -> None:
+        write_(self.W_enc_rows.T, value, "W_enc")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "W_enc":  # torch would take an nn.Parameter for a further one
+            object.__setattr__(self, name, value)
+        elif name in OF_ACTIVATION:
+            raise AttributeError(
+                f"{name} is kept in coder.activation: use coder.activation.{name}, or "
+                "coder.activation.set_threshold() of TopK, AbsTopK and BatchTopK"
+            )
+        else:
+            super().__setattr__(name, value)
 
     @property
     def d_in(self) -> int:
@@ -209,6 +164,15 @@ class SparseCoder(nn.Module):
     def scale_tokens(self, x: Tensor) -> Tensor:
         """``x [..., d_in]`` as the weights see it: ``x`` itself without ``token_scaling``."""
         return x if self.config.token_scaling == "none" else self._scaled_tokens(x).u
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Also takes the field's names; ``W_enc`` among them says that the weights are those of raw activations."""
+        is_brought_in = prefix + "W_enc" in state_dict
+        errors: list[str] = others[-1]
+        errors += translate_(state_dict, prefix, self.W_enc_rows, self.activation)
+        errors += unknown_names(state_dict, prefix, self)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        self.is_trained = self.is_trained or is_brought_in
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseCoder:
         super()._apply(fn, recurse)

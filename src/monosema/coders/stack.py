@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from monosema.coders.coder import SparseCoder
 from monosema.coders.config import StackConfig, TokenScaling
+from monosema.coders.names import OF_ACTIVATION, unknown_names
 from monosema.coders.parts import Origin, Part
 from monosema.coders.scaling import Scaling
 from monosema.coders.site_transform import SiteTransform, replace_records, site_transform_of
@@ -118,6 +119,25 @@ class CrossLayerTranscoder(nn.Module):
         """``x [..., d_in]`` as the weights see it: ``x`` itself without ``token_scaling``."""
         kind = self.config.token_scaling
         return x if kind == "none" else scale_tokens(x, kind, self.config.read_widths).u
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("W_enc", "W_dec", "b_enc", *OF_ACTIVATION):
+            raise AttributeError(f"a stack has no {name} of its own: assign that of coder.layers[number]")
+        super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Names as in ``SparseCoder``, below ``layers.NUMBER.``; names of no layer are refused."""
+        layers = prefix + "layers."
+        of_stack = {key: value for key, value in state_dict.items() if not key.startswith(layers)}
+        of_layers = {key.removeprefix(prefix).split(".")[1] for key in state_dict if key.startswith(layers)}
+        others[-1].extend(unknown_names(of_stack, prefix, self))
+        others[-1].extend(
+            f"unknown layer {number}; expected layers.0 to layers.{len(self.layers) - 1}"
+            for number in sorted(of_layers - {str(index) for index in range(len(self.layers))})
+        )
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        is_brought_in = any(key.startswith(layers) and key.endswith(".W_enc") for key in state_dict)
+        self.is_trained = self.is_trained or is_brought_in
 
     def _apply(self, fn: Any, recurse: bool = True) -> CrossLayerTranscoder:
         super()._apply(fn, recurse)

@@ -18,9 +18,9 @@ from monosema.data import Tokens, TokenSplit
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
-from monosema.evaluation.findings import ROW_TERMS, Findings
+from monosema.evaluation.findings import CLEAN, ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
-from monosema.evaluation.losses import losses_of, nothing_predicted, with_patterns
+from monosema.evaluation.losses import few_documents, losses_of, nothing_predicted, with_patterns
 from monosema.evaluation.measure import (
     check_counts,
     evaluation_mode,
@@ -38,6 +38,7 @@ from monosema.metrics import (
     log10_density_histogram,
     share_above,
 )
+from monosema.metrics.ranges import range_of
 
 Activations = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 """``[..., d]``, or an iterable of such."""
@@ -291,6 +292,11 @@ def _report(
 def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | None) -> list[str]:
     """What a reader of the numbers must know."""
     notes, sparsity = [], found.rows.sparsity
+    if found.rows.reconstruction.fve < 0:
+        notes.append(
+            "fve is below 0, so the reconstruction is worse than the mean of the activations; check that the model, "
+            "the site and the scaling are those the coder was trained on"
+        )
     if losses:
         notes.append("special positions keep the site's own value in the clean, spliced and ablated runs")
     for key, each in losses.items():
@@ -301,6 +307,8 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
             for name, of_ablation in each.ablations.items()
             if of_ablation.ce <= each.ce_clean
         ]
+    groups = [found.terms, *(run[CLEAN] for run in found.runs.values())]
+    notes += few_documents(min((n for each in groups if (n := each.n_with_tokens)), default=0))
     if not sparsity.dead_fraction_reliable:
         notes.append(
             f"dead_fraction counts silence on {sparsity.n_tokens:,} tokens only; below {RELIABLE_DEAD_TOKENS:,} a "
@@ -328,7 +336,11 @@ def _row_intervals(found: Findings) -> dict[str, Interval]:
         "l0": (sparsity.l0, rest["l0"] / rest["n"]),
         "l1": (sparsity.l1, rest["l1"] / rest["n"]),
     }
-    intervals = {name: jackknife_interval(value, each) for name, (value, each) in without.items()}
+    d_sae = len(sparsity.firing_density)
+    intervals = {
+        name: jackknife_interval(value, each, (0.0, d_sae) if name == "l0" else range_of(name))
+        for name, (value, each) in without.items()
+    }
     return {name: interval for name, interval in intervals.items() if interval is not None}
 
 

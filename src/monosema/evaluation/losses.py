@@ -14,6 +14,8 @@ from monosema.evaluation.patterns import PatternSums
 from monosema.evaluation.predictions import TERMS
 from monosema.evaluation.report import Ablation, AblationLosses, Interval, ModelLosses
 from monosema.metrics import GroupSums, ce_loss_score, jackknife_interval, kl_score
+from monosema.metrics.groups import FEW_DOCUMENTS
+from monosema.metrics.ranges import range_of
 
 Means = Mapping[str, Mapping[str, float]]
 """By run, the mean of each of its terms."""
@@ -73,6 +75,18 @@ def nothing_predicted(losses: ModelLosses, of_model: str = "") -> list[str]:
     return [f"no prediction{of_model} counted, so its losses are not defined; give longer contexts"]
 
 
+def few_documents(n_documents: int) -> list[str]:
+    """A note where intervals rest on few documents; none where there are enough, or no documents are known."""
+    if not 0 < n_documents < FEW_DOCUMENTS:
+        return []
+    if n_documents == 1:
+        return ["there is one document, so the figures have no intervals; give more held-out text"]
+    return [
+        f"the intervals rest on {n_documents} documents; below {FEW_DOCUMENTS} they are wide and rough: give more "
+        "held-out text"
+    ]
+
+
 _FLAT = {"ce_ablated": "ce", "ce_loss_score": "ce_loss_score", "kl_ablated": "kl", "kl_score": "kl_score"}
 """Fields of ``ModelLosses`` that are those of its first ablation."""
 
@@ -103,7 +117,7 @@ def _measured(
     intervals: dict[str, Interval] = {}
     for name, figure in figures.items():
         rest = torch.tensor([figure(each) for each in without], dtype=torch.float64)
-        if (interval := jackknife_interval(values[name], rest)) is not None:
+        if (interval := jackknife_interval(values[name], rest, range_of(name))) is not None:
             intervals[name] = interval
     return values, intervals
 

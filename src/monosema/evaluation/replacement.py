@@ -13,7 +13,7 @@ from monosema.data import Tokens, TokenSplit
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, SPLICED
-from monosema.evaluation.losses import losses_of, nothing_predicted
+from monosema.evaluation.losses import few_documents, losses_of, nothing_predicted
 from monosema.evaluation.measure import check_counts, evaluation_mode, require_enough, require_finite_weights
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
@@ -125,6 +125,7 @@ def evaluate_replacement(
         split=chosen.split,
         overlap=_overlap([overlap_with_training(coder, tokens, chosen.split) for coder in replacement.coders]),
         notes=[
+            *few_documents(runs[CLEAN].n_with_tokens),
             *(["the figures of the layers are those of masked text"] if masked is not None else []),
             *dict.fromkeys(note for coder in replacement.coders for note in model_notes(coder, model)),
         ],

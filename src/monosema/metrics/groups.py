@@ -13,26 +13,30 @@ import torch
 from torch import Tensor
 
 from monosema.metrics.checks import wide
+from monosema.metrics.ranges import ANY, Range
+from monosema.metrics.student import t_quantile
 
 N_GROUPS = 256
 """The spread of as many figures is known to within 5 % (``1 / sqrt(2 N)``)."""
 
-Z = 1.959963984540054
-"""97.5 % of a normal distribution lie below."""
+FEW_DOCUMENTS = 10
+"""With fewer documents an interval is wide and depends on how they are distributed: reports have a note."""
 
 
-def jackknife_interval(value: float, left_out: Tensor) -> tuple[float, float] | None:
-    """The 95 % interval of a figure, ``value -+ 1.96 sqrt((g - 1) / g sum_i (theta_i - mean theta)^2)``.
+def jackknife_interval(value: float, left_out: Tensor, within: Range = ANY) -> tuple[float, float] | None:
+    """The 95 % interval of a figure, ``value -+ t sqrt((g - 1) / g sum_i (theta_i - mean theta)^2)``.
 
-    ``left_out [g]`` is the figure ``theta_i`` of all groups but the i-th. The delete-one-group jackknife (Efron 1982,
-    chapter 3): for a mean of groups of one size it is ``1.96 s / sqrt(g)`` with their standard deviation s. None of
-    fewer than two groups, or where a figure is not defined.
+    ``left_out [g]`` is the figure ``theta_i`` of all groups but the i-th; t is Student's for ``g - 1`` degrees of
+    freedom (12.7 for two groups, 1.97 for 256). The delete-one-group jackknife (Efron 1982, chapter 3): for a mean of
+    groups of one size it is ``t s / sqrt(g)`` with their standard deviation s. ``within`` is the figure's own range,
+    which the interval is cut to. None of fewer than two groups, or where a figure is not defined.
     """
     g = len(left_out)
     if g < 2 or not math.isfinite(value) or not bool(left_out.isfinite().all()):
         return None
-    spread = wide(left_out).var(correction=0).item() * (g - 1)
-    return value - Z * math.sqrt(spread), value + Z * math.sqrt(spread)
+    half = t_quantile(g - 1) * math.sqrt(wide(left_out).var(correction=0).item() * (g - 1))
+    low, high = within
+    return min(max(value - half, low), value), max(min(value + half, high), value)
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,13 @@ class GroupSums:
         return GroupSums(self.sums + other.sums)
 
     @property
+    def n_with_tokens(self) -> int:
+        """Groups that have tokens (a token count is the first column)."""
+        return int((self.sums[:, 0] > 0).sum())
+
+    @property
     def left_out(self) -> Tensor:
-        """``[g', k]``: what is summed without each group that has tokens (a token count is the first column)."""
+        """``[g', k]``: what is summed without each group that has tokens."""
         own = self.sums[self.sums[:, 0] > 0]
         return self.sums.sum(0) - own
 

@@ -77,6 +77,13 @@ class RunFolder:
     def summary_path(self) -> Path:
         return self.path / "summary.json"
 
+    def summary(self) -> Any:
+        """What ``summary.json`` holds; None where it cannot be read."""
+        try:
+            return read_json(self.summary_path)
+        except FileError:
+            return None
+
     def __enter__(self) -> RunFolder:
         """Lock the folder and hold its config against ours; nothing is left behind where they differ.
 

@@ -15,11 +15,11 @@ from monosema.coders import Dictionary
 from monosema.core.errors import FileError
 from monosema.core.logs import get_logger
 from monosema.data import IterableRows
+from monosema.runs.clock import Usage
 from monosema.runs.columns import Columns
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
 from monosema.runs.heldout import RowSource, heldout_figures, measure
-from monosema.runs.summary import Usage
 from monosema.training import Callback, Checkpoint, Trainer
 from monosema.training.background import BackgroundWriter
 from monosema.training.config import is_better
@@ -67,12 +67,14 @@ class Keeper(Callback):
 
     def on_step(self, trainer: Trainer) -> None:
         if trainer.config.background_checkpoints and not self._has_room:  # too little is noticed at the first step
-            self._snapshot.take(self._state(trainer)[0])
+            with self._used.clock.part("saving"):
+                self._snapshot.take(self._state(trainer)[0])
             self._has_room = True
         self._is_best = False
         every = trainer.config.eval_every
         if every > 0 and trainer.step_number % every == 0:
-            report = measure(trainer.inference_coder(), self._rows, self._columns, self._options, progress=False)
+            with self._used.clock.part("evaluation"):
+                report = measure(trainer.inference_coder(), self._rows, self._columns, self._options, progress=False)
             if report is not None:
                 figures = heldout_figures(report)
                 self._folder.append_metrics({"step": trainer.step_number, **figures})
@@ -85,6 +87,10 @@ class Keeper(Callback):
         self._folder.append_metrics({"step": trainer.step_number, **metrics})
 
     def on_checkpoint(self, trainer: Trainer) -> None:
+        with self._used.clock.part("saving"):
+            self._checkpoint(trainer)
+
+    def _checkpoint(self, trainer: Trainer) -> None:
         self._writer.wait()
         tensors, plain = self._state(trainer)
         if trainer.config.background_checkpoints:
@@ -99,7 +105,8 @@ class Keeper(Callback):
             write()
 
     def on_end(self, trainer: Trainer) -> None:
-        self._writer.wait()
+        with self._used.clock.part("saving"):
+            self._writer.wait()
 
     def _write(self, step: int, tensors: dict[str, Tensor], plain: dict[str, Any], save: Any, is_best: bool) -> None:
         self._folder.flush_metrics()
@@ -119,7 +126,7 @@ class Keeper(Callback):
         state: dict[str, Any] = {
             "tokens": trainer.tokens_seen,
             "trainer": plain,
-            "seconds": self._used.seconds,
+            "times": self._used.times,
             "peak_memory": self._used.peak_memory,
             "metrics": self._folder.metrics_record(),
             "best": self._best,

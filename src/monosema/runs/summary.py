@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from monosema.core.memory import peak_memory, readable_bytes
+from monosema.core.memory import readable_bytes
 from monosema.core.printable import terminal_line, terminal_lines
 from monosema.core.progress import short_number
 from monosema.evaluation import Report
-from monosema.training import Callback, Trainer
+from monosema.runs.clock import Usage
+from monosema.runs.divergence import explains_nothing
+from monosema.training import Trainer
 from monosema.training.memory import StepMemory
 
 
@@ -25,9 +26,13 @@ class RunSummary:
     tokens: int
     """Tokens trained on."""
     seconds: float | None
-    """Wall time from the first step to the last over all calls, evaluations and checkpoints on the way included."""
+    """Wall time of ``train`` over all calls, with the first activations and the evaluation at the end, without loading
+    model and text before. Several coders on one pass share the time of the pass."""
+    times: dict[str, float] | None
+    """Its parts, which add up to it: ``collecting`` (waiting for activations), ``steps``, ``evaluation``, ``saving``
+    (checkpoints, dictionary and report) and ``other``."""
     tokens_per_second: float | None
-    """``tokens / seconds``; several coders on one pass share the time of the pass."""
+    """``tokens / (collecting + steps)``."""
     peak_memory_bytes: int | None
     """Memory in use at its peak, model, rows and whatever else the process did included: of a GPU what torch has
     allocated there, else what the process has had resident."""
@@ -45,33 +50,12 @@ class RunSummary:
     """The run folder."""
     error: str | None
     """Why the run stopped early."""
+    warning: str | None = None
+    """What is wrong with the dictionary: it explains less than nothing, and the likely cause."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: what ``summary.json`` holds."""
         return asdict(self)
-
-
-class Usage(Callback):
-    """Wall time and peak memory of one run's steps, on top of what earlier calls used; a time of None stays None."""
-
-    def __init__(self, seconds: float | None, peak_memory: int | None = None):
-        self.seconds, self.peak_memory = seconds, peak_memory
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """The first step begins; without it, time runs from the end of the first step."""
-        self._since = time.monotonic()
-
-    def on_step(self, trainer: Trainer) -> None:
-        now = time.monotonic()
-        if self.seconds is not None and self._since is not None:
-            self.seconds += now - self._since
-        self._since = now
-
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        peak = peak_memory(trainer.coder.device)
-        if peak is not None:
-            self.peak_memory = max(peak, self.peak_memory or 0)
 
 
 def summarise(
@@ -84,12 +68,15 @@ def summarise(
     error: str | None = None,
 ) -> RunSummary:
     """The summary of ``trainer`` where it stands."""
+    times = used.times
+    training_seconds = 0.0 if times is None else times["collecting"] + times["steps"]
     n_dead = int((trainer.statistics.tokens_since_fired >= trainer.dead_after).sum())
     return RunSummary(
         name=name or ("run" if folder is None else folder.name),
         tokens=trainer.tokens_seen,
-        seconds=used.seconds,
-        tokens_per_second=trainer.tokens_seen / used.seconds if used.seconds else None,
+        seconds=None if times is None else sum(times.values()),
+        times=times,
+        tokens_per_second=trainer.tokens_seen / training_seconds if training_seconds else None,
         peak_memory_bytes=used.peak_memory,
         d_sae=trainer.coder.d_sae,
         n_alive=trainer.coder.d_sae - n_dead,
@@ -98,6 +85,7 @@ def summarise(
         report=None if report is None else report.to_dict(),
         folder=None if folder is None else str(folder),
         error=error,
+        warning=explains_nothing(trainer, metrics.get("fve") if report is None else report.fve),
     )
 
 
@@ -118,7 +106,7 @@ def memory_line(runs: Sequence[StepMemory], *, has_folders: bool = False) -> str
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
-    """One plain table, a row for each run; what stopped one early stands below it."""
+    """One plain table, a row for each run; what stopped one early, and what is wrong with its dictionary, below it."""
     cells = [_cells(summary) for summary in summaries]
     table = [[head for head, _ in cells[0]], *([text for _, text in row] for row in cells)]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
@@ -131,16 +119,23 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
         for row in table
     ]
     lines += [f"{summary.name} stopped early: {summary.error}" for summary in summaries if summary.error is not None]
+    lines += [f"{summary.name}: {summary.warning}" for summary in summaries if summary.warning is not None]
     return terminal_lines(lines)
+
+
+_TIMES = {"collecting": "collect", "steps": "steps", "evaluation": "evaluate", "saving": "save"}
+"""Heads of the parts of ``time`` that are shown; what is left is ``other``."""
 
 
 def _cells(summary: RunSummary) -> list[tuple[str, str]]:
     """Heads and texts."""
     training, report, rate = summary.training, summary.report or {}, summary.tokens_per_second
+    times = summary.times or {}
     return [
         ("run", terminal_line(summary.name)),
         ("tokens", f"{summary.tokens:,}"),
         ("time", duration(summary.seconds)),
+        *((head, duration(times.get(part))) for part, head in _TIMES.items()),
         ("tok/s", "-" if rate is None else short_number(rate)),
         ("peak", "-" if summary.peak_memory_bytes is None else readable_bytes(summary.peak_memory_bytes)),
         ("loss", _number(training.get("loss"))),

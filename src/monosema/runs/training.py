@@ -23,15 +23,17 @@ from monosema.data import ActivationCache, ActivationStream, IterableRows, as_ro
 from monosema.data.cache import is_cache
 from monosema.data.cache.expectations import model_differences
 from monosema.evaluation import Report
+from monosema.runs.clock import PARTS, Clock, TimedBatches, Usage, times_of
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
+from monosema.runs.divergence import DivergenceWarning
 from monosema.runs.folder import RunFolder
 from monosema.runs.heldout import RowSource, check_heldout, measure, why_no_losses
 from monosema.runs.keeper import Keeper, save_coder
 from monosema.runs.memory_advice import memory_explained
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import run_config
-from monosema.runs.summary import RunSummary, Usage, memory_line, summarise, summary_table
+from monosema.runs.summary import RunSummary, memory_line, summarise, summary_table
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, CheckpointPlan, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all, stop_requests
 from monosema.training.optimizer import OptimizerFactory
@@ -122,6 +124,7 @@ def train(
         OutOfMemoryError: memory ran out; the message says what the run holds and which options need less.
         RunInterrupted: SIGINT, SIGTERM or SIGHUP; the step was finished and saved.
     """
+    clock = Clock()
     several = coder if isinstance(coder, Mapping) else {"": coder}
     if not several:
         raise ConfigError("train: no coder given")
@@ -139,13 +142,13 @@ def train(
             if isinstance(rows, ActivationCache) and not start_at_other_sites:
                 _refuse_another_model(each, rows)
             columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
-            runs.append(_Run(name, each, own, rows, columns, path, options, optimizer))
+            runs.append(_Run(name, each, own, rows, columns, path, options, optimizer, clock))
         for run in runs:  # none before every folder was found fit
             run.open(extra, folders)
         kept = [str(run.folder.path) for run in runs if run.folder is not None]
         with memory_explained([run.trainer for run in runs], rows, kept):
-            _seek(runs, rows)
-            _fit(runs, rows, progress)
+            _seek(runs, rows, clock)
+            _fit(runs, rows, progress, clock)
             if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
                 raise runs[0].fit.error
             wants_report = evaluation is not False and not isinstance(rows, IterableRows)
@@ -171,14 +174,18 @@ class _Run:
         path: Path | None,
         options: EvaluationOptions,
         optimizer: OptimizerFactory | None,
+        clock: Clock,
     ):
         check_heldout(config, rows, columns)
-        self.name, self.rows, self.options = name, rows, options
+        self.name, self.rows, self.options, self.clock = name, rows, options, clock
         self.columns = columns
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
         self.trainer = Trainer(coder, config, rows.batch_size, connection_directions(config, coder), optimizer)
-        if not isinstance(rows, IterableRows):
+        if isinstance(rows, IterableRows):
+            self.trainer.calibration_rows = lambda n: self.newest[:n]
+        else:
             self.trainer.candidate_rows = lambda n: self.columns.of(rows.preview(n))
+            self.trainer.calibration_rows = self.trainer.candidate_rows
         if isinstance(config.revive, Resample) and config.revive.rule.by == "model_loss":
             if not isinstance(rows, ActivationStream):
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream')
@@ -202,21 +209,34 @@ class _Run:
         """Lock the folder until ``folders`` closes and take up what is in it."""
         if self.folder is not None:
             self.checkpoint = folders.enter_context(self.folder).newest_checkpoint()
-        before: Mapping[str, Any] = {"seconds": 0.0} if self.checkpoint is None else self.checkpoint.plain
-        self.used = Usage(before.get("seconds"), before.get("peak_memory"))
-        own: list[Callback] = [self.last, self.used]
+        self.used = self._used_before()
+        own: list[Callback] = [self.last, self.used, DivergenceWarning(self.name)]
         if self.folder is not None:
             keeper = folders.enter_context(Keeper(self.folder, self.rows, self.columns, self.options, self.used))
             if self.checkpoint is not None:
                 keeper.resume(self.checkpoint, self.trainer.config.keep_best)
             own.append(keeper)
         self.start = 0 if self.checkpoint is None else self.checkpoint.step
-        self.fit = FitRun(self.trainer, [*own, *callbacks], self.columns.of, self.name)
+        self.fit = FitRun(self.trainer, [*own, *callbacks], self._own_columns, self.name)
         self.failure = None if self.folder is None else self.folder.failure()
         if self.checkpoint is not None:
             self.trainer.load_state_dict(self.checkpoint.tensors, self.checkpoint.plain["trainer"])
         if self.folder is not None:
             self.folder.cut_metrics(self.checkpoint)
+
+    def _used_before(self) -> Usage:
+        """What earlier calls used; of a finished run, its evaluation at the end included."""
+        if self.folder is None or self.checkpoint is None:
+            return Usage(self.clock, dict.fromkeys(PARTS, 0.0))
+        plain, times = self.checkpoint.plain, times_of(self.checkpoint.plain)
+        if self.checkpoint.step == self.trainer.n_steps:
+            times = times_of(self.folder.summary()) or times
+        return Usage(self.clock, times, plain.get("peak_memory"))
+
+    def _own_columns(self, batch: Tensor) -> Tensor:
+        """Its own columns of ``batch``, remembered until the next one."""
+        self.newest = self.columns.of(batch)
+        return self.newest
 
     @property
     def is_unfinished(self) -> bool:
@@ -232,23 +252,26 @@ class _Run:
             return self._result(_finish(trainer), None, error)
         if folder is None:
             finished = _finish(trainer)
-            report = measure(finished, self.rows, self.columns, self.options, progress) if wants_report else None
-            return self._result(finished, report)
+            return self._result(finished, self._measure(finished, progress) if wants_report else None)
         is_finished = self.checkpoint is not None and self.start == trainer.n_steps
         if not (is_finished and folder.has_whole("coder")):
-            with folder.writing("coder", "report.json"):
+            with self.used.measuring("saving"), folder.writing("coder", "report.json"):
                 save_coder(trainer, folder.coder_path)
                 folder.report_path.unlink(missing_ok=True)
         _finish(trainer)
         saved = hub.load(folder.coder_path, device=trainer.coder.device)
         report = Report.load(folder.report_path) if folder.has_whole("report.json") else None
         if report is None and wants_report:
-            report = measure(saved, self.rows, self.columns, self.options, progress)
+            report = self._measure(saved, progress)
             if report is not None:
-                with folder.writing("report.json"):
+                with self.used.measuring("saving"), folder.writing("report.json"):
                     write_json(folder.report_path, report.to_dict())
         result = self._result(saved, report)
         return result if wants_report else replace(result, report=None)
+
+    def _measure(self, coder: Dictionary, progress: bool | float) -> Report | None:
+        with self.used.measuring("evaluation"):
+            return measure(coder, self.rows, self.columns, self.options, progress)
 
     def _result(self, coder: Dictionary, report: Report | None, error: str | None = None) -> TrainingResult:
         trainer, folder = self.trainer, self.folder
@@ -257,6 +280,8 @@ class _Run:
         if folder is not None:
             metrics = next((line for line in reversed(folder.metrics()) if "loss" in line), {})
         summary = summarise(self.name, trainer, metrics, report, self.used, path, error)
+        if summary.warning is not None:
+            logger.warning("%s%s", f"{self.name}: " if self.name else "", summary.warning)
         if folder is not None:
             write_json(folder.summary_path, summary.to_dict())
         return TrainingResult(coder, metrics, report, path, trainer.n_steps, self.start, summary, error)
@@ -352,17 +377,17 @@ def connection_directions(config: TrainingConfig, coder: Dictionary) -> Tensor |
     return directions.detach()
 
 
-def _seek(runs: Sequence[_Run], rows: RowSource) -> None:
+def _seek(runs: Sequence[_Run], rows: RowSource, clock: Clock) -> None:
     """Put ``rows`` where the run that is furthest behind stands, and prepare fresh ones."""
     unfinished = [run for run in runs if run.is_unfinished]
     if not unfinished:
         return
     behind = min(unfinished, key=lambda run: run.start)
     with stop_requests():
-        _go_to(behind, unfinished, rows)
+        _go_to(behind, unfinished, rows, clock)
 
 
-def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource) -> None:
+def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource, clock: Clock) -> None:
     if behind.checkpoint is not None:
         if isinstance(rows, IterableRows):
             logger.warning(
@@ -375,11 +400,16 @@ def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource) -> None:
             rows.load_state_dict({**saved.plain["rows"], **tensors})
         logger.info("resuming %s at step %d of %d", behind.name or "the run", behind.start, behind.trainer.n_steps)
     for run in unfinished:
+        if run.start == behind.start:  # the others wait until the rows reach them
+            run.used.start(from_the_beginning=True)
         if run.checkpoint is None:
-            run.trainer.initialise(run.columns.of(rows.preview(INITIAL_ROWS)))
+            with clock.part("collecting"):
+                first = rows.preview(INITIAL_ROWS)
+            with clock.part("steps"):
+                run.trainer.initialise(run.columns.of(first))
 
 
-def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
+def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float, clock: Clock) -> None:
     unfinished = [run for run in runs if run.is_unfinished]
     if not unfinished:
         return
@@ -387,14 +417,14 @@ def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float) -> None:
     total, done = slowest.trainer.n_steps * rows.batch_size, slowest.trainer.tokens_seen
     interval = 30.0 if isinstance(progress, bool) else progress
     with Progress("train", total, done=done, interval=interval, enabled=progress is not False) as bar:
-        for run in unfinished:
-            if run.start == min(each.start for each in unfinished):  # the others wait until the rows reach them
-                run.used.start()
         if progress is not False and logger.isEnabledFor(logging.WARNING):
             kept = [run.folder is not None for run in unfinished]
             say(memory_line([run.trainer.memory() for run in unfinished], has_folders=any(kept)))
         slowest.fit.callbacks = [_Shown(bar, rows.batch_size), *slowest.fit.callbacks]
-        fit_all([run.fit for run in unfinished], rows)
+        with clock.part("steps"):
+            fit_all([run.fit for run in unfinished], TimedBatches(rows, clock))
+        for run in unfinished:
+            run.used.stop()
 
 
 def _finish(trainer: Trainer) -> Dictionary:

@@ -76,13 +76,17 @@ class TrainingConfig:
     """k at the first step, from which it falls linearly to the activation's own (k-annealing); none by default."""
     k_anneal_fraction: float = 0.1
     """Share of the run over which it falls."""
+    calibrate_threshold: bool = True
+    """After the last step, set the threshold that BatchTopK (and TopK and AbsTopK with ``inference="threshold"``) infer
+    with to the one that gives k active latents a token on training rows; without it, the running mean is kept."""
     pre_noise: float = 0.0
     """Standard deviation of Gaussian noise added to pre-activations while training."""
     finetuning: FineTuning | None = None
     """A last phase that trains only some weights."""
     decoder: Literal["auto", "unit_norm", "free"] = "auto"
     """Decoder rows of norm one, their gradient projected; or unconstrained. ``auto``: unit norm where the sparsity loss
-    could be lowered by long decoder rows (its ``weighting`` is ``none``) and for Gated."""
+    could be lowered by long decoder rows (its ``weighting`` is ``none``), where ``sparse_connection`` could be lowered
+    by short ones, and for Gated."""
     b_dec_init: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     """Initial decoder bias (and input bias, of its own site), from rows of the first chunk."""
     input_scaling: InputScaling = "expected_norm"

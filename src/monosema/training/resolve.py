@@ -38,7 +38,8 @@ def has_unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
     if config.decoder != "auto":
         return config.decoder == "unit_norm"
     weighting = getattr(resolve_sparsity(coder.config.activation, config.sparsity), "weighting", None)
-    wanted = weighting == "none" or isinstance(coder.config.activation, Gated)
+    connects = config.sparse_connection is not None  # the term is lowered by short rows as well
+    wanted = weighting == "none" or connects or isinstance(coder.config.activation, Gated)
     return wanted and not (zeros or tanh or per_target)
 
 

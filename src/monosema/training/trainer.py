@@ -20,6 +20,7 @@ from monosema.core.logs import get_logger
 from monosema.core.seeds import random_stream
 from monosema.kernels.precision import Shadows
 from monosema.training.allowed import resolve_sparsity
+from monosema.training.calibration import CALIBRATION_ROWS, calibrate_
 from monosema.training.config import TrainingConfig
 from monosema.training.controller import SparsityControl
 from monosema.training.figures import StepRecord, step_figures, term_coefficients, threshold_figures
@@ -46,7 +47,7 @@ INITIAL_ROWS = 16_384
 """Rows of the first chunk that data-dependent initial values are computed from."""
 
 CandidateRows = Callable[[int], Tensor]
-"""Gives so many rows of the current chunk, for resampling by error."""
+"""Gives so many rows of the current chunk, for resampling by error and for calibrating a threshold."""
 ModelLosses = Callable[[SparseCoder, int], tuple[Tensor, Tensor]]
 """Given a coder of raw activations and a number of contexts, their rows and the model's loss increase at each."""
 
@@ -81,7 +82,8 @@ class Trainer:
             phase of some weights only keeps Adam.
 
     ``step(batch)`` updates; ``metrics()`` reads the newest step's figures and changes nothing. ``candidate_rows`` and
-    ``model_losses`` may be set for resampling; without the first the newest batch is used.
+    ``model_losses`` may be set for resampling; without the first the newest batch is used. ``calibration_rows`` may be
+    set for ``config.calibrate_threshold``; without it the running threshold is kept.
     """
 
     def __init__(
@@ -104,6 +106,11 @@ class Trainer:
         if scaling != coder.config.token_scaling:
             coder.set_token_scaling(scaling)
         self.unit_norm = has_unit_norm(coder, config)
+        if config.sparse_connection is not None and not self.unit_norm:
+            logger.warning(
+                "the decoder is free, so sparse_connection is also lowered by shortening its rows; use "
+                "decoder='unit_norm' (not with decoder_init='zeros' or TanhReLU)"
+            )
         lr = config.lr
         width = max(part.coder.d_sae for part in coder.parts)
         self.lr = automatic_lr(width, batch_size, self.n_main_steps or self.n_steps) if lr == "auto" else float(lr)
@@ -136,6 +143,7 @@ class Trainer:
         self.n_resampled, self.last_resampled = 0, -1
         self.candidate_rows: CandidateRows | None = None
         self.model_losses: ModelLosses | None = None
+        self.calibration_rows: CandidateRows | None = None
         self._finetuner: FineTuner | None = None
         self._has_begun_finetuning = False
         self._record: StepRecord | None = None
@@ -225,6 +233,7 @@ class Trainer:
         self.step_number += 1
         self._resample_if_due(x, y)
         self._dead = self._find_dead()
+        self._calibrate_if_due()
 
     def check_finite(self) -> None:
         """Raise ``NonFiniteStepError`` naming the first bad step, if there was one."""
@@ -347,6 +356,11 @@ class Trainer:
         self.statistics.tokens_since_fired[dead_F] = 0
         self.n_resampled += int(dead_F.sum())
         self.last_resampled = self.step_number
+
+    def _calibrate_if_due(self) -> None:
+        is_last = self.step_number == self.n_steps
+        if is_last and self.config.calibrate_threshold and self.calibration_rows and int(self.first_bad_step) < 0:
+            calibrate_(self.coder, self.scaling(self.calibration_rows(CALIBRATION_ROWS))[0])
 
     def _candidates(self, rule: ResampleRule, x: Tensor, y: Tensor, number: int) -> Candidates:
         part = self.coder.parts[number]

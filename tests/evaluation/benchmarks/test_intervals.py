@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monosema.evaluation.benchmarks import Interval
-from monosema.evaluation.benchmarks.intervals import bootstrap_mean, resampled_means
+from monosema.evaluation.benchmarks.intervals import bootstrap_mean, few_units, n_units, resampled_means
 
 
 def test_the_interval_is_that_of_the_normal_approximation() -> None:
@@ -65,5 +65,35 @@ def test_columns_are_resampled_together_and_the_first_row_is_what_was_measured()
 
 
 def test_scores_that_are_undefined_in_some_resamples() -> None:
-    assert Interval.of(torch.tensor([0.5, 0.25, math.nan, 0.25])) == Interval(0.5, 0.25, 0.25)
-    assert math.isnan(Interval.of(torch.tensor([0.5, math.nan])).low)
+    assert Interval.of(torch.tensor([0.5, 0.25, math.nan, 0.25]), 20) == Interval(0.5, 0.25, 0.25)
+    assert math.isnan(Interval.of(torch.tensor([0.5, math.nan]), 20).low)
+
+
+@pytest.mark.parametrize(("n", "least"), [(5, 0.85), (10, 0.92), (30, 0.92)])
+def test_few_values_are_covered_as_said(n: int, least: float) -> None:
+    values = torch.randn(400, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    found = [bootstrap_mean(each, number) for number, each in enumerate(values)]
+    held = sum(each.low <= 0 <= each.high for each in found) / 400
+    assert least <= held <= 0.98
+
+
+def test_percentiles_are_expanded_by_students_t() -> None:
+    """Of 10 units the tail is Phi(-2.2622 sqrt(10 / 9)) = Phi(-2.3845) = 0.00855 on each side."""
+    resamples = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    found = Interval.of(torch.cat([torch.tensor([0.5], dtype=torch.float64), resamples]), 10)
+    assert (found.low, found.high) == (pytest.approx(0.00855, abs=5e-5), pytest.approx(1 - 0.00855, abs=5e-5))
+
+
+def test_one_unit_has_no_interval() -> None:
+    one = bootstrap_mean(torch.tensor([0.25]), 0)
+    assert one.value == 0.25 and math.isnan(one.low) and math.isnan(one.high)
+    assert str(one) == "0.2500 [no interval]"
+    grouped = bootstrap_mean(torch.tensor([0.0, 1.0]), 0, groups=torch.tensor([4, 4]))
+    assert grouped.value == 0.5 and math.isnan(grouped.low)
+
+
+def test_units_of_means_of_means_add_their_degrees_of_freedom() -> None:
+    assert n_units([torch.tensor([1, 1, 2]), torch.tensor([5]), torch.tensor([7, 8, 9])]) == 1 + 1 + 0 + 2
+    assert few_units(10, "texts") == []
+    assert few_units(1, "texts") == ["there are no intervals over texts, of which there is one"]
+    assert few_units(9, "texts") == ["the intervals rest on 9 texts; below 10 they are too narrow"]

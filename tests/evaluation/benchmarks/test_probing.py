@@ -158,7 +158,9 @@ def test_the_report_is_json_and_text(model: LanguageModel, coder: SparseCoder) -
     texts = sentences(300)
     report = probe_texts(coder, model, texts, [MARK in text for text in texts], SMALL, progress=False)
     plain = json.loads(json.dumps(report.to_dict()))
-    assert plain["sparse"][0]["latents"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert plain["sparse"][0]["latents"] == {"value": 1.0, "low": None, "high": None}, "one task"
+    assert plain["tasks"][0]["sparse"][0]["latents"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert "there are no intervals over tasks, of which there is one" in report.notes
     assert plain["config"]["ks"] == [1, 3]
     assert "12 latents at hook_embed of bytes" in str(report)
     assert "1.0000 [1.0000, 1.0000]" in str(report)

@@ -17,7 +17,7 @@ from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.evaluation.benchmarks.absorption_report import AbsorptionReport, ParentAbsorption
 from monosema.evaluation.benchmarks.config import AbsorptionConfig
-from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.intervals import Interval, few_units, n_units, resampled_means
 from monosema.evaluation.benchmarks.probes import Probe, balanced_weights, f1_score, fit_probe, unconverged
 from monosema.evaluation.benchmarks.rows import EncodedRows, decoder_rows, encode_rows, require_plain_sae
 from monosema.evaluation.benchmarks.splits import held_out
@@ -92,7 +92,7 @@ def measure_absorption(
     is_test = held_out(rows.groups_N, config.test_fraction, config.seed, "absorption", kinds)
     train, test = (~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]
     W_dec = decoder_rows(sae)
-    parents, skipped, resampled, probes = [], {}, [], {}
+    parents, skipped, resampled, resampled_groups, probes = [], {}, [], [], {}
     for number, parent in enumerate(hierarchy):
         y = members[:, number]
         if not bool(y[train].any() and y[test].any() and (~y[train]).any()):
@@ -112,13 +112,15 @@ def measure_absorption(
             continue
         verdicts = _judge(rows, judged, W_dec, probe, main, config)
         both = torch.stack([verdicts.full, verdicts.fraction], dim=1)
-        scores = resampled_means(both, config.seed, "absorption", parent, groups=rows.groups_N[judged])
+        groups = rows.groups_N[judged]
+        scores = resampled_means(both, config.seed, "absorption", parent, groups=groups)
         resampled.append(scores)
+        resampled_groups.append(groups)
         parents.append(
             ParentAbsorption(
                 parent=parent,
-                full=Interval.of(scores[:, 0]),
-                fraction=Interval.of(scores[:, 1]),
+                full=Interval.of(scores[:, 0], n_units([groups])),
+                fraction=Interval.of(scores[:, 1], n_units([groups])),
                 silent_fraction=float(verdicts.silent.mean()),
                 n_rows=len(judged),
                 probe_f1=f1,
@@ -131,10 +133,10 @@ def measure_absorption(
     if not parents:
         reasons = "; ".join(f"{parent}: {reason}" for parent, reason in skipped.items())
         raise DataError(f"no parent can be scored ({reasons}); give more rows, or another site of the model")
-    scores = torch.stack(resampled).mean(0)
+    scores, n = torch.stack(resampled).mean(0), n_units(resampled_groups)
     return AbsorptionReport(
-        mean_full=Interval.of(scores[:, 0]),
-        mean_fraction=Interval.of(scores[:, 1]),
+        mean_full=Interval.of(scores[:, 0], n),
+        mean_fraction=Interval.of(scores[:, 1], n),
         mean_n_main_latents=sum(len(each.main_latents) for each in parents) / len(parents),
         parents=tuple(parents),
         n_train=len(train),
@@ -146,6 +148,7 @@ def measure_absorption(
             *rows.notes,
             *(f"{parent}: left out, {reason}" for parent, reason in skipped.items()),
             *unconverged(probes),
+            *few_units(min(len(each.unique()) for each in resampled_groups), "texts of a parent"),
         ),
     )
 

@@ -189,7 +189,7 @@ def _measure(rows: Tensor, meta: SparseCoder, number: int) -> MetaDictionary:
     fired = latents.firings()
     return MetaDictionary(
         seed=number,
-        fve=Interval.of(1 - means[:, 0] / means[:, 1]),
+        fve=Interval.of(1 - means[:, 0] / means[:, 1], len(rows)),
         l0=float((latents.values != 0).sum()) / len(rows),
         dead_fraction=float((fired == 0).double().mean()),
         n_meta_latents=meta.d_sae,

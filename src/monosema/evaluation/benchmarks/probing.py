@@ -15,7 +15,7 @@ from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.stdlib import HELDOUT_FRACTION, is_heldout_name, stdlib_modules
 from monosema.evaluation.benchmarks.config import ProbingConfig
-from monosema.evaluation.benchmarks.intervals import Interval, bootstrap_mean
+from monosema.evaluation.benchmarks.intervals import Interval, bootstrap_mean, few_units
 from monosema.evaluation.benchmarks.labels import PYTHON_LABELS, TokenLabels
 from monosema.evaluation.benchmarks.probes import fit_probe
 from monosema.evaluation.benchmarks.probing_report import ProbedTask, ProbingReport, SparseAccuracy
@@ -158,6 +158,7 @@ def _report(
     notes = [*rows.notes, *tasks.notes]
     if missed := [task.label for task in probed if not task.converged]:
         notes.append(f"probes of {', '.join(missed)} did not converge; their accuracy may be too low")
+    notes += few_units(len(probed), "tasks")
     n_held_out = len(groups[torch.searchsorted(used, tasks.tasks[0].test.examples)].unique())
     if n_held_out < _FEW_TEXTS:
         notes.append(f"only {n_held_out} texts are held out, so the intervals of single tasks are rough")

@@ -11,7 +11,7 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.benchmarks.config import RavelConfig
-from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.intervals import Interval, few_units, resampled_means
 from monosema.evaluation.benchmarks.ravel_prompts import AttributeData, Prompts
 from monosema.evaluation.benchmarks.ravel_report import MASK, AttributeScore, RavelReport
 from monosema.evaluation.benchmarks.rows import require_plain_sae
@@ -103,7 +103,7 @@ def cause_and_isolation(
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
         config=config,
-        notes=tuple(notes),
+        notes=(*notes, *few_units(min(each.n_cause for each in scores), "pairs of an attribute")),
     )
 
 
@@ -127,16 +127,16 @@ def _score(
     prompts: Prompts, attribute: str, pairs: list[tuple[str, str]], choice: str, latents: Tensor, seed: int
 ) -> AttributeScore:
     asked = {"cause": prompts.cause(attribute, pairs), "isolation": prompts.isolation(attribute, pairs)}
-    cause, isolation = (
-        resampled_means(prompts.hits(each, latents), seed, "ravel", attribute, kind) for kind, each in asked.items()
-    )
+    hits = {kind: prompts.hits(each, latents) for kind, each in asked.items()}
+    cause, isolation = (resampled_means(each, seed, "ravel", attribute, kind) for kind, each in hits.items())
+    n_cause, n_isolation = (len(each) for each in hits.values())
     return AttributeScore(
         attribute=attribute,
         choice=choice,
         n_latents=len(latents),
-        cause=Interval.of(cause),
-        isolation=Interval.of(isolation),
-        disentangle=Interval.of((cause + isolation) / 2),
+        cause=Interval.of(cause, n_cause),
+        isolation=Interval.of(isolation, n_isolation),
+        disentangle=Interval.of((cause + isolation) / 2, n_cause + n_isolation - 1),
         n_cause=len(asked["cause"].bases),
         n_isolation=len(asked["isolation"].bases),
     )

@@ -14,7 +14,7 @@ from monosema.coders import Dictionary
 from monosema.core.errors import DataError, ShapeError
 from monosema.evaluation.benchmarks.ablation import AblatedLogits, strongest_latents
 from monosema.evaluation.benchmarks.config import AblationConfig
-from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.intervals import Interval, few_units, n_units, resampled_means
 from monosema.evaluation.benchmarks.probes import balanced_weights, fit_probe, unconverged
 from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
 from monosema.evaluation.benchmarks.rows import EncodedRows, decoder_rows, encode_rows, require_plain_sae
@@ -155,10 +155,17 @@ def spurious_removal(
         directions.append((float(base[0]), float(best[0]), [_won_back(base, best, each) for each in ablated]))
     (base_t, best_t, won_t), (base_s, best_s, won_s) = directions
     headline = won_t if base_t <= base_s else won_s
+    own = [accuracies.groups_of(cell) for cell in range(4)]
+    units = n_units(own)
     probes = {"the biased target": biased, "the target": of_target, "the spurious label": of_spurious}
     return RemovalReport(
         scores=tuple(
-            RemovalScore(n_latents=n, score=Interval.of(score), target=Interval.of(t), spurious=Interval.of(s))
+            RemovalScore(
+                n_latents=n,
+                score=Interval.of(score, units),
+                target=Interval.of(t, units),
+                spurious=Interval.of(s, units),
+            )
             for n, score, t, s in zip(config.n_latents, headline, won_t, won_s, strict=True)
         ),
         biased_target=base_t,
@@ -170,7 +177,11 @@ def spurious_removal(
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
         config=config,
-        notes=(*rows.notes, *unconverged(probes)),
+        notes=(
+            *rows.notes,
+            *unconverged(probes),
+            *few_units(min(len(each.unique()) for each in own), "texts of a pair of labels"),
+        ),
     )
 
 
@@ -179,6 +190,10 @@ class _Accuracies:
 
     def __init__(self, cells_N: Tensor, groups_N: Tensor, seed: int) -> None:
         self._cells_N, self._groups_N, self._seed = cells_N, groups_N, seed
+
+    def groups_of(self, cell: int) -> Tensor:
+        """The group of each of the cell's rows."""
+        return self._groups_N[self._cells_N == cell]
 
     def of(self, predicted_N: Tensor, y_N: Tensor) -> Tensor:
         """[R]."""

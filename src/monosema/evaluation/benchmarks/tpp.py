@@ -15,7 +15,7 @@ from monosema.coders import Dictionary
 from monosema.core.errors import DataError, ShapeError
 from monosema.evaluation.benchmarks.ablation import AblatedLogits, strongest_latents
 from monosema.evaluation.benchmarks.config import AblationConfig
-from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
+from monosema.evaluation.benchmarks.intervals import Interval, few_units, n_units, resampled_means
 from monosema.evaluation.benchmarks.probes import balanced_weights, fit_probe, unconverged
 from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
 from monosema.evaluation.benchmarks.rows import EncodedRows, decoder_rows, encode_rows, require_plain_sae
@@ -142,7 +142,12 @@ def targeted_perturbation(
     ablated = [AblatedLogits(rows, test, latents, W_dec, probes) for latents in chosen]
     clean_RC = accuracies.of(ablated[0].without(0))
     scores = [
-        _score(n, clean_RC, torch.stack([accuracies.of(each.without(n)) for each in ablated], dim=1))
+        _score(
+            n,
+            n_units(accuracies.groups),
+            clean_RC,
+            torch.stack([accuracies.of(each.without(n)) for each in ablated], dim=1),
+        )
         for n in config.n_latents
     ]
     return PerturbationReport(
@@ -162,7 +167,11 @@ def targeted_perturbation(
         d_sae=sae.d_sae,
         hook_name=sae.hook_name or "",
         config=config,
-        notes=(*rows.notes, *unconverged(dict(zip(names, probes, strict=True)))),
+        notes=(
+            *rows.notes,
+            *unconverged(dict(zip(names, probes, strict=True))),
+            *few_units(min(len(each.unique()) for each in accuracies.groups), "texts of a class"),
+        ),
     )
 
 
@@ -173,6 +182,8 @@ class _Accuracies:
         self._y_NC = torch.nn.functional.one_hot(y_N, n_classes).bool()
         self._own = [(y_N == c).nonzero()[:, 0] for c in range(n_classes)]
         self._groups_N, self._seed = groups_N, seed
+        self.groups = [groups_N[own] for own in self._own]
+        """By class, the group of each of its rows."""
         counts = torch.tensor([len(own) for own in self._own], dtype=torch.float64)
         others = counts[:, None] * (1 - torch.eye(n_classes, dtype=torch.float64))
         self._weights_CC = 0.5 * torch.eye(n_classes, dtype=torch.float64) + 0.5 * others / others.sum(0)
@@ -187,14 +198,14 @@ class _Accuracies:
         return (torch.stack(by_class, dim=1) * self._weights_CC).sum(1)
 
 
-def _score(n: int, clean_RC: Tensor, ablated_RCC: Tensor) -> PerturbationScore:
+def _score(n: int, units: int, clean_RC: Tensor, ablated_RCC: Tensor) -> PerturbationScore:
     falls_RCC = clean_RC[:, None, :] - ablated_RCC
     n_classes = falls_RCC.shape[1]
     intended = falls_RCC.diagonal(dim1=1, dim2=2).mean(1)
     unintended = (falls_RCC.sum((1, 2)) - n_classes * intended) / (n_classes * (n_classes - 1))
     return PerturbationScore(
         n_latents=n,
-        score=Interval.of(intended - unintended),
-        intended=Interval.of(intended),
-        unintended=Interval.of(unintended),
+        score=Interval.of(intended - unintended, units),
+        intended=Interval.of(intended, units),
+        unintended=Interval.of(unintended, units),
     )

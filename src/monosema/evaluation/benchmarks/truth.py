@@ -16,7 +16,7 @@ from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.synthetic import SyntheticFeatures
 from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.config import TruthConfig
-from monosema.evaluation.benchmarks.intervals import bootstrap_mean
+from monosema.evaluation.benchmarks.intervals import bootstrap_mean, few_units
 from monosema.evaluation.benchmarks.truth_report import FeatureMatches, GroundTruthReport
 from monosema.evaluation.measure import evaluation_mode, require_finite_weights
 from monosema.metrics import best_assignment, require_finite
@@ -112,6 +112,7 @@ def ground_truth(
         ratio, notes = ratio * torch.nan, ["no magnitude_ratio: the coder scales tokens, so its latents have no unit"]
     if not bool(seen.all()):
         notes.append(f"{int((~seen).sum())} features fire on no row; draw more (n_rows) to measure their detection")
+    notes += few_units(len(cosine), "features")
     matches = FeatureMatches(
         latent=latent,
         cosine=cosine,
