@@ -52,6 +52,7 @@ STREAM_OPTIONS = (
     "dtype",
     "autocast",
     "compile",
+    "outlier_norm_multiple",
 )
 
 
@@ -72,7 +73,10 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         **({"models": {key: _model_options(each) for key, each in models.items()}} if models else {}),
         **({"model": _model_options(model)} if model and not models else {}),
         "tokens": {name: tokens[name] for name in TOKEN_OPTIONS if tokens.get(name) is not None},
-        "stream": {name: metadata[name] for name in STREAM_OPTIONS if metadata.get(name) is not None},
+        "stream": {
+            **{name: metadata[name] for name in STREAM_OPTIONS if metadata.get(name) is not None},
+            "outlier_norm_multiple": metadata.get("outlier_norm_multiple"),  # None, or not recorded: no row left out
+        },
     }
 
 

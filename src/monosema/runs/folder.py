@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from monosema.core.config import differences, load_plain
-from monosema.core.errors import ConfigError, FileError
+from monosema.core.errors import ConfigError, FileError, UserError
 from monosema.core.files import (
     cannot_write,
     is_leftover,
@@ -279,6 +279,15 @@ class RunFolder:
             f"{self.metrics_path} is damaged: what was logged up to step {checkpoint.step} is not there as it was "
             f"written; put back a whole copy or, to go on without those lines, rename it to {LOST_METRICS}"
         )
+
+
+def held_config(folder: Path) -> Mapping[str, Any] | None:
+    """What ``config.yaml`` of a run folder holds; None where there is none that can be read."""
+    file = folder / CONFIG
+    try:
+        return load_plain(file) if file.is_file() else None
+    except UserError:
+        return None  # the run itself says what is wrong with it
 
 
 def _logged(checkpoint: Checkpoint) -> tuple[int, str]:

@@ -129,6 +129,11 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
         ).rstrip()
         for row in table
     ]
+    lines += [
+        f"{summary.name}: {n:,} training rows ({n / max(1, summary.tokens):.2%}) left out, their norms far above the median"
+        for summary in summaries
+        if (n := summary.training.get("n_outlier_rows") or 0) > 0
+    ]
     lines += [f"{summary.name} stopped early: {summary.error}" for summary in summaries if summary.error is not None]
     return "\n".join(lines)
 
