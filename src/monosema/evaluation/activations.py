@@ -14,9 +14,9 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.data.outliers import NormRule
+from monosema.data.recorded_outliers import estimated, first_rows
 from monosema.evaluation.findings import Findings
 from monosema.evaluation.measure import measure_rows
-from monosema.evaluation.outliers import estimated, first_rows
 
 ROWS_PER_STEP = 4096
 

@@ -15,6 +15,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.outliers import NormRule
+from monosema.data.recorded_outliers import OutlierMultiple, rule_for
 from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
 from monosema.evaluation.findings import ROW_TERMS, Findings
@@ -26,7 +27,6 @@ from monosema.evaluation.measure import (
     require_enough,
     require_finite_weights,
 )
-from monosema.evaluation.outliers import OutlierMultiple, outlier_note, rule_for
 from monosema.evaluation.report import Ablation, Interval, ModelLosses, Report
 from monosema.evaluation.runs import ModelRuns, Subject
 from monosema.evaluation.sites import Models, by_name, sites_of, trained_elsewhere
@@ -72,8 +72,9 @@ def evaluate(
     positions the site keeps its own value in all of them; they are not measured, and a prediction counts only where
     neither the position nor its target is special. A row whose norm is far above the median is in none of the figures
     of activations but ``fve_all_rows``; its site keeps its own value in all of the runs, and its prediction counts. An
-    encoder predicts masked tokens instead (15 % of the positions, the mask token at each); what is measured on its activations is measured on unmasked text. Figures that depend on
-    text have a 95 % confidence interval by document (``Report.intervals``).
+    encoder predicts masked tokens instead (15 % of the positions, the mask token at each); what is measured on its
+    activations is measured on unmasked text. Figures that depend on text have a 95 % confidence interval by document
+    (``Report.intervals``).
 
     Of a dictionary of queries or keys, one head's or all, the attention patterns of the heads concerned are compared
     as well (``pattern_kl``); that block's eager attention forms them, whatever attention the model runs.
@@ -224,6 +225,16 @@ def evaluate_many(
     }
 
 
+def _outlier_note(n_outliers: int, n_tokens: int, rule: NormRule) -> str:
+    """What a reader of figures must know where rows were left out; ``rule`` is as ``rule_for`` gives it."""
+    median = "" if rule.medians else "; the dictionary records no median: that of the first rows was taken"
+    n = n_tokens + n_outliers
+    return (
+        f"{n_outliers:,} of {n:,} rows ({n_outliers / n:.2%}) have a norm above "
+        f"{rule.multiple:g} times the median and are in no figure of the activations but fve_all_rows{median}"
+    )
+
+
 def ablations_of(ablation: str) -> tuple[Ablation, ...]:
     """Those that an option asks for, that of the flat fields first; ``ConfigError`` for another word."""
     if ablation == "both":
@@ -257,7 +268,7 @@ def _report(
     require_enough(sparsity.n_tokens)
     n_outliers = found.outliers.n_tokens
     if rule is not None and n_outliers:
-        notes = [*notes, outlier_note(n_outliers, sparsity.n_tokens, rule)]
+        notes = [*notes, _outlier_note(n_outliers, sparsity.n_tokens, rule)]
     table = latent_table(coder, found.latents, sparsity.n_tokens) if weights else None
     alone = losses.get("")
     return Report(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from monosema.coders import Dictionary, Latents
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.outliers import NormRule
-from monosema.evaluation.outliers import joined
+from monosema.data.recorded_outliers import joined
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
 
 

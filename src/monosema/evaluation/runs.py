@@ -19,11 +19,11 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.progress import Progress
 from monosema.data.outliers import MEDIAN_ROWS, NormRule
+from monosema.data.recorded_outliers import estimated, joined
 from monosema.evaluation.contexts import EvaluationContexts
 from monosema.evaluation.edited_runs import EditedRuns, Place, Values, Written
 from monosema.evaluation.findings import CLEAN, SPLICED, Findings
 from monosema.evaluation.measure import MeasuredRows, measure_rows
-from monosema.evaluation.outliers import estimated, joined
 from monosema.evaluation.patterns import PatternSums, compared_heads, counted_queries
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
@@ -245,25 +245,31 @@ class ModelRuns:
 
     def _with_medians(self) -> list[Subject]:
         """The subjects, with the median norms of the first rows where none are recorded."""
-        wanting = {i: each for i, each in enumerate(self._subjects) if each.rule and each.rule.medians is None}
+        rules = {i: each.rule for i, each in enumerate(self._subjects) if each.rule is not None}
+        wanting = {i: self._subjects[i] for i, rule in rules.items() if rule.medians is None}
         subjects = list(self._subjects)
         if not wanting:
             return subjects
         places = {place for each in wanting.values() for place in each.places}
         rows: dict[int, list[tuple[Tensor, Tensor]]] = {i: [] for i in wanting}
         n_rows = 0
-        for batch, _ in self._batches():
-            values = self._captured(batch.contexts, batch.documents, places)
+        chosen = self._chosen
+        size = min(self._batch_size, -(-MEDIAN_ROWS // chosen.split.context_size))
+        for part in batches(chosen, size):
+            values, counted = (
+                capture_places(self._models, places, chosen.contexts[part], chosen.documents_of(part)),
+                ~chosen.special[part],
+            )
             for i, each in wanting.items():
-                rows[i].append(each.rows(values, batch.counted))
-            n_rows += int(batch.counted.sum())
+                rows[i].append(each.rows(values, counted))
+            n_rows += int(counted.sum())
             if n_rows >= MEDIAN_ROWS:
                 break
         for i, each in wanting.items():
             x = torch.cat([x for x, _ in rows[i]])[:MEDIAN_ROWS]
             is_same = all(x is y for x, y in rows[i])
             y = x if is_same else torch.cat([y for _, y in rows[i]])[:MEDIAN_ROWS]
-            subjects[i] = replace(each, rule=estimated(each.rule, each.coder, x, y))
+            subjects[i] = replace(each, rule=estimated(rules[i], each.coder, x, y))
         return subjects
 
     def _batches(self) -> Iterator[tuple[_Batch, Task | None]]:

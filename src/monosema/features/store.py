@@ -45,6 +45,8 @@ class Provenance:
     """Tokens of a context."""
     n_special_positions: int
     """Positions left out because they hold special tokens."""
+    n_outlier_positions: int = 0
+    """Positions left out because the norm there is far above the median."""
 
     @property
     def site(self) -> str:

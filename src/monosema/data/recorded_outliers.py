@@ -1,4 +1,4 @@
-"""Which rows an evaluation leaves out: those that the dictionary's training did.
+"""Which rows are left out where a dictionary is evaluated or read: those that its training left out.
 
 The rule is recorded in the dictionary: how many times the median norm, and the median at each of its sites. One that
 records no median gets that of the first rows evaluated, whatever their batches.
@@ -65,16 +65,6 @@ def first_rows(batches: Iterator[Batch], rows_of: Callable[[Batch], Tensor]) -> 
             break  # whoever measures it says what is wrong
         rows.append(part.to(rows[0].device) if rows else part)
     return torch.cat(rows)[:MEDIAN_ROWS] if rows else None, itertools.chain(read, batches)
-
-
-def outlier_note(n_outliers: int, n_tokens: int, rule: NormRule) -> str:
-    """What a reader of figures must know where rows were left out; ``rule`` is as ``rule_for`` gives it."""
-    median = "" if rule.medians else "; the dictionary records no median: that of the first rows was taken"
-    n = n_tokens + n_outliers
-    return (
-        f"{n_outliers:,} of {n:,} rows ({n_outliers / n:.2%}) have a norm above "
-        f"{rule.multiple:g} times the median and are in no figure of the activations but fve_all_rows{median}"
-    )
 
 
 def _fits(rule: NormRule, coder: Dictionary) -> bool:
