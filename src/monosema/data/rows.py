@@ -222,6 +222,7 @@ class IterableRows:
         self.layout = layout_of(first.shape[1], d_in)
         self.outliers = OutlierFilter(outlier_norm_multiple, self.layout)
         self._first: Tensor | None = None
+        self._width = first.shape[1]
 
     @property
     def d_in(self) -> int:
@@ -236,7 +237,8 @@ class IterableRows:
 
     def preview(self, n_rows: int) -> Tensor:
         self.norm_rule()
-        self._fill(n_rows)
+        if not self._fill(n_rows):
+            self._require_width()
         return self.outliers.served(torch.cat(self._pending)[:n_rows], self._first_rows, counts=False)
 
     def norm_rule(self) -> NormRule | None:
@@ -259,6 +261,7 @@ class IterableRows:
     def __next__(self) -> Tensor:
         self.norm_rule()
         if not self._fill(self.batch_size):
+            self._require_width()
             raise StopIteration
         rows = self._pending[0] if len(self._pending) == 1 else torch.cat(self._pending)
         self._pending = [rows[self.batch_size :]] if len(rows) > self.batch_size else []
@@ -272,16 +275,21 @@ class IterableRows:
         return self._first
 
     def _fill(self, n_rows: int) -> bool:
+        """Read until ``n_rows`` wait, or to the end; a change of width ends it, and is raised once rows are missing."""
         have = sum(len(part) for part in self._pending)
-        while have < n_rows:
+        while have < n_rows and self._width == self.layout.width:
             part = next(self._iterator, None)
             if part is None:
                 return False
-            if part.shape[1] != self.layout.width:
-                raise DataError(f"the source changed width from {self.layout.width} to {part.shape[1]}")
-            self._pending.append(part)
-            have += len(part)
-        return True
+            self._width = part.shape[1]
+            if self._width == self.layout.width:
+                self._pending.append(part)
+                have += len(part)
+        return have >= n_rows
+
+    def _require_width(self) -> None:
+        if self._width != self.layout.width:
+            raise DataError(f"the source changed width from {self.layout.width} to {self._width}")
 
     def _parts(self) -> Iterator[Tensor]:
         for _ in range(self.epochs):

@@ -156,7 +156,8 @@ def evaluate_many(
 
     What does not depend on a dictionary is done once for all of them. A batch costs one forward pass, one pass for each
     ablation of each site and one for each dictionary, and those begin at the block of the site edited; where
-    attention patterns are compared, each of these and the clean run cost one block's attention more.
+    attention patterns are compared, each of these and the clean run cost one block's attention more. Where a dictionary
+    records no median norm, the first 4,096 positions are captured once more.
     Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites.
     """
     check_counts(n_tokens=n_tokens, n_loss_tokens=n_loss_tokens, n_batches=n_batches, batch_size=batch_size)
