@@ -110,7 +110,7 @@ def test_tokens_give_their_heldout_split():
 
 def test_special_tokens_may_be_read_where_the_split_says_so():
     everything = TokenSplit(known_tokens().contexts, frozenset(), "heldout")
-    store = collect_features(known_coder(), known_model(), everything, progress=False)
+    store = collect_features(known_coder(), known_model(), everything, outlier_norm_multiple=None, progress=False)
     assert store.numbers.n_tokens == 18
     assert store.numbers.maximum.tolist() == [100, 100, 3, 100]
 

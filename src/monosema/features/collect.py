@@ -93,6 +93,7 @@ def collect_features(
             part = slice(first, min(first + batch_size, len(contexts_NT)))
             usable_BT = ~special_NT[part]
             rows = rows_of(contexts_NT[part], part, usable_BT)
+            require_finite(f"activations read at {'+'.join(names)!r}, contexts {first} to {part.stop - 1},", rows)
             if rule is not None:
                 outlier = rule.outliers(rows)
                 rows = rows[~outlier.to(rows.device)] if bool(outlier.any()) else rows
@@ -134,9 +135,7 @@ def _rows(models: NamedModels, names: list[str], split: TokenSplit, ids: Tensor,
     """``[n, d_in]``: the sites side by side at the ``usable [B, T]`` positions of the contexts ``part``."""
     captured = models.capture(ids, names, split.documents_of(part))
     device = captured[names[0]].device
-    rows = torch.cat([captured[name][usable.to(captured[name].device)].to(device) for name in names], dim=1)
-    require_finite(f"activations read at {'+'.join(names)!r}, contexts {part.start} to {part.stop - 1},", rows)
-    return rows
+    return torch.cat([captured[name][usable.to(captured[name].device)].to(device) for name in names], dim=1)
 
 
 def _rule(
