@@ -31,7 +31,7 @@ from monosema.coders.parts import Origin
 from monosema.coders.site_transform import SiteTransform
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
-from monosema.core.errors import ConfigError, FileError, ShapeError, UserError, first_line
+from monosema.core.errors import ConfigError, DataError, FileError, ShapeError, UserError, first_line
 from monosema.core.files import atomic_folder, looks_like_path, read_json
 from monosema.core.finite import all_finite
 from monosema.core.logs import get_logger
@@ -55,9 +55,10 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
     (``metadata["log10_density"]``, where it was loaded with some or trained here).
     Selection rules with one threshold (BatchTopK) are written as ``jumprelu`` with it. The folder appears whole or not
     at all. It takes the place of a dictionary saved there before; a folder that holds anything else is refused with
-    ``FileError``.
+    ``FileError``, and a weight that is not finite with ``DataError``, before anything is written.
     """
     target = Path(folder)
+    _require_finite(coder)
     _require_replaceable(target)
     _require_threshold(coder)
     density = coder.metadata.get("log10_density") if log10_density is None else log10_density
@@ -71,6 +72,17 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
         else:
             native.write(to_native(coder, density), temporary)
     return target
+
+
+def _require_finite(coder: Dictionary) -> None:
+    """Refuse weights that no reader takes."""
+    for name, value in (*coder.named_parameters(), *coder.named_buffers()):
+        if not all_finite(value):
+            raise DataError(
+                f"the dictionary's {name} holds values that are not finite, so nothing was saved. Look for rows of "
+                "extreme size (outlier_norm_multiple leaves them out of training), a learning rate that is too large, "
+                "or weights that were damaged when they were set"
+            )
 
 
 def _require_replaceable(target: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_batch_costs_a_forward_pass_and_a_suffix_for_each_edited_run(contexts:
     totals = []
     for n_contexts in (2, 2, 6):  # the first also learns the shape of where runs begin
         counts = runs_of_blocks(model)
-        evaluate_many(coders, model, contexts[:n_contexts], batch_size=2)
+        evaluate_many(coders, model, contexts[:n_contexts], batch_size=2, outlier_norm_multiple=None)
         totals.append(counts.copy())
     per_batch = [(three - one) / 2 for one, three in zip(*totals[1:], strict=True)]
     assert per_batch == [1, 1, 3 + n, 3 + n]  # blocks 0 and 1, block 2, unembedding: clean, two ablations, n splices

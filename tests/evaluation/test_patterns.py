@@ -309,7 +309,8 @@ def test_one_blocks_attention_more_for_each_run_and_nothing_for_other_sites():
         totals = []
         for n_contexts in (2, 2, 6):  # the first also learns what it must
             counts[:] = [0] * 5
-            evaluate_many(coders, model, contexts[:n_contexts], batch_size=2, progress=False)
+            given = {"batch_size": 2, "outlier_norm_multiple": None, "progress": False}
+            evaluate_many(coders, model, contexts[:n_contexts], **given)
             totals.append(counts.copy())
         return [(three - one) / 2 for one, three in zip(*totals[1:], strict=True)]
 

@@ -110,7 +110,7 @@ def test_tokens_give_their_heldout_split():
 
 def test_special_tokens_may_be_read_where_the_split_says_so():
     everything = TokenSplit(known_tokens().contexts, frozenset(), "heldout")
-    store = collect_features(known_coder(), known_model(), everything, progress=False)
+    store = collect_features(known_coder(), known_model(), everything, outlier_norm_multiple=None, progress=False)
     assert store.numbers.n_tokens == 18
     assert store.numbers.maximum.tolist() == [100, 100, 3, 100]
 
@@ -210,3 +210,17 @@ def test_ids_beyond_the_tokenizer_are_shown_as_numbers():
     model.tokenizer = tokenizer
     store = collect_features(known_coder(), model, known_tokens(), progress=False)
     assert store[0].contexts[0].spans[1].text == "⟨1⟩"
+
+
+def test_positions_of_outlying_norm_count_nowhere():
+    tokens = random_tokens()
+    model, coder = tiny_llama(50), random_coder()
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight[7] *= 1000
+    everything = collect_features(coder, model, tokens, outlier_norm_multiple=None, progress=False)
+    store = collect_features(coder, model, tokens, progress=False)
+    n = store.provenance.n_outlier_positions
+    assert n == int((tokens.contexts == 7).sum()) > 0 and everything.provenance.n_outlier_positions == 0
+    assert store.numbers.n_tokens == everything.numbers.n_tokens - n
+    at = [c.token_ids[c.position] for latent in store for c in latent.contexts]
+    assert 7 not in at and len(at) > 0

@@ -67,6 +67,14 @@ def run(arguments: Sequence[str]) -> int:
         choices=["raw", "mean_norm"],
         help="with --crosscoder: what each site is divided by before its decoder norms are compared",
     )
+    parser.add_argument(
+        "--outlier-norm-multiple",
+        type=_multiple,
+        default="recorded",
+        metavar="X",
+        help="leave out rows whose norm is more than X times the median, or none with 'none'; by default as the "
+        "dictionary was trained",
+    )
     parsed = parse(EvaluationOptions, _joined(arguments), parser)
     extra, options = parsed.extra, parsed.config
     if bool(extra.folders) == (extra.replace is not None):
@@ -75,6 +83,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("--crosscoder measures one dictionary; leave out --replace and further folders")
     if extra.site_units is not None and not extra.crosscoder:
         raise ConfigError("--site-units compares the sites of a crosscoder; add --crosscoder")
+    if extra.outlier_norm_multiple != "recorded" and extra.replace is not None:
+        raise ConfigError("--replace measures rows of any norm; leave out --outlier-norm-multiple")
     for option in ("saebench", "latents_csv"):
         if getattr(extra, option) is not None and (extra.crosscoder or len(extra.folders) != 1):
             raise ConfigError(
@@ -118,6 +128,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _multiple(text: str) -> float | None:
+    return None if text.lower() in ("none", "null") else float(text)
+
+
 def _joined(arguments: Sequence[str]) -> list[str]:
     """``--n-tokens 9`` as ``--n-tokens=9``: the value of an option the parser leaves to others is no folder."""
     flags = {f"--{each.name}" for each in fields(EvaluationOptions)}
@@ -151,6 +165,7 @@ def _reports(extra: argparse.Namespace, options: EvaluationOptions) -> dict[str,
         n_tokens=options.n_tokens,
         n_loss_tokens=options.n_loss_tokens,
         ablation=options.ablation,
+        outlier_norm_multiple=extra.outlier_norm_multiple,
         progress=not extra.quiet,
     )
     if extra.saebench is not None:
@@ -178,6 +193,7 @@ def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> Crossc
         session.tokens,
         n_tokens=options.n_tokens,
         site_units=extra.site_units or "raw",
+        outlier_norm_multiple=extra.outlier_norm_multiple,
         progress=not extra.quiet,
     )
 

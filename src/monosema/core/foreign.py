@@ -214,6 +214,10 @@ STREAM: Mapping[str, Field] = {
     "model_batch_size": Field("contexts in a forward pass", _is_whole),
     "dtype": Field("type of the rows", _is_text),
     "autocast": Field("type of the model's products", _is_text),
+    "outlier_norm_multiple": Field(
+        "which rows are left out for their norm; null for none",
+        lambda value: None if value is None else _is_number(value),
+    ),
 }
 """Used of a recorded stream. ``compile`` is not: it starts a compiler."""
 

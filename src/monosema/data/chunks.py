@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from monosema.core.logs import get_logger
 from monosema.core.seeds import random_stream
 from monosema.data.contexts import Contexts, RowRule
 from monosema.data.harvest import Harvester
+from monosema.data.outliers import instead_of
 from monosema.data.sites import RowLayout
 from monosema.data.streamed import Place
 
@@ -88,7 +89,22 @@ class Chunk:
     rows: Tensor
     """Activations ``[n, d]`` at the positions that become rows, in the order of the contexts."""
     order: Tensor
-    """A permutation ``[n]`` of the rows, see ``spread_order``."""
+    """A permutation ``[n]`` of the rows, see ``spread_order``; ordinary rows in the place of outliers."""
+    outliers: Tensor | None = None
+    """``[n]`` bool on the CPU: the places in ``order`` that were an outlier's; None where there is none."""
+
+    def without(self, outlier: Tensor | None) -> Chunk:
+        """The chunk that serves ordinary rows in the place of those that are an ``outlier [n]``."""
+        if outlier is None:
+            return self
+        places = outlier.to(self.order.device)[self.order]
+        order = self.order.clone()
+        order[places] = instead_of(places, order[~places])
+        return replace(self, order=order, outliers=places.cpu())
+
+    def n_left_out(self, start: int, stop: int) -> int:
+        """Outliers that would have been served from ``start`` to ``stop``."""
+        return 0 if self.outliers is None else int(self.outliers[start:stop].sum())
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

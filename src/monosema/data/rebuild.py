@@ -32,6 +32,9 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts = described_options(metadata)
     several = {key: foreign.listed("model", each) for key, each in parts.get("models", {}).items()}
     one = {part: foreign.listed(part, each) for part, each in parts.items() if part != "models"}
+    one["stream"]["outlier_norm_multiple"] = parts["stream"][
+        "outlier_norm_multiple"
+    ]  # None means that none is left out
     return {**({"models": several} if several else {}), **one}
 
 
@@ -51,7 +54,10 @@ def described_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         **({"models": {key: _model_options(each) for key, each in models.items()}} if models else {}),
         **({"model": _model_options(model)} if model and not models else {}),
         "tokens": {name: tokens[name] for name in TOKEN_OPTIONS if tokens.get(name) is not None},
-        "stream": {name: metadata[name] for name in STREAM_OPTIONS if metadata.get(name) is not None},
+        "stream": {
+            **{name: metadata[name] for name in STREAM_OPTIONS if metadata.get(name) is not None},
+            "outlier_norm_multiple": metadata.get("outlier_norm_multiple"),  # None, or not recorded: no row left out
+        },
     }
 
 

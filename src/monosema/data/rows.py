@@ -14,6 +14,7 @@ from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.finite import all_finite
 from monosema.core.seeds import random_stream
+from monosema.data.outliers import DEFAULT_MULTIPLE, MEDIAN_ROWS, NormRule, OutlierFilter, outlier_record
 from monosema.data.site_arrays import SiteArrays
 from monosema.data.sites import layout_of
 
@@ -41,6 +42,10 @@ class ArrayRows:
         seed: decides the order.
         epochs: how often the rows may be read.
         validation_fraction: share of rows set aside, drawn by the seed.
+        outlier_norm_multiple: a row whose norm at a site exceeds so many times the median there is left out, and an
+            ordinary row of its batch is served in its place; the median is of the first 4,096 rows in the first epoch's
+            order. None leaves no row out. ``outliers`` has the rule and counts the rows left out; ``validation`` has
+            all rows.
 
     Raises:
         ConfigError: options that are out of range or contradict each other, or a name that cannot be a site's.
@@ -61,6 +66,7 @@ class ArrayRows:
         seed: int = 0,
         epochs: int = 1,
         validation_fraction: float = 0.0,
+        outlier_norm_multiple: float | None = DEFAULT_MULTIPLE,
     ):
         _check_counts(batch_size, epochs)
         self._arrays = SiteArrays(array, targets, d_in)
@@ -68,6 +74,7 @@ class ArrayRows:
         if not 0 <= validation_fraction < 1:
             raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
         self.layout = self._arrays.layout
+        self.outliers = OutlierFilter(outlier_norm_multiple, self.layout)
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
         shuffled = torch.randperm(n, generator=random_stream(seed, "validation")).numpy()
         n_validation = round(validation_fraction * n)
@@ -106,7 +113,14 @@ class ArrayRows:
             )
 
     def preview(self, n_rows: int) -> Tensor:
-        return self._arrays.take(self._epoch_order()[:n_rows])
+        self.norm_rule()
+        return self.outliers.served(self._arrays.take(self._epoch_order()[:n_rows]), self._first_rows, counts=False)
+
+    def norm_rule(self) -> NormRule | None:
+        """Which rows are left out; the first rows are read where that is not known yet. None where none are."""
+        if self.outliers.needs_rows:
+            self.outliers.estimate(self._first_rows())
+        return self.outliers.rule
 
     def record(self) -> dict[str, Any]:
         """What a dictionary trained on these rows records about them, JSON-able; sites where they have names."""
@@ -114,6 +128,7 @@ class ArrayRows:
             "array_shape": list(self._arrays.shape),
             "array_digest": self._arrays.digest,
             **(self.layout.record() if self.layout.has_names else {}),
+            **outlier_record(self.outliers.rule),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "epochs": self.epochs,
@@ -127,12 +142,19 @@ class ArrayRows:
             self._epoch, self._batch, self._order = self._epoch + 1, 0, None
         if self._epoch >= self.epochs:
             raise StopIteration
+        self.norm_rule()
         start = self._batch * self.batch_size
+        rows = self._arrays.take(self._epoch_order()[start : start + self.batch_size])
         self._batch += 1
-        return self._arrays.take(self._epoch_order()[start : start + self.batch_size])
+        return self.outliers.served(rows, self._first_rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "batch": self._batch, "identity": self._identity()}
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "outliers": self.outliers.state_dict(),
+            "identity": self._identity(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken; ``DataError`` where the rows or the options are others."""
@@ -140,6 +162,7 @@ class ArrayRows:
         if different:
             raise DataError("the saved state belongs to other rows; they differ in " + "; ".join(different))
         self._epoch, self._batch, self._order = int(state["epoch"]), int(state["batch"]), None
+        self.outliers.load_state_dict(state.get("outliers", {}))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -149,25 +172,41 @@ class ArrayRows:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "n_train": len(self._train_rows),
+            **({} if self.outliers.multiple is None else {"outlier_norm_multiple": self.outliers.multiple}),
         }
 
     def _epoch_order(self) -> np.ndarray:
         if self._order is None:
-            generator = random_stream(self.seed, "epoch", self._epoch)
-            self._order = self._train_rows[torch.randperm(len(self._train_rows), generator=generator).numpy()]
+            self._order = self._order_of(self._epoch)
         return self._order
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        generator = random_stream(self.seed, "epoch", epoch)
+        return self._train_rows[torch.randperm(len(self._train_rows), generator=generator).numpy()]
+
+    def _first_rows(self) -> Tensor:
+        return self._arrays.take(self._order_of(0)[:MEDIAN_ROWS])
 
 
 class IterableRows:
     """Rows from a DataLoader or any iterable of ``[n, d]`` tensors, re-cut to ``batch_size``, in the order they come.
 
     Such a source cannot seek: a resumed run reads it from the start again and says so. An iterable that can be iterated
-    again (a DataLoader, a list) may be read for several ``epochs``.
+    again (a DataLoader, a list) may be read for several ``epochs``. ``outlier_norm_multiple`` as of ``ArrayRows``; the
+    median is of the first 4,096 rows that come, which are read before the first is served.
     """
 
     seekable = False
 
-    def __init__(self, source: Iterable[Any], batch_size: int = 2048, *, d_in: int | None = None, epochs: int = 1):
+    def __init__(
+        self,
+        source: Iterable[Any],
+        batch_size: int = 2048,
+        *,
+        d_in: int | None = None,
+        epochs: int = 1,
+        outlier_norm_multiple: float | None = DEFAULT_MULTIPLE,
+    ):
         _check_counts(batch_size, epochs)
         self._source, self.batch_size, self.epochs = source, batch_size, epochs
         if epochs > 1 and iter(source) is source:
@@ -181,6 +220,9 @@ class IterableRows:
             raise DataError("the source gives no rows")
         self._pending.append(first)
         self.layout = layout_of(first.shape[1], d_in)
+        self.outliers = OutlierFilter(outlier_norm_multiple, self.layout)
+        self._first: Tensor | None = None
+        self._width = first.shape[1]
 
     @property
     def d_in(self) -> int:
@@ -194,33 +236,60 @@ class IterableRows:
         """Nothing is known about the length beforehand; a source that ends early ends the run."""
 
     def preview(self, n_rows: int) -> Tensor:
-        self._fill(n_rows)
-        return torch.cat(self._pending)[:n_rows]
+        self.norm_rule()
+        if not self._fill(n_rows):
+            self._require_width()
+        return self.outliers.served(torch.cat(self._pending)[:n_rows], self._first_rows, counts=False)
+
+    def norm_rule(self) -> NormRule | None:
+        """Which rows are left out; the first rows are read where that is not known yet. None where none are."""
+        if self.outliers.needs_rows:
+            self.outliers.estimate(self._first_rows())
+        return self.outliers.rule
 
     def record(self) -> dict[str, Any]:
-        return {"source": type(self._source).__name__, "batch_size": self.batch_size, "epochs": self.epochs}
+        return {
+            "source": type(self._source).__name__,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            **outlier_record(self.outliers.rule),
+        }
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
 
     def __next__(self) -> Tensor:
+        self.norm_rule()
         if not self._fill(self.batch_size):
+            self._require_width()
             raise StopIteration
         rows = self._pending[0] if len(self._pending) == 1 else torch.cat(self._pending)
         self._pending = [rows[self.batch_size :]] if len(rows) > self.batch_size else []
-        return rows[: self.batch_size]
+        return self.outliers.served(rows[: self.batch_size], self._first_rows)
+
+    def _first_rows(self) -> Tensor:
+        """The first rows that came; kept, as they cannot be read again."""
+        if self._first is None:
+            self._fill(MEDIAN_ROWS)
+            self._first = torch.cat(self._pending)[:MEDIAN_ROWS].clone()
+        return self._first
 
     def _fill(self, n_rows: int) -> bool:
+        """Read until ``n_rows`` wait, or to the end; a change of width ends it, and is raised once rows are missing."""
         have = sum(len(part) for part in self._pending)
-        while have < n_rows:
+        while have < n_rows and self._width == self.layout.width:
             part = next(self._iterator, None)
             if part is None:
                 return False
-            if part.shape[1] != self.layout.width:
-                raise DataError(f"the source changed width from {self.layout.width} to {part.shape[1]}")
-            self._pending.append(part)
-            have += len(part)
-        return True
+            self._width = part.shape[1]
+            if self._width == self.layout.width:
+                self._pending.append(part)
+                have += len(part)
+        return have >= n_rows
+
+    def _require_width(self) -> None:
+        if self._width != self.layout.width:
+            raise DataError(f"the source changed width from {self.layout.width} to {self._width}")
 
     def _parts(self) -> Iterator[Tensor]:
         for _ in range(self.epochs):

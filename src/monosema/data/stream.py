@@ -3,7 +3,8 @@
 Contexts come in an order drawn across the corpus by the seed. A chunk is a run of whole contexts: they go through the
 model, rows at special tokens are left out, the rest is permuted by a random stream keyed by (seed, chunk number) and
 served in batches. Nothing is carried over to the next chunk; rows that fill no batch are dropped and counted. The state
-is therefore a position and one chunk's token ids, whatever the run's length.
+is therefore a position and one chunk's token ids, whatever the run's length. Rows with a norm far above the median are
+left out: an ordinary row of the chunk is served in the place of each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from monosema.data.harvest import Autocast, Harvester
 from monosema.data.identity import describe_text, other_text
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
+from monosema.data.outliers import DEFAULT_MULTIPLE, MEDIAN_ROWS, NormRule, OutlierFilter, outlier_record
 from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
 from monosema.data.rebuild import models_again, override, override_models, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
@@ -79,6 +81,10 @@ class ActivationStream:
         buffer_device: where a chunk is kept; the (first) model's device by default.
         prefetch: harvest the next chunk in a thread of its own while one is served, which takes the memory of a second
             chunk and changes no row; by default where all models are on GPUs and ``compile`` is not given.
+        outlier_norm_multiple: a row whose norm at a site exceeds so many times the median there is left out (``data``'s
+            ``outliers``); the median is of the first 4,096 rows. None leaves no row out.
+
+    ``outliers`` has the rule and counts the rows left out.
 
     Raises:
         ConfigError: options that are out of range or contradict each other, models whose vocabularies differ (it says
@@ -107,6 +113,7 @@ class ActivationStream:
         compile: CompileMode | None = None,
         buffer_device: str | torch.device | None = None,
         prefetch: bool | None = None,
+        outlier_norm_multiple: float | None = DEFAULT_MULTIPLE,
     ):
         check_sizes(batch_size, model_batch_size, epochs, chunk_contexts, chunk_bytes)
         check_prefetch(prefetch, compile)
@@ -127,6 +134,7 @@ class ActivationStream:
         self.dtype = self._named_models.dtype if dtype is None else parse_dtype(dtype)
         self.buffer_device = torch.device(self.model.device if buffer_device is None else buffer_device)
         self.n_dropped = 0
+        self.outliers = OutlierFilter(outlier_norm_multiple, self.layout)
         if isinstance(self.split, TokenSplit):
             for part in self.split.parts():
                 self._harvester.check(part)
@@ -270,6 +278,7 @@ class ActivationStream:
             "dtype": dtype_name(self.dtype),
             "autocast": self.autocast,
             "compile": self.compile,
+            **outlier_record(self.outliers.rule),
             **self._named_models.record(),
             "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
         }
@@ -288,7 +297,9 @@ class ActivationStream:
                 raise StopIteration
         self._look_ahead()
         self._offset += self.batch_size
-        return self._chunk.served(self._offset - self.batch_size, self._offset)
+        start, stop = self._offset - self.batch_size, self._offset
+        self.outliers.n_left_out += self._chunk.n_left_out(start, stop)
+        return self._chunk.served(start, stop)
 
     def preview(self, n_rows: int) -> Tensor:
         """At most ``n_rows`` rows of the first chunk, without consuming them (for data-dependent initial values)."""
@@ -301,7 +312,13 @@ class ActivationStream:
         """Start over from the first batch."""
         self._forget()
         self._place = self._order.start
-        self._chunk_number = self._n_begun = self.n_dropped = 0
+        self._chunk_number = self._n_begun = self.n_dropped = self.outliers.n_left_out = 0
+
+    def norm_rule(self) -> NormRule | None:
+        """Which rows are left out; the first chunk is made where that is not known yet. None where none are."""
+        if self.outliers.needs_rows:
+            self.preview(1)
+        return self.outliers.rule
 
     # -- state
 
@@ -318,6 +335,7 @@ class ActivationStream:
             "in_chunk": self._chunk is not None,
             "chunk_ids": text.ids,
             "chunk_documents": torch.zeros(0, dtype=torch.int16) if text.documents is None else text.documents,
+            "outliers": self.outliers.state_dict(),
             "identity": self._identity(),
             "text": self._text,
         }
@@ -338,6 +356,7 @@ class ActivationStream:
         self._place = {key: state[key] for key in self._order.start}
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         self._n_begun = int(state["n_begun"])
+        self.outliers.load_state_dict(state.get("outliers", {}))
         if state["in_chunk"]:
             documents = state["chunk_documents"]
             text = Contexts(state["chunk_ids"], documents if documents.shape == state["chunk_ids"].shape else None)
@@ -346,7 +365,7 @@ class ActivationStream:
                     "the stream's state is damaged: its token ids are not those of the text at its position; go back "
                     "to an older checkpoint"
                 )
-            self._chunk = self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text))
+            self._chunk = self._ordinary(self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text)))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -364,6 +383,7 @@ class ActivationStream:
             "dtype": dtype_name(self.dtype),
             "autocast": self.autocast,
             "compile": self.compile,
+            **({} if self.outliers.multiple is None else {"outlier_norm_multiple": self.outliers.multiple}),
         }
 
     # -- chunks
@@ -419,10 +439,16 @@ class ActivationStream:
             if contexts is None:
                 return False
             chunk = self._maker.make(contexts)
-        self._chunk, self._offset = chunk, 0
+        self._chunk, self._offset = self._ordinary(chunk), 0
         self._place, self._chunk_number = chunk.contexts.end, chunk.contexts.number + 1
         self._n_begun += self._in_batches(len(chunk.order))
         return True
+
+    def _ordinary(self, chunk: Chunk) -> Chunk:
+        """``chunk`` without outliers; the first one says what these are."""
+        if self.outliers.needs_rows:
+            self.outliers.estimate(chunk.served(0, MEDIAN_ROWS))
+        return chunk.without(self.outliers.outliers(chunk.rows))
 
     def _look_ahead(self) -> None:
         """Start the harvest of the next chunk, unless it is under way or the run ends before it."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.data.outliers import NormRule
+from monosema.data.recorded_outliers import estimated, first_rows
 from monosema.evaluation.findings import Findings
 from monosema.evaluation.measure import measure_rows
 
@@ -25,27 +27,44 @@ def measure_activations(
     n_tokens: int | None,
     batch_size: int | None = None,
     n_batches: int | None = None,
+    rules: Sequence[NormRule | None] | None = None,
 ) -> list[Findings]:
     """What is found of each coder on rows of activations, in float64.
 
     Rows are ``[n, d_in]``; where a coder writes another site than it reads, ``d_in + d_out``: both sites side
-    by side, the one read first. At most ``n_tokens`` rows are used, and ``n_batches`` tensors. An activation stream is
-    given back in the state it came in.
+    by side, the one read first. At most ``n_tokens`` rows are used, and ``n_batches`` tensors. ``rules`` say of each
+    coder which rows are left out; without them, none is. An activation stream is given back in the state it came in.
     """
     found = [Findings(coder, coder.config.write_widths, 0) for coder in coders]
-    left = n_tokens
+    known = [None] * len(coders) if rules is None else list(rules)
     with unmoved(activations):
-        for index, rows in enumerate(row_batches(activations, batch_size or ROWS_PER_STEP, n_batches)):
-            rows = rows if left is None else rows[:left]
-            for coder, own in zip(coders, found, strict=True):
+        batches = at_most(row_batches(activations, batch_size or ROWS_PER_STEP, n_batches), n_tokens)
+        if any(rule is not None and rule.medians is None for rule in known):
+            first, batches = first_rows(batches, lambda rows: rows)
+            known = [_with_medians(rule, coder, first) for rule, coder in zip(known, coders, strict=True)]
+        for index, rows in enumerate(batches):
+            for coder, own, rule in zip(coders, found, known, strict=True):
                 x, target = split_row(coder, rows, index)
                 where = f"{coder.hook_name or 'activations'}, batch {index}"
-                own.add_rows(measure_rows(coder, x, target, coder.config.write_widths, where), target)
-            if left is not None:
-                left -= len(rows)
-                if left <= 0:
-                    break
+                own.add_rows(measure_rows(coder, x, target, coder.config.write_widths, where, rule))
     return found
+
+
+def at_most(batches: Iterator[Tensor], n_rows: int | None) -> Iterator[Tensor]:
+    """The first ``n_rows`` rows of ``batches``; no batch is asked for beyond them."""
+    left = n_rows
+    for rows in batches:
+        yield rows if left is None else rows[:left]
+        if left is not None:
+            left -= len(rows)
+            if left <= 0:
+                return
+
+
+def _with_medians(rule: NormRule | None, coder: Dictionary, first: Tensor | None) -> NormRule | None:
+    if rule is None or rule.medians is not None or first is None:
+        return rule
+    return estimated(rule, coder, *split_row(coder, first, 0))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from monosema.coders import Dictionary, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.outliers import NormRule
+from monosema.data.recorded_outliers import OutlierMultiple, first_rows, joined, rule_for
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
@@ -30,7 +32,7 @@ from monosema.evaluation.measure import (
 from monosema.evaluation.runs import Subject, batches, capture_places, fitting_batch_size
 from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.kernels import Latents, sampled_products
-from monosema.metrics import LatentScalingSums, decoder_shares, site_classes, site_cosines
+from monosema.metrics import LatentScalingSums, decoder_shares, require_finite, site_classes, site_cosines
 from monosema.metrics.checks import wide
 
 SiteUnits = Literal["raw", "mean_norm"]
@@ -82,6 +84,7 @@ def evaluate_crosscoder(
     reference: str | int | None = None,
     site_units: SiteUnits | Sequence[float] = "raw",
     thresholds: CrosscoderThresholds | None = None,
+    outlier_norm_multiple: OutlierMultiple = "recorded",
     progress: bool = True,
 ) -> CrosscoderReport:
     """Whose each latent is: shares and cosines of its decoder rows, and latent scaling on activations.
@@ -107,6 +110,7 @@ def evaluate_crosscoder(
         site_units: what a site's activations and decoder rows are divided by: nothing, their mean norm (found in a
             pass of its own), or a number for each. Sites of different size (layers of one model) need it.
         thresholds: where shares and ν are cut into classes.
+        outlier_norm_multiple: rows with norms of more than so many times the median are left out, as in ``evaluate``.
         progress: show a bar on a terminal, a logged line elsewhere (not for ``activations``).
 
     Raises:
@@ -128,18 +132,52 @@ def evaluate_crosscoder(
         source = _on_text(coder, model, tokens, n_tokens, batch_size)
     else:
         raise ConfigError("give either model and tokens, or activations=...")
+    ordinary = _OrdinaryRows(coder, source, rule_for(coder, outlier_norm_multiple))
     passes = 2 if site_units == "mean_norm" else 1
     with (
         Progress("crosscoder", passes * source.n_positions, enabled=progress and source.n_positions > 0) as bar,
         evaluation_mode(coder, *source.modules),
     ):
-        units = _units(coder, source.batches(bar), site_units)
+        units = _units(coder, ordinary.batches(bar), site_units)
         shares = decoder_shares(coder.W_dec, coder.config.write_widths, units)
         largest = shares.nan_to_num(nan=0.0).argmax(dim=1)
         reference_F = largest if chosen_reference is None else torch.full_like(largest, chosen_reference)
-        sums, directions = _measure(coder, source.batches(bar), units, reference_F)
+        sums, directions = _measure(coder, ordinary.batches(bar), units, reference_F)
     require_enough(sums.rows.sparsity.n_tokens)
-    return _report(coder, names, sums, directions, shares, reference_F, units, cuts, source.provenance)
+    provenance = {**source.provenance, "n_outlier_rows": ordinary.n_left_out}
+    return _report(coder, names, sums, directions, shares, reference_F, units, cuts, provenance)
+
+
+class _OrdinaryRows:
+    """A source without the rows that ``rule`` leaves out; ``n_left_out`` counts those of the newest pass."""
+
+    def __init__(self, coder: SparseCoder, source: _Source, rule: NormRule | None):
+        self._coder, self._source, self._rule = coder, source, rule
+        self.n_left_out: int | None = None
+
+    def batches(self, bar: Progress) -> Iterator[_Batch]:
+        """A pass over all of them."""
+        batches = self._source.batches(bar)
+        if self._rule is None:
+            yield from batches
+            return
+        if self._rule.medians is None:
+            first, batches = first_rows(batches, lambda batch: joined(batch.x, batch.target))
+            if first is None:
+                return
+            widths = self._coder.config.read_widths
+            if first.shape[1] != self._coder.d_in:
+                widths += self._coder.config.write_widths
+            self._rule = self._rule.estimated([("", width) for width in widths], first)
+        self.n_left_out = 0
+        for batch in batches:
+            require_finite(f"activations read at {batch.where}", batch.x)
+            outlier = self._rule.outliers(joined(batch.x, batch.target))
+            if bool(outlier.any()):
+                self.n_left_out += int(outlier.sum())
+                x, target = (each[~outlier.to(each.device)] for each in (batch.x, batch.target))
+                batch = replace(batch, x=x, target=x if batch.target is batch.x else target)
+            yield batch
 
 
 def _on_text(

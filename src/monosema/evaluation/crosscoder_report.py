@@ -111,6 +111,8 @@ class CrosscoderReport:
     """Tokens measured: positions that are not special."""
     n_special_positions: int | None = None
     """Special positions left out."""
+    n_outlier_rows: int | None = None
+    """Rows left out because their norm is far above the median; None where rows of any norm are measured."""
     thresholds: CrosscoderThresholds = CrosscoderThresholds()
     """Where the classes were cut."""
     model_name: str | None = None
@@ -212,7 +214,7 @@ class CrosscoderReport:
         return [(name, shown(getattr(self, name))) for name in names]
 
     def _data(self) -> list[tuple[str, str]]:
-        names = ("split", "n_tokens", "n_special_positions", "tokens_fingerprint", "overlap")
+        names = ("split", "n_tokens", "n_special_positions", "n_outlier_rows", "tokens_fingerprint", "overlap")
         values = [(name, getattr(self, name)) for name in names]
         return [(name, shown(value)) for name, value in values if value is not None]
 

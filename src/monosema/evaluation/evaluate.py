@@ -15,6 +15,8 @@ from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.outliers import NormRule
+from monosema.data.recorded_outliers import OutlierMultiple, rule_for
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.contexts import choose_contexts, overlap_with_training
@@ -64,6 +66,7 @@ def evaluate(
     losses: bool = True,
     weights: bool = True,
     seed: int = 0,
+    outlier_norm_multiple: OutlierMultiple = "recorded",
     progress: bool = True,
 ) -> Report:
     """Every metric of ``coder``, with its weights and its inference rule as they are.
@@ -71,9 +74,11 @@ def evaluate(
     With a model and tokens, the site is captured, reconstructed and replaced: beside the clean run there is a spliced
     one (the site becomes the reconstruction of its clean value) and ablated ones (zero; its mean). At special
     positions the site keeps its own value in all of them; they are not measured, and a prediction counts only where
-    neither the position nor its target is special. An encoder predicts masked tokens instead (15 % of the positions,
-    the mask token at each); what is measured on its activations is measured on unmasked text. Figures that depend on
-    text have a 95 % confidence interval by document (``Report.intervals``).
+    neither the position nor its target is special. A row whose norm is far above the median is in none of the figures
+    of activations but ``fve_all_rows``; its site keeps its own value in all of the runs, and its prediction counts. An
+    encoder predicts masked tokens instead (15 % of the positions, the mask token at each); what is measured on its
+    activations is measured on unmasked text. Figures that depend on text have a 95 % confidence interval by document
+    (``Report.intervals``).
 
     A model without a language-model head (a reward model, a bare ``AutoModel``) predicts nothing: its report has no
     losses, as with ``losses=False``, and a note that says so.
@@ -105,6 +110,9 @@ def evaluate(
             runs.
         weights: False leaves out the figures of the weights (cosines among all latents) and the table of latents.
         seed: which positions of an encoder's contexts are masked.
+        outlier_norm_multiple: a row whose norm at a site exceeds so many times the median there is left out: what the
+            dictionary was trained with, by default, and 10 where it does not say. A dictionary that records no median
+            gets that of the first 4,096 rows. None leaves no row out.
         progress: show a bar on a terminal, a logged line elsewhere.
 
     Raises:
@@ -129,6 +137,7 @@ def evaluate(
         losses=losses,
         weights=weights,
         seed=seed,
+        outlier_norm_multiple=outlier_norm_multiple,
         progress=progress,
     )[""]
 
@@ -148,13 +157,15 @@ def evaluate_many(
     losses: bool = True,
     weights: bool = True,
     seed: int = 0,
+    outlier_norm_multiple: OutlierMultiple = "recorded",
     progress: bool = True,
 ) -> dict[str, Report]:
     """``evaluate`` of several dictionaries on the same tokens: by name, the report that each has alone.
 
     What does not depend on a dictionary is done once for all of them. A batch costs one forward pass, one pass for each
     ablation of each site and one for each dictionary, and those begin at the block of the site edited; where
-    attention patterns are compared, each of these and the clean run cost one block's attention more.
+    attention patterns are compared, each of these and the clean run cost one block's attention more. Where a dictionary
+    records no median norm, the first 4,096 positions are captured once more.
     Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites.
     """
     check_counts(n_tokens=n_tokens, n_loss_tokens=n_loss_tokens, n_batches=n_batches, batch_size=batch_size)
@@ -163,15 +174,16 @@ def evaluate_many(
         raise ConfigError("no coder given: name at least one")
     for coder in coders.values():
         require_finite_weights(coder)
+    rules = [rule_for(coder, outlier_norm_multiple) for coder in coders.values()]
     if activations is not None:
         if model is not None or tokens is not None:
             raise ConfigError("give either activations, or model and tokens, not both")
         with evaluation_mode(*coders.values()):
-            found = measure_activations([*coders.values()], activations, n_tokens, batch_size, n_batches)
+            found = measure_activations([*coders.values()], activations, n_tokens, batch_size, n_batches, rules)
         notes = ["no cross-entropy or KL: they need model and tokens"]
         return {
-            name: _report(coder, own, weights=weights, split="activations", notes=notes)
-            for (name, coder), own in zip(coders.items(), found, strict=True)
+            name: _report(coder, own, rule=rule, weights=weights, split="activations", notes=notes)
+            for (name, coder), own, rule in zip(coders.items(), found, rules, strict=True)
         }
     if model is None or tokens is None:
         raise ConfigError("evaluate needs evaluate(coder, model, tokens), or evaluate(coder, activations=...)")
@@ -186,7 +198,10 @@ def evaluate_many(
         losses = False
         notes.append(f"no cross-entropy or KL: {reason}")
     chosen = choose_contexts(tokens, list(models.values()), n_tokens, n_loss_tokens if losses else 0)
-    subjects = [Subject(coder, sites_of(coder, models, to_be_written=losses)) for coder in coders.values()]
+    subjects = [
+        Subject(coder, sites_of(coder, models, to_be_written=losses), rule)
+        for coder, rule in zip(coders.values(), rules, strict=True)
+    ]
     bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
     with bar, evaluation_mode(*coders.values(), *(each.hf for each in models.values())):
         runs = ModelRuns(
@@ -204,6 +219,7 @@ def evaluate_many(
             coder,
             own,
             _losses(own, ablations),
+            rule=subject.rule,
             weights=weights,
             notes=[*notes, *runs.notes(subject), *model_notes(coder, model)],
             ablation=ablations[0] if losses else None,
@@ -216,6 +232,16 @@ def evaluate_many(
         )
         for (name, coder), subject, own in zip(coders.items(), subjects, found, strict=True)
     }
+
+
+def _outlier_note(n_outliers: int, n_tokens: int, rule: NormRule) -> str:
+    """What a reader of figures must know where rows were left out; ``rule`` is as ``rule_for`` gives it."""
+    median = "" if rule.medians else "; the dictionary records no median: that of the first rows was taken"
+    n = n_tokens + n_outliers
+    return (
+        f"{n_outliers:,} of {n:,} rows ({n_outliers / n:.2%}) have a norm above "
+        f"{rule.multiple:g} times the median and are in no figure of the activations but fve_all_rows{median}"
+    )
 
 
 def ablations_of(ablation: str) -> tuple[Ablation, ...]:
@@ -241,6 +267,7 @@ def _report(
     found: Findings,
     losses: Mapping[str, ModelLosses] | None = None,
     *,
+    rule: NormRule | None,
     weights: bool,
     notes: Sequence[str],
     **provenance: Any,
@@ -248,6 +275,9 @@ def _report(
     """The report of what was found; ``provenance`` are fields of ``Report`` that say on what."""
     reconstruction, sparsity, losses = found.rows.reconstruction, found.rows.sparsity, losses or {}
     require_enough(sparsity.n_tokens)
+    n_outliers = found.outliers.n_tokens
+    if rule is not None and n_outliers:
+        notes = [*notes, _outlier_note(n_outliers, sparsity.n_tokens, rule)]
     table = latent_table(coder, found.latents, sparsity.n_tokens) if weights else None
     alone = losses.get("")
     return Report(
@@ -273,6 +303,9 @@ def _report(
         n_alive=sparsity.n_alive,
         d_sae=coder.d_sae,
         n_tokens=sparsity.n_tokens,
+        fve_all_rows=(reconstruction + found.outliers).fve if n_outliers else None,
+        n_outlier_rows=None if rule is None else n_outliers,
+        outlier_norm_multiple=None if rule is None else rule.multiple,
         hook_name=coder.hook_name or "",
         hook_name_out=coder.hook_name_out or "",
         notes=(*notes, *_notes(found, losses, provenance.get("overlap"))),

@@ -13,7 +13,7 @@ from monosema.coders import Dictionary, Latents
 from monosema.evaluation.measure import MeasuredRows, RowSums
 from monosema.evaluation.patterns import PatternSums
 from monosema.evaluation.predictions import TERMS as PREDICTION_TERMS
-from monosema.metrics import GroupSums, LatentSums, token_terms
+from monosema.metrics import GroupSums, LatentSums, ReconstructionSums, token_terms
 from monosema.metrics.checks import wide
 from monosema.metrics.reconstruction import TERMS
 
@@ -31,6 +31,8 @@ class Findings:
 
     def __init__(self, coder: Dictionary, widths_written: Sequence[int], n_groups: int) -> None:
         self.rows = RowSums.empty(coder, widths_written)
+        self.outliers = ReconstructionSums.empty(coder.d_out)
+        """Of the rows left out of all the others."""
         self.latents = LatentSums.empty(coder.d_sae)
         self.n_groups = n_groups
         self.terms = GroupSums.empty(n_groups, len(ROW_TERMS))
@@ -46,16 +48,19 @@ class Findings:
     def add_rows(
         self,
         measured: MeasuredRows,
-        target: Tensor,
         contexts: Tensor | None = None,
         groups: Tensor | None = None,
         mean: Tensor | None = None,
     ) -> None:
-        """Rows through the coder, the i-th in ``contexts[i]`` and ``groups[i]`` where these are known.
+        """Rows through the coder, the i-th given in ``contexts[i]`` and ``groups[i]`` where these are known.
 
         ``mean [d_out]`` is that of all rows, where it was taken before.
         """
+        target = measured.target
+        contexts, groups = (None if each is None else measured.kept(each) for each in (contexts, groups))
         self.rows = self.rows + measured.sums
+        if measured.outliers is not None:
+            self.outliers = self.outliers + measured.outliers
         self.latents = self.latents + LatentSums.of(measured.latents, contexts)
         if groups is None or len(target) == 0:
             return

@@ -73,7 +73,15 @@ def loss_recovered(
     own = copy.copy(coder)
     own.bind(site, site, {})
     report = evaluate(
-        own, model, tokens.train, n_tokens=None, batch_size=batch_size, ablation="zero", weights=False, progress=False
+        own,
+        model,
+        tokens.train,
+        n_tokens=None,
+        batch_size=batch_size,
+        ablation="zero",
+        weights=False,
+        outlier_norm_multiple=None,
+        progress=False,
     )
     assert report.ce_clean is not None and report.ce_spliced is not None
     assert report.ce_ablated is not None and report.ce_loss_score is not None

@@ -41,6 +41,7 @@ _LONG = ("firing_density", "fve_per_dimension", "pattern_kl_per_position", "late
 _GROUPS: dict[str, tuple[str, ...]] = {
     "reconstruction": (
         "fve",
+        "fve_all_rows",
         "fve_centred",
         "fve_per_token_mean",
         "mse",
@@ -67,6 +68,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "n_documents",
         "n_predicted_tokens",
         "n_special_positions",
+        "n_outlier_rows",
         "tokens_fingerprint",
         "overlap",
     ),
@@ -187,6 +189,13 @@ class Report:
     """Documents these tokens are from; None where that is not known."""
     n_special_positions: int | None = None
     """Special positions left out."""
+    fve_all_rows: float | None = None
+    """``fve`` of all rows, those left out for their norm as well; None where none was left out."""
+    n_outlier_rows: int | None = None
+    """Rows left out of everything else because their norm is more than ``outlier_norm_multiple`` times the median; None
+    where rows of any norm are measured."""
+    outlier_norm_multiple: float | None = None
+    """That multiple."""
     ce_clean: float | None = None
     """Cross-entropy of the model itself, nats per predicted token."""
     ce_spliced: float | None = None

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.progress import Progress
+from monosema.data.outliers import MEDIAN_ROWS, NormRule
+from monosema.data.recorded_outliers import estimated, joined
 from monosema.evaluation.contexts import EvaluationContexts
 from monosema.evaluation.edited_runs import EditedRuns, Place, Values, Written
 from monosema.evaluation.findings import CLEAN, SPLICED, Findings
-from monosema.evaluation.measure import measure_rows
+from monosema.evaluation.measure import MeasuredRows, measure_rows
 from monosema.evaluation.patterns import PatternSums, compared_heads, counted_queries
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
@@ -43,6 +45,9 @@ _LOGITS_PER_STEP = {"cpu": 2**26}
 Levels = dict[str, Tensor]
 """By ablation, what the sites written become: ``[d_out]``."""
 
+Kind = tuple[Written, Written, NormRule | None]
+"""Sites written; and where rows are left out, sites read and the rule."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -52,6 +57,8 @@ class Subject:
     """As it is."""
     sites: Sites
     """Where it reads and writes."""
+    rule: NormRule | None = None
+    """Which rows are left out, if any."""
 
     @property
     def places(self) -> set[Place]:
@@ -63,12 +70,26 @@ class Subject:
         """The sites it writes."""
         return tuple(self.sites.places[name] for name in self.sites.written)
 
+    @property
+    def kind(self) -> Kind:
+        """What the level of its mean ablation depends on: the sites written, and what is left out."""
+        if self.rule is None:
+            return self.written, (), None
+        return self.written, tuple(self.sites.places[name] for name in self.sites.read), self.rule
+
     def rows(self, values: Values, counted: Tensor) -> tuple[Tensor, Tensor]:
         """What is read ``[n, d_in]`` and what is to be written ``[n, d_out]``, at ``counted [B, T]``."""
         named = {name: values[place] for name, place in self.sites.places.items()}
         x = side_by_side(named, self.sites.read, counted)
         same = self.sites.written == self.sites.read
         return x, x if same else side_by_side(named, self.sites.written, counted)
+
+    def outlier(self, values: Values, counted: Tensor) -> Tensor | None:
+        """``[n]`` bool on the CPU: the positions at ``counted [B, T]`` that are left out; None where none is."""
+        if self.rule is None:
+            return None
+        found = self.rule.outliers(joined(*self.rows(values, counted)))
+        return found if bool(found.any()) else None
 
 
 @dataclass(frozen=True)
@@ -146,45 +167,35 @@ class ModelRuns:
         """What is found of each subject."""
         n_groups = self._chosen.n_groups
         found = [Findings(each.coder, each.sites.widths_written, n_groups) for each in self._subjects]
+        self._subjects = self._with_medians()
         levels, kept = self._first_pass()
         for batch, task in self._batches():
             where = f"batch {batch.index}"
             if task is None or self._masked is not None:
                 values = self._captured(batch.contexts, batch.documents, self._places())
                 for subject, own in zip(self._subjects, found, strict=True):
-                    self._measure(subject, own, values, batch, levels)
+                    self._measure(subject, values, batch, levels, own)
             if task is not None:
                 clean, values = self._clean(task, kept.pop(batch.index, {}), where)
                 run = EditedRuns(self._models, self._predictors, self._suffixes, task, batch.counted, clean, values)
-                ablated = {
-                    written: {
-                        name: run.edited(written, run.everywhere(level), "ablated") for name, level in each.items()
-                    }
-                    for written, each in levels.items()
-                }
-                patterns = {
-                    written: {
-                        name: self._pattern(run, written, run.everywhere(level), batch)
-                        for name, level in levels[written].items()
-                    }
-                    for written in self._heads
-                }
+                known: dict[tuple[Any, ...], tuple[dict[str, Tensor], PatternSums | None]] = {}
                 for subject, own in zip(self._subjects, found, strict=True):
-                    if self._masked is None:
-                        x_hat = self._measure(subject, own, values, batch, levels)
-                    else:
-                        x, target = subject.rows(values, batch.counted)
-                        x_hat = measure_rows(subject.coder, x, target, subject.sites.widths_written, where).x_hat
-                    spliced = run.edited(subject.written, x_hat, SPLICED)
+                    measured = self._measure(subject, values, batch, levels, own if self._masked is None else None)
                     groups = batch.groups.flatten()[task.positions]
+                    runs = {SPLICED: self._edited(run, subject, measured.spliced, SPLICED, batch)}
+                    for name, level in levels[subject.kind].items():
+                        outlier = None if measured.outlier is None else measured.outlier.numpy().tobytes()
+                        same = (subject.written, name, level.numpy().tobytes(), outlier)
+                        if same not in known:  # dictionaries of one site share the run
+                            rows = self._ablated(run, subject, level, measured, values, batch)
+                            known[same] = self._edited(run, subject, rows, "ablated", batch)
+                        runs[name] = known[same]
                     for key in subject.sites.models_written:
                         own.add_run(key, CLEAN, clean[key].terms, groups)
-                        own.add_run(key, SPLICED, spliced[key], groups)
-                        for name, terms in ablated[subject.written].items():
+                        for name, (terms, _) in runs.items():
                             own.add_run(key, name, terms[key], groups)
-                    if subject.written in self._heads:
-                        own.add_pattern(SPLICED, self._pattern(run, subject.written, x_hat, batch))
-                        for name, pattern in patterns[subject.written].items():
+                    for name, (_, pattern) in runs.items():
+                        if pattern is not None:
                             own.add_pattern(name, pattern)
             progress.advance(batch.contexts.numel())
         return found
@@ -194,6 +205,24 @@ class ModelRuns:
         reason = self._no_patterns.get(subject.written)
         return [f"no KL of attention patterns: {reason}"] if reason else []
 
+    def _edited(
+        self, run: EditedRuns, subject: Subject, rows: Tensor, name: str, batch: _Batch
+    ) -> tuple[dict[str, Tensor], PatternSums | None]:
+        """By model, the terms of its predictions with ``rows [n, d_out]`` in place; and patterns, where compared."""
+        terms = run.edited(subject.written, rows, name)
+        compared = subject.written in self._heads
+        return terms, self._pattern(run, subject.written, rows, batch) if compared else None
+
+    def _ablated(
+        self, run: EditedRuns, subject: Subject, level: Tensor, measured: MeasuredRows, values: Values, batch: _Batch
+    ) -> Tensor:
+        """``[n, d_out]``: ``level [d_out]`` everywhere but at outliers, which keep their own value in every run."""
+        rows = run.everywhere(level)
+        if measured.outlier is None:
+            return rows
+        own = wide(subject.rows(values, batch.counted)[1]).cpu()
+        return torch.where(measured.outlier.unsqueeze(1), own, rows)
+
     def _pattern(self, run: EditedRuns, written: Written, rows: Tensor, batch: _Batch) -> PatternSums:
         """Of the heads that the one site written concerns, with ``rows [n, d_out]`` in its place."""
         heads, ((key, _),) = self._heads[written], written
@@ -202,16 +231,46 @@ class ModelRuns:
         return PatternSums.of(clean, edited, heads.heads, counted, batch.groups, self._chosen.n_groups)
 
     def _measure(
-        self, subject: Subject, own: Findings, values: Values, batch: _Batch, levels: Mapping[Written, Levels]
-    ) -> Tensor:
-        """Add the rows of a batch; their reconstructions ``[n, d_out]``."""
+        self, subject: Subject, values: Values, batch: _Batch, levels: Mapping[Kind, Levels], own: Findings | None
+    ) -> MeasuredRows:
+        """The rows of a batch through a dictionary; added to ``own``, if given."""
         x, target = subject.rows(values, batch.counted)
         where = f"{'+'.join(subject.sites.read)!r}, batch {batch.index}"
-        measured = measure_rows(subject.coder, x, target, subject.sites.widths_written, where)
-        contexts = batch.numbers.unsqueeze(1).expand_as(batch.special)[batch.counted]
-        mean = levels.get(subject.written, {}).get("mean")
-        own.add_rows(measured, target, contexts, batch.groups[batch.counted], mean)
-        return measured.x_hat
+        measured = measure_rows(subject.coder, x, target, subject.sites.widths_written, where, subject.rule)
+        if own is not None:
+            contexts = batch.numbers.unsqueeze(1).expand_as(batch.special)[batch.counted]
+            mean = levels.get(subject.kind, {}).get("mean")
+            own.add_rows(measured, contexts, batch.groups[batch.counted], mean)
+        return measured
+
+    def _with_medians(self) -> list[Subject]:
+        """The subjects, with the median norms of the first rows where none are recorded."""
+        rules = {i: each.rule for i, each in enumerate(self._subjects) if each.rule is not None}
+        wanting = {i: self._subjects[i] for i, rule in rules.items() if rule.medians is None}
+        subjects = list(self._subjects)
+        if not wanting:
+            return subjects
+        places = {place for each in wanting.values() for place in each.places}
+        rows: dict[int, list[tuple[Tensor, Tensor]]] = {i: [] for i in wanting}
+        n_rows = 0
+        chosen = self._chosen
+        size = min(self._batch_size, -(-MEDIAN_ROWS // chosen.split.context_size))
+        for part in batches(chosen, size):
+            values, counted = (
+                capture_places(self._models, places, chosen.contexts[part], chosen.documents_of(part)),
+                ~chosen.special[part],
+            )
+            for i, each in wanting.items():
+                rows[i].append(each.rows(values, counted))
+            n_rows += int(counted.sum())
+            if n_rows >= MEDIAN_ROWS:
+                break
+        for i, each in wanting.items():
+            x = torch.cat([x for x, _ in rows[i]])[:MEDIAN_ROWS]
+            is_same = all(x is y for x, y in rows[i])
+            y = x if is_same else torch.cat([y for _, y in rows[i]])[:MEDIAN_ROWS]
+            subjects[i] = replace(each, rule=estimated(rules[i], each.coder, x, y))
+        return subjects
 
     def _batches(self) -> Iterator[tuple[_Batch, Task | None]]:
         """All of them; a task for those that are run spliced and ablated."""
@@ -228,37 +287,48 @@ class ModelRuns:
                     task = masked_token_task(contexts, self._masked[part], self._mask_token_id, documents)
             yield batch, task
 
-    def _first_pass(self) -> tuple[dict[Written, Levels], dict[int, dict[str, Tensor]]]:
-        """By sites written and ablation the level ``[d_out]`` that they become; and where clean runs may begin.
+    def _first_pass(self) -> tuple[dict[Kind, Levels], dict[int, dict[str, Tensor]]]:
+        """By kind and ablation the level ``[d_out]`` that the sites written become; and where clean runs may begin.
 
         The mean takes a pass of its own, up to the last site; what it computed before the first is kept for the clean
         run, by batch and model, as far as there is room.
         """
-        levels: dict[Written, Levels] = {}
+        levels: dict[Kind, Levels] = {}
         kept: dict[int, dict[str, Tensor]] = {}
-        written = [*self._suffixes]
-        for each in written:
-            widths = [self._models[key].site(hook).width for key, hook in each]
-            levels[each] = {"zero": torch.zeros(sum(widths), dtype=torch.float64)} if "zero" in self._ablations else {}
-        if "mean" not in self._ablations or not written:
+        kinds = {each.kind: each for each in self._subjects} if self._suffixes else {}
+        for kind in kinds:
+            widths = [self._models[key].site(hook).width for key, hook in kind[0]]
+            levels[kind] = {"zero": torch.zeros(sum(widths), dtype=torch.float64)} if "zero" in self._ablations else {}
+        if "mean" not in self._ablations or not kinds:
             return levels, kept
-        sums = {place: torch.zeros((), dtype=torch.float64) for each in written for place in each}
-        n_rows, n_bytes = 0, 0
+        sums = {kind: [torch.zeros((), dtype=torch.float64) for _ in kind[0]] for kind in kinds}
+        n_rows, n_bytes = dict.fromkeys(kinds, 0), 0
+        needed = {place for each in kinds.values() for place in (each.places if each.rule else each.written)}
         for batch, task in self._batches():
             if task is None:
                 break
             starts = {} if self._masked is not None or n_bytes >= KEPT_BYTES else self._starts(self._whole)
-            values = self._captured(batch.contexts, batch.documents, {*sums, *starts.values()})
-            for place in sums:
-                rows = values[place][batch.counted.to(values[place].device)]
-                require_finite(f"activations read at {place[1]!r}, batch {batch.index}", rows)
-                sums[place] = sums[place] + wide(rows).sum(0).cpu()
-            n_rows += int(batch.counted.sum())
+            values = self._captured(batch.contexts, batch.documents, {*needed, *starts.values()})
+            known: dict[tuple[Place, bytes | None], Tensor] = {}
+            for kind, subject in kinds.items():
+                outlier = subject.outlier(values, batch.counted)
+                n_rows[kind] += int(batch.counted.sum()) - (0 if outlier is None else int(outlier.sum()))
+                for number, place in enumerate(kind[0]):
+                    same = place, None if outlier is None else outlier.numpy().tobytes()
+                    if same not in known:
+                        known[same] = self._sum(values[place], batch, place, outlier)
+                    sums[kind][number] = sums[kind][number] + known[same]
             kept[batch.index] = {key: values[place] for key, place in starts.items()}
             n_bytes += sum(value.nbytes for value in kept[batch.index].values())
-        for each in written:
-            levels[each]["mean"] = torch.cat([sums[place] for place in each]) / max(1, n_rows)
+        for kind in kinds:
+            levels[kind]["mean"] = torch.cat(sums[kind]) / max(1, n_rows[kind])
         return levels, kept
+
+    def _sum(self, value: Tensor, batch: _Batch, place: Place, outlier: Tensor | None) -> Tensor:
+        """``[width]`` float64: ``value [B, T, width]`` added up over the positions that are measured."""
+        rows = value[batch.counted.to(value.device)]
+        require_finite(f"activations read at {place[1]!r}, batch {batch.index}", rows)
+        return wide(rows if outlier is None else rows[~outlier.to(rows.device)]).sum(0).cpu()
 
     def _clean(
         self, task: Task, starts: Mapping[str, Tensor], where: str

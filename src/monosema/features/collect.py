@@ -6,7 +6,8 @@ Shape letters: B contexts of a batch, T tokens of a context, F latents, E active
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.outliers import MEDIAN_ROWS, NormRule
 from monosema.data.rebuild import several_models
+from monosema.data.recorded_outliers import OutlierMultiple, estimated, first_rows, rule_for
 from monosema.data.trained_on import model_notes
 from monosema.features.logits import ExtremeLogits, extreme_logits
 from monosema.features.statistics import LatentStatistics
@@ -40,6 +43,7 @@ def collect_features(
     batch_size: int = 32,
     n_histogram_bins: int = 30,
     n_logits: int = 10,
+    outlier_norm_multiple: OutlierMultiple = "recorded",
     progress: bool = True,
 ) -> FeatureStore:
     """Read the text once and keep, for every latent, its numbers, its best contexts and its extreme logits.
@@ -59,6 +63,8 @@ def collect_features(
         batch_size: contexts in a forward pass.
         n_histogram_bins: bins of each histogram; between half of them and all are used.
         n_logits: tokens kept at each end of the logits.
+        outlier_norm_multiple: positions where the norm of a site read exceeds so many times the median there count
+            nowhere, like special ones: as the dictionary was trained, by default. See ``evaluate``.
         progress: show a bar on a terminal, a logged line elsewhere.
 
     Memory beyond model and text: a few arrays ``[batch_size, d_sae]`` and ``[d_sae, contexts_per_latent]``, and the
@@ -80,14 +86,23 @@ def collect_features(
         raise DataError(f"the {split.name} split holds no context; {tokens.how_to_hold_out}")
     chosen = slice(_n_contexts(split, list(models.by_name.values()) or [models.first], n_tokens))
     contexts_NT, special_NT = split.contexts[chosen], ~split.row_mask(chosen)
+    rows_of = partial(_rows, models, names, split)
+    rule = _rule(coder, rows_of, contexts_NT, special_NT, outlier_norm_multiple)
+    n_outliers = 0
     statistics = LatentStatistics(coder.d_sae, n_histogram_bins)
     best = BestContexts(coder.d_sae, contexts_per_latent)
     with Progress("features", contexts_NT.numel(), enabled=progress) as bar:
         for first in range(0, len(contexts_NT), batch_size):
             part = slice(first, min(first + batch_size, len(contexts_NT)))
             usable_BT = ~special_NT[part]
-            captured = models.capture(contexts_NT[part], names, split.documents_of(part))
-            entries = _active_entries(coder, captured, usable_BT, first)
+            rows = rows_of(contexts_NT[part], part, usable_BT)
+            require_finite(f"activations read at {'+'.join(names)!r}, contexts {first} to {part.stop - 1},", rows)
+            if rule is not None:
+                outlier = rule.outliers(rows)
+                rows = rows[~outlier.to(rows.device)] if bool(outlier.any()) else rows
+                usable_BT[usable_BT.clone()] = ~outlier
+                n_outliers += int(outlier.sum())
+            entries = _active_entries(coder, rows, usable_BT, first)
             peaks_BF = _peaks(entries, first, len(usable_BT), coder.d_sae)
             statistics.update(entries.latent, entries.value, peaks_BF.amax(0), int(usable_BT.sum()))
             best.update(entries, peaks_BF, first)
@@ -110,6 +125,7 @@ def collect_features(
             n_special_positions=int(special_NT.sum()),
             model_fingerprint=_fingerprint(models),
             notes=tuple(model_notes(coder, model)),
+            n_outlier_positions=n_outliers,
         ),
         numbers=statistics.numbers(),
         windows=windows,
@@ -120,14 +136,33 @@ def collect_features(
     )
 
 
+def _rows(models: NamedModels, names: list[str], split: TokenSplit, ids: Tensor, part: slice, usable: Tensor) -> Tensor:
+    """``[n, d_in]``: the sites side by side at the ``usable [B, T]`` positions of the contexts ``part``."""
+    captured = models.capture(ids, names, split.documents_of(part))
+    device = captured[names[0]].device
+    return torch.cat([captured[name][usable.to(captured[name].device)].to(device) for name in names], dim=1)
+
+
+def _rule(
+    coder: Dictionary,
+    rows_of: Callable[[Tensor, slice, Tensor], Tensor],
+    contexts_NT: Tensor,
+    special_NT: Tensor,
+    multiple: OutlierMultiple,
+) -> NormRule | None:
+    """Which rows are left out; by the median of the first ones where the dictionary records none."""
+    rule = rule_for(coder, multiple)
+    if rule is None or rule.medians is not None:
+        return rule
+    n_contexts = -(-MEDIAN_ROWS // max(1, contexts_NT.shape[1]))
+    parts = (slice(first, first + n_contexts) for first in range(0, len(contexts_NT), n_contexts))
+    first, _ = first_rows(parts, lambda part: rows_of(contexts_NT[part], part, ~special_NT[part]))
+    return None if first is None else estimated(rule, coder, first, first)
+
+
 @torch.no_grad()
-def _active_entries(coder: Dictionary, captured: dict[str, Tensor], usable_BT: Tensor, first: int) -> Entries:
-    """The entries of a batch of contexts that is numbered from ``first`` on, on the CPU."""
-    names = list(captured)
-    usable = usable_BT.to(captured[names[0]].device)
-    rows = torch.cat([captured[name][usable.to(captured[name].device)].to(usable.device) for name in names], dim=1)
-    where = f"activations read at {'+'.join(names)!r}, contexts {first} to {first + len(usable_BT) - 1},"
-    require_finite(where, rows)
+def _active_entries(coder: Dictionary, rows: Tensor, usable_BT: Tensor, first: int) -> Entries:
+    """The entries of a batch of contexts that is numbered from ``first`` on, on the CPU; ``rows`` are the usable."""
     places = usable_BT.flatten().nonzero().squeeze(1)
     parts = []
     for row, latent, value in _encoded(coder, rows):

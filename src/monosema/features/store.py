@@ -49,6 +49,8 @@ class Provenance:
     """That of the model's weights (of several models', behind their names); None where they could not be read."""
     notes: tuple[str, ...] = ()
     """What a reader of the features must know of coder and model."""
+    n_outlier_positions: int = 0
+    """Positions left out because the norm there is far above the median."""
 
     @property
     def site(self) -> str:

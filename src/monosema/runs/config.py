@@ -124,6 +124,8 @@ class StreamOptions:
     prefetch: bool | None = None
     """Whether the next chunk is harvested while one is trained on, which takes the memory of a second chunk; by default
     on GPUs, without ``compile``."""
+    outlier_norm_multiple: float | None = 10.0
+    """A row whose norm at a site exceeds so many times the median there is left out; null leaves no row out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,8 @@ class CacheSource:
     """Model that the cache must be of."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
     """Type it must be stored in."""
+    outlier_norm_multiple: float | None = 10.0
+    """A row whose norm at a site exceeds so many times the median there is left out; null leaves no row out."""
     fingerprint: str | None = None
     """Content it must have; runs record it."""
     device: str | None = None

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from monosema import hub
+from monosema.core.files import read_json
 from monosema.core.printable import terminal_lines
+from monosema.data.outliers import recorded_rule
 from monosema.data.rebuild import several_models
 from monosema.evaluation import Report
 from monosema.runs.checksums import Checksums
@@ -44,6 +46,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     density = coder.metadata.get("log10_density")
     if density is not None:
         lines["density"] = f"median {10 ** float(density.median()):.2e}, {int((density < -9).sum())} silent in training"
+    lines |= _left_out(coder.metadata)
     report = Path(folder) / "report.json"
     if report.exists():
         found = Report.load(report)
@@ -51,11 +54,21 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         for key, losses in (found.models or {}).items():
             figures[f"ce_loss_score of {key}"] = losses.ce_loss_score
         scores = [key for key in figures if key.startswith("ce_loss_score") and figures[key] is not None]
-        shown = ("fve", *scores, "l0", "dead_fraction", "n_tokens")
+        apart = ("fve_all_rows", "n_outlier_rows") if found.n_outlier_rows else ()
+        shown = ("fve", *apart[:1], *scores, "l0", "dead_fraction", "n_tokens", *apart[1:])
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
     lines |= _of_run(Path(folder))
     width = max(map(len, lines))
     return terminal_lines(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+
+def _left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Which rows the dictionary was not trained on for their norm."""
+    rule = recorded_rule(metadata)
+    if rule is None or rule.medians is None:
+        return {}
+    names = [f"{median:.4g} at {name}" for (name, _), median in zip(rule.sites, rule.medians, strict=True)]
+    return {"outliers": f"rows above {rule.multiple:g} times the median norm left out; it is {', '.join(names)}"}
 
 
 def _of_run(folder: Path) -> dict[str, str]:
@@ -70,6 +83,11 @@ def _of_run(folder: Path) -> dict[str, str]:
         lines["checkpoints"] = "; ".join(
             f"{name} ({n_tokens:,} tokens{notes[name]})" for name, n_tokens in steps.items()
         )
+    summary = folder / "summary.json"
+    if summary.is_file():
+        match read_json(summary):
+            case {"training": {"n_outlier_rows": int(n_rows)}, "tokens": int(n_tokens)}:
+                lines["left out"] = f"{n_rows:,} of {n_tokens:,} training rows, for their norm"
     damaged = Checksums(folder).damaged()
     return {**lines, "damaged": "; ".join(damaged)} if damaged else lines
 

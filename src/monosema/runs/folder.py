@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from monosema.core.config import differences, dump_yaml, load_plain
 from monosema.core.devices import processor
-from monosema.core.errors import ConfigError, FileError
+from monosema.core.errors import ConfigError, FileError, UserError
 from monosema.core.files import (
     cannot_write,
     is_leftover,
@@ -310,6 +310,15 @@ def _is_harmless(difference: str) -> bool:
 def _is_fingerprint(name: str) -> bool:
     """Whether an option is the fingerprint of a model's weights."""
     return name.endswith(".fingerprint") and name.partition(".")[0] in ("model", "models", "other_models")
+
+
+def held_config(folder: Path) -> Mapping[str, Any] | None:
+    """What ``config.yaml`` of a run folder holds; None where there is none that can be read."""
+    file = folder / CONFIG
+    try:
+        return load_plain(file) if file.is_file() else None
+    except UserError:
+        return None  # the run itself says what is wrong with it
 
 
 def _logged(checkpoint: Checkpoint) -> tuple[int, str]:

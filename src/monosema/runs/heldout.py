@@ -102,6 +102,11 @@ def measure(
     )
 
 
+def outlier_figures(rows: RowSource) -> dict[str, Any]:
+    """How many training rows were left out so far, for the log; empty where none is ever."""
+    return {} if rows.outliers.multiple is None else {"n_outlier_rows": rows.outliers.n_left_out}
+
+
 def heldout_figures(report: Report) -> dict[str, Any]:
     """What the log keeps of a report."""
     figures = {f"heldout/{name}": getattr(report, name) for name in ROW_FIGURES}

@@ -19,7 +19,7 @@ from monosema.runs.clock import Usage
 from monosema.runs.columns import Columns
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.folder import RunFolder
-from monosema.runs.heldout import RowSource, heldout_figures, measure
+from monosema.runs.heldout import RowSource, heldout_figures, measure, outlier_figures
 from monosema.training import Callback, Checkpoint, Trainer
 from monosema.training.background import BackgroundWriter
 from monosema.training.config import is_better
@@ -84,7 +84,7 @@ class Keeper(Callback):
         return self._is_best
 
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        self._folder.append_metrics({"step": trainer.step_number, **metrics})
+        self._folder.append_metrics({"step": trainer.step_number, **metrics, **outlier_figures(self._rows)})
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         with self._used.clock.part("saving"):

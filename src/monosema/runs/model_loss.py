@@ -22,10 +22,10 @@ def model_loss_increase(
     """A function of a coder and a number of contexts: rows ``[n, d]`` and the loss increase at each ``[n]``, in nats.
 
     The increase at position t is the cross-entropy of predicting token t + 1 with the site replaced by the coder's
-    reconstruction, less that of the model alone. Contexts are drawn by ``seed``; special positions keep their value and
-    are left out, as is the last position. With ``one_per_context`` a context gives one row, drawn with probability
-    proportional to its increase; one in which no position increases gives none. Source: Bricken et al. 2023, "Neuron
-    Resampling".
+    reconstruction, less that of the model alone. Contexts are drawn by ``seed``. Special positions, and those that the
+    stream leaves out for their norm, keep their value and are left out, as is the last position. With
+    ``one_per_context`` a context gives one row, drawn with probability proportional to its increase; one in which no
+    position increases gives none. Source: Bricken et al. 2023, "Neuron Resampling".
     """
 
     @torch.no_grad()
@@ -43,6 +43,10 @@ def model_loss_increase(
             sites = list(dict.fromkeys((name, written)))
             values = model.capture(ids, sites, documents_BT=documents)
             x, y = values[name], values[written]
+            if (rule := stream.norm_rule()) is not None:
+                flat = torch.cat([values[site] for site in sites], dim=2).flatten(0, 1)
+                outlier = rule.of_sites(sites).outliers(flat).reshape(usable.shape)
+                usable = usable & ~outlier.to(usable.device)
             replaced = torch.where(usable.unsqueeze(-1), coder(x.to(coder.dtype)).to(y.dtype), y)
             clean = _token_losses(model(ids, documents_BT=documents), ids)
             with model.edits({written: partial(_instead, replaced)}):

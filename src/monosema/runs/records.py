@@ -40,7 +40,8 @@ def run_config(
     if isinstance(rows, ActivationCache):
         return {"cache": to_plain(cache_source(rows)), **described, "evaluation": to_plain(evaluation)}
     if not isinstance(rows, ActivationStream):
-        return {"rows": rows.record(), **described}
+        record = {name: value for name, value in rows.record().items() if name != "median_norms"}  # found, not chosen
+        return {"rows": record, **described}
     recorded = described_options(rows.record())
     return {
         **_models(recorded),
@@ -64,8 +65,15 @@ def cache_source(cache: ActivationCache) -> CacheSource:
         epochs=cache.epochs,
         mix_bytes=cache.mix_bytes,
         validation_fraction=cache.validation_fraction,
+        outlier_norm_multiple=cache.outliers.multiple,
         fingerprint=cache.manifest.fingerprint,
     )
+
+
+def knows_outliers(config: Mapping[str, Any]) -> bool:
+    """Whether the ``config.yaml`` of a run says which rows are left out; those of older versions left out none."""
+    sources = [config.get(name) for name in ("cache", "stream", "rows")]
+    return any(isinstance(source, Mapping) and "outlier_norm_multiple" in source for source in sources)
 
 
 def _models(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,13 +156,13 @@ def build_tokens(options: TokenOptions, model: Models) -> Tokens:
 
 def build_stream(options: StreamOptions, model: Models, tokens: Tokens) -> ActivationStream:
     """An ``ActivationStream`` with these options."""
-    return ActivationStream(model, tokens, **given(options))
+    return ActivationStream(model, tokens, **{**given(options), "outlier_norm_multiple": options.outlier_norm_multiple})
 
 
 def build_cache(options: CacheSource) -> ActivationCache:
     """The ``ActivationCache`` of these options; ``ConfigError`` where its content is not the recorded one."""
     names = {name: value for name, value in given(options).items() if name not in ("fingerprint", "device")}
-    cache = ActivationCache(**names)
+    cache = ActivationCache(**{**names, "outlier_norm_multiple": options.outlier_norm_multiple})
     if options.fingerprint not in (None, cache.manifest.fingerprint):
         raise ConfigError(
             f"{options.folder} is another cache than the one recorded (fingerprint {cache.manifest.fingerprint}, not "

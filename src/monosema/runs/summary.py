@@ -118,6 +118,11 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
         ).rstrip()
         for row in table
     ]
+    lines += [
+        f"{summary.name}: {n:,} rows ({n / max(1, summary.tokens):.2%}) with norms far above the median left out"
+        for summary in summaries
+        if (n := summary.training.get("n_outlier_rows") or 0) > 0
+    ]
     lines += [f"{summary.name} stopped early: {summary.error}" for summary in summaries if summary.error is not None]
     lines += [f"{summary.name}: {summary.warning}" for summary in summaries if summary.warning is not None]
     return terminal_lines(lines)

@@ -22,17 +22,18 @@ from monosema.core.progress import Progress, say
 from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
 from monosema.data.cache import is_cache
 from monosema.data.cache.expectations import model_differences
+from monosema.data.outliers import outlier_record
 from monosema.evaluation import Report
 from monosema.runs.clock import PARTS, Clock, TimedBatches, Usage, times_of
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.divergence import DivergenceWarning
-from monosema.runs.folder import RunFolder
-from monosema.runs.heldout import RowSource, check_heldout, measure, why_no_losses
+from monosema.runs.folder import RunFolder, held_config
+from monosema.runs.heldout import RowSource, check_heldout, measure, outlier_figures, why_no_losses
 from monosema.runs.keeper import Keeper, save_coder
 from monosema.runs.memory_advice import memory_explained
 from monosema.runs.model_loss import model_loss_increase
-from monosema.runs.records import run_config
+from monosema.runs.records import knows_outliers, run_config
 from monosema.runs.summary import RunSummary, memory_line, summarise, summary_table
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, CheckpointPlan, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all, stop_requests
@@ -132,6 +133,8 @@ def train(
     if isinstance(coder, Mapping):
         _check_names(pairs)
     rows = _rows(source, next(iter(pairs.values()))[0], row_options)
+    if out is not None:
+        _as_begun(rows, [Path(out) / name for name in pairs])
     rows.plan(max(_tokens(config, rows.batch_size) for _, config in pairs.values()))
     options = evaluation if isinstance(evaluation, EvaluationOptions) else EvaluationOptions()
     extra: list[Callback] = [*callbacks, *([_OnStep(on_step)] if on_step is not None else [])]
@@ -148,6 +151,8 @@ def train(
         kept = [str(run.folder.path) for run in runs if run.folder is not None]
         with memory_explained([run.trainer for run in runs], rows, kept):
             _seek(runs, rows, clock)
+            for run in runs:
+                run.record_outliers()
             _fit(runs, rows, progress, clock)
             if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
                 raise runs[0].fit.error
@@ -194,7 +199,7 @@ class _Run:
             self.trainer.model_losses = model_loss_increase(
                 rows, config.seed, one_per_context=config.revive.rule.one_per_context
             )
-        self.last = _Last()
+        self.last = _Last(rows)
         self.folder: RunFolder | None = None
         self.checkpoint: Checkpoint | None = None
         if path is not None:
@@ -237,6 +242,13 @@ class _Run:
         """Its own columns of ``batch``, remembered until the next one."""
         self.newest = self.columns.of(batch)
         return self.newest
+
+    def record_outliers(self) -> None:
+        """Record in the coder which rows of its sites are left out, so that whoever reads it leaves out the same."""
+        rule = self.rows.outliers.rule
+        if self.columns.slices is not None and rule is not None:
+            rule = rule.of_sites(self.columns.layout.hook_names)
+        self.trainer.coder.metadata.update(outlier_record(rule))
 
     @property
     def is_unfinished(self) -> bool:
@@ -312,11 +324,12 @@ class _Shown(Callback):
 class _Last(Callback):
     """Remembers the newest logged figures."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: RowSource) -> None:
         self.metrics: dict[str, Any] = {}
+        self._rows = rows
 
     def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        self.metrics = {"step": trainer.step_number, **metrics}
+        self.metrics = {"step": trainer.step_number, **metrics, **outlier_figures(self._rows)}
 
 
 def _with_config(
@@ -347,6 +360,14 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
         writes_itself = coder.d_in == coder.d_out and coder.hook_name == coder.hook_name_out
         row_options = {"d_in": None if writes_itself else coder.d_in, **row_options}
     return as_row_source(source, **row_options)
+
+
+def _as_begun(rows: RowSource, folders: Sequence[Path]) -> None:
+    """Leave no row out where a run in one of ``folders`` was begun before that was done."""
+    held = [config for config in map(held_config, folders) if config is not None]
+    if rows.outliers.multiple is not None and not all(map(knows_outliers, held)):
+        logger.warning("the run was begun without outlier_norm_multiple; it goes on without, and leaves no row out")
+        rows.outliers.turn_off()
 
 
 def _refuse_another_model(coder: Dictionary, cache: ActivationCache) -> None:
@@ -381,6 +402,8 @@ def _seek(runs: Sequence[_Run], rows: RowSource, clock: Clock) -> None:
     """Put ``rows`` where the run that is furthest behind stands, and prepare fresh ones."""
     unfinished = [run for run in runs if run.is_unfinished]
     if not unfinished:
+        ends = [run.checkpoint.plain.get("rows", {}) for run in runs if run.checkpoint is not None]
+        rows.outliers.load_state_dict(next((end["outliers"] for end in ends if "outliers" in end), {}))
         return
     behind = min(unfinished, key=lambda run: run.start)
     with stop_requests():
@@ -398,6 +421,7 @@ def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource, clock: Clo
             saved = behind.checkpoint
             tensors = {k.removeprefix("rows."): v for k, v in saved.tensors.items() if k.startswith("rows.")}
             rows.load_state_dict({**saved.plain["rows"], **tensors})
+        rows.norm_rule()
         logger.info("resuming %s at step %d of %d", behind.name or "the run", behind.start, behind.trainer.n_steps)
     for run in unfinished:
         if run.start == behind.start:  # the others wait until the rows reach them

@@ -19,6 +19,7 @@ from monosema.data.cache.groups import Group, group_bytes, read_group
 from monosema.data.cache.opening import open_source
 from monosema.data.cache.shards import CacheDtype, ShardRecord
 from monosema.data.named_models import refuse_repeated_sites
+from monosema.data.outliers import DEFAULT_MULTIPLE, MEDIAN_ROWS, NormRule, OutlierFilter, outlier_record
 from monosema.data.prefetch import Prefetch
 from monosema.data.sites import RowLayout
 
@@ -48,6 +49,10 @@ class ActivationCache:
         prefetch: read the next group in a thread while one is served; changes no row.
         model: the model that the cache must be of: one, several by name, or a name.
         dtype: the type it must be stored in.
+        outlier_norm_multiple: a row whose norm at a site exceeds so many times the median there is left out, and an
+            ordinary row of its batch is served in its place; the median is of the first 4,096 rows in the first epoch's
+            order. None leaves no row out. ``outliers`` has the rule and counts the rows left out; ``validation`` has
+            all rows.
         revision, token: of a repository on the hub.
 
     Raises:
@@ -73,6 +78,7 @@ class ActivationCache:
         prefetch: bool = True,
         model: ExpectedModel | None = None,
         dtype: CacheDtype | None = None,
+        outlier_norm_multiple: float | None = DEFAULT_MULTIPLE,
         revision: str | None = None,
         token: str | None = None,
     ):
@@ -85,6 +91,7 @@ class ActivationCache:
         if dtype is not None and dtype != self.manifest.plan.dtype:
             raise ConfigError(f"{folder} is stored as {self.manifest.plan.dtype}, not {dtype}; leave out dtype=")
         self.layout = self._choose(hook_names, targets)
+        self.outliers = OutlierFilter(outlier_norm_multiple, self.layout)
         self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
         self.mix_bytes, self.validation_fraction = mix_bytes, validation_fraction
         shards = self.manifest.shards
@@ -161,6 +168,7 @@ class ActivationCache:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "epochs": self.epochs,
+            **outlier_record(self.outliers.rule),
             "cache": {"fingerprint": self.manifest.fingerprint, "dtype": self.manifest.plan.dtype},
         }
 
@@ -179,14 +187,26 @@ class ActivationCache:
                 raise StopIteration
         self._look_ahead()
         self._offset += self.batch_size
-        return self._group.served(self._offset - self.batch_size, self._offset, self._batches.take)
+        rows = self._group.served(self._offset - self.batch_size, self._offset, self._batches.take)
+        return self.outliers.served(rows, self._first_rows)
+
+    def norm_rule(self) -> NormRule | None:
+        """Which rows are left out; the first group is read where that is not known yet. None where none are."""
+        if self.outliers.needs_rows:
+            self.preview(1)
+        return self.outliers.rule
+
+    def _first_rows(self) -> Tensor:
+        """Of the group that is served."""
+        assert self._group is not None
+        return self._group.served(0, MEDIAN_ROWS)
 
     def preview(self, n_rows: int) -> Tensor:
         """At most ``n_rows`` of the first rows, without consuming them."""
         if self._group is None and not self._begin():
             raise DataError("the cache is exhausted")
         assert self._group is not None
-        return self._group.served(0, n_rows)
+        return self.outliers.served(self._group.served(0, n_rows), self._first_rows, counts=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Position; the group that is served is read again."""
@@ -195,6 +215,7 @@ class ActivationCache:
             "group": self._number,
             "offset": self._offset,
             "n_dropped": self.n_dropped,
+            "outliers": self.outliers.state_dict(),
             "identity": self._identity(),
         }
 
@@ -208,6 +229,7 @@ class ActivationCache:
         self._group = None
         self._epoch, self._number, self._offset = (int(state[key]) for key in ("epoch", "group", "offset"))
         self.n_dropped = int(state["n_dropped"])
+        self.outliers.load_state_dict(state.get("outliers", {}))
         if self._offset > 0:
             self._begin()
 
@@ -219,6 +241,7 @@ class ActivationCache:
             "seed": self.seed,
             "mix_bytes": self.mix_bytes,
             "validation_fraction": self.validation_fraction,
+            **({} if self.outliers.multiple is None else {"outlier_norm_multiple": self.outliers.multiple}),
         }
 
     # -- groups
@@ -254,6 +277,8 @@ class ActivationCache:
             return False
         coming = None if self._prefetch is None else self._prefetch.take()
         self._group = self._reader(self._epoch, self._number)() if coming is None else coming
+        if self.outliers.needs_rows:
+            self.outliers.estimate(self._first_rows())
         return True
 
     def _look_ahead(self) -> None:

@@ -27,6 +27,7 @@ from monosema.data.cache.manifest import (
 from monosema.data.cache.shards import DTYPES, SHARD_BYTES, CacheDtype, Shard, ShardLayout, ShardRecord, write_shard
 from monosema.data.chunks import ChunkContexts
 from monosema.data.order import indexed
+from monosema.data.outliers import RECORDED
 from monosema.data.stream import ActivationStream
 
 logger = get_logger("monosema.data.cache")
@@ -45,7 +46,8 @@ def write_cache(
 ) -> Manifest | None:
     """Harvest what ``stream`` would serve in its first epoch into ``folder``; returns the manifest once all is there.
 
-    A chunk of the stream is the window that rows are permuted in. Each shard and record is written whole or not at all,
+    A chunk of the stream is the window that rows are permuted in. Every row is written, those of large norm too:
+    ``ActivationCache`` leaves them out when it reads. Each shard and record is written whole or not at all,
     so a process killed at any moment is simply started again: chunks that are there are kept. Several processes with
     ``rank`` 0 to ``n_writers - 1`` write into one folder; the last to finish writes the manifest, the others return
     None.
@@ -71,7 +73,8 @@ def write_cache(
     kept = _kept(stream)
     windows = _windows(stream, kept, tokens)
     n_rows = int(kept[torch.cat(windows)].sum())
-    plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, stream.record())
+    record = {name: value for name, value in stream.record().items() if name not in RECORDED}  # every row is written
+    plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, record)
     plan = replace(plan, shard_rows=plan.shards.rows_in(shard_bytes))
     begin(target, plan, n_rows * plan.shards.row_bytes)
     for number, window in enumerate(windows):
