@@ -18,6 +18,8 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("hook_names", "targets"), list[str]),
     **dict.fromkeys(("batch_size", "seed", "epochs", "chunk_contexts", "model_batch_size"), int),
     **dict.fromkeys(("dtype", "autocast"), str),
+    "outlier_norm_multiple": float,
+    "median_norms": list,
 }
 """What the metadata hold, as far as it is used."""
 _MODEL_TYPES: dict[str, Any] = {
