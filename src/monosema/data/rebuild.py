@@ -32,9 +32,8 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts = described_options(metadata)
     several = {key: foreign.listed("model", each) for key, each in parts.get("models", {}).items()}
     one = {part: foreign.listed(part, each) for part, each in parts.items() if part != "models"}
-    one["stream"]["outlier_norm_multiple"] = parts["stream"][
-        "outlier_norm_multiple"
-    ]  # None means that none is left out
+    # null says here that no row is left out
+    one["stream"]["outlier_norm_multiple"] = parts["stream"]["outlier_norm_multiple"]
     return {**({"models": several} if several else {}), **one}
 
 
