@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- tree -->\n```text\n", "```\n<!-- /tree -->"
 FOLDERS = {
     "src/monosema": "the library",
-    "src/monosema/examples": "presets, --config examples:NAME: builtin/ for the embedded model, recipes/ of published runs",
+    "src/monosema/examples": "presets for --config examples:NAME, for the embedded model and of published runs",
     "src/monosema/models/builtin": "the embedded model: weights, tokenizer, card",
     "src/monosema/features/page": "the features page: HTML, style, script",
     "scripts": "what makes the embedded model, and this tree",
