@@ -13,7 +13,7 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 LEFT_OUT = {
-    "make demo": "makes an environment from the network; tests/runs runs the demo itself",
+    "make demo": "makes an environment from the network, and make check would run this test again",
     "pip install": "needs the network",
 }
 """Blocks that are not run, by how they begin, and why."""
