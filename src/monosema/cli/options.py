@@ -8,17 +8,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
+from monosema.cli.presets import PREFIX, options_file, preset_table
 from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
 
 C = TypeVar("C")
+_CONFIG = (
+    f"YAML or JSON file of options; for train and plan also {PREFIX}NAME, a preset of the package ({PREFIX} lists them)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +40,13 @@ def parse(
     parser: argparse.ArgumentParser,
     choices: Choices | None = None,
 ) -> Parsed:
-    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help`` and ``--print-config``.
+    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help``, ``--print-config`` and
+    ``--config examples:``.
 
     Raises ``ConfigError`` where a file says what only the caller can (``core/foreign.py``).
     """
     parser.allow_abbrev = False
-    parser.add_argument("--config", type=Path, help="YAML or JSON file of options")
+    parser.add_argument("--config", metavar="FILE", help=_CONFIG)
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
     add_logging(parser)
     add_kinds(parser, choices or {})
@@ -50,7 +54,10 @@ def parse(
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
     )
-    files = read_option_files(cls, known.config)
+    if known.config == PREFIX:
+        show(preset_table())
+        sys.exit(0)
+    files = read_option_files(cls, None if known.config is None else options_file(known.config))
     plain = merge(merge(to_plain(cls()), files.plain), from_variables(cls, os.environ))
     resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
     default = from_plain(cls, plain)
