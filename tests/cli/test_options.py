@@ -217,8 +217,8 @@ options.load_libraries = first
 from monosema.cli.main import main
 
 for line in (
-    "demo", "train --out x", "pretokenize --out x", "plan", "cache", "cache shuffle x --out y", "cache export x --out y",
-    "cache push x y", "evaluate x", "features x", "inspect x",
+    "demo", "train --out x", "pretokenize --out x", "plan", "cache", "cache shuffle x --out y",
+    "cache export x --out y", "cache push x y", "evaluate x", "features x", "inspect x",
 ):
     try:
         main(line.split())

@@ -1,7 +1,7 @@
 """How OpenMP's threads wait at the end of a parallel region; without torch, as its runtime reads this when it loads.
 
-By default threads spin for milliseconds. Beside another busy process they spin in the place of the thread that they wait
-for, and a training step of hundreds of small regions takes three times as long.
+By default threads spin for milliseconds. Beside another busy process they spin in the place of the thread that they
+wait for, and a training step of hundreds of small regions takes three times as long.
 """
 
 from __future__ import annotations

@@ -184,6 +184,7 @@ class ActivationStream:
     ) -> ActivationStream:
         """The stream a dictionary was trained on, at its start, rebuilt from what the dictionary recorded.
 
+        Its chunks are whole; after ``plan`` with the run's tokens the last one is cut as it was in the run.
         ``model`` and ``tokens`` are loaded unless given; ``overrides`` replace recorded stream options and are
         logged. ``trust_remote_code`` lets code of the recorded model's repository run, whatever the dictionary says
         about it. Raises ``ConfigError`` for a recorded option that is not taken from a file,
@@ -369,7 +370,8 @@ class ActivationStream:
         self._place = {key: state[key] for key in self._order.start}
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         self._n_begun = int(state["n_begun"])
-        self._cut_to = state.get("cut_to")  # a run that was begun with whole chunks only goes on with them
+        cut_to = state.get("cut_to")  # a run of an older version has whole chunks only, and goes on with them
+        self._cut_to = None if cut_to is None else int(cut_to)
         self.outliers.load_state_dict(state.get("outliers", {}))
         if state["in_chunk"]:
             documents = state["chunk_documents"]
