@@ -268,8 +268,7 @@ def test_a_run_collects_at_most_a_context_more_than_it_needs(model, monkeypatch,
     for chunk in rows.split(CHUNK):  # by hand: whole chunks, and of the last one the first contexts that suffice
         in_batches = int(chunk.sum()) // BATCH * BATCH
         if in_batches >= left:
-            while int(chunk[: needed % CHUNK].sum()) < left:
-                needed += 1
+            needed += next(n for n in range(1, CHUNK + 1) if int(chunk[:n].sum()) >= left)
             break
         needed, left = needed + CHUNK, left - in_batches
     assert sum(passes) == stream.n_contexts_wanted == needed
