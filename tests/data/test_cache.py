@@ -244,7 +244,7 @@ def test_bad_options_of_writing(model, tmp_path, options, error):
         make(model, tmp_path / "c", **options)
 
 
-@pytest.mark.parametrize("tokens", [1, 31, 100])
+@pytest.mark.parametrize("tokens", [10, 31, 100])
 def test_as_many_contexts_as_the_tokens_need(model, tmp_path, tokens):
     stream, told = stream_of(model), []
     some = make(model, tmp_path / "c", stream=stream, tokens=tokens, progress=told.append)

@@ -122,9 +122,9 @@ def test_what_the_disk_has_no_room_for_is_refused(
 ) -> None:
     run = config(coder={"d_sae": 32})
     need = ms.plan(run, seconds=0, cache="float32").needs.disk
-    # six chunks of 40 contexts, each at most 31 rows of 16 values and three numbers of origin
+    # the run's 6,400 rows and at most a context more, each of 16 values and three numbers of origin
     n_rows, rest = divmod(need.cache, 4 * 16 + 12)
-    assert rest == 0 and 6 * 40 * 30 < n_rows <= 6 * 40 * 31
+    assert rest == 0 and 6400 <= n_rows < 6400 + 31
     small = ms.plan(run, seconds=0, cache="int8").needs.disk
     assert small.cache == n_rows * (16 + 12)
     monkeypatch.setattr(needing, "free_disk", lambda path: small.total)
