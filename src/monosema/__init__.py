@@ -13,9 +13,11 @@ import os
 from typing import TYPE_CHECKING
 
 from monosema.core.lazy import lazy_exports
+from monosema.core.openmp import let_threads_sleep
 
 # Torch reads this when it first allocates: huge pages for large CPU tensors make a training step a tenth faster.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+let_threads_sleep()
 
 _HOMES = {
     "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from monosema.cli.main import VERBS, main
+from monosema.cli.options import load_libraries
 from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, UnknownNameError
 from monosema.training.config import TrainingConfig
@@ -202,6 +203,41 @@ import monosema as ms
 print(ms.BatchTopK(k=32), ms.TrainingConfig().tokens)
 """
     assert "BatchTopK(k=32" in without({"torch", "transformers"}, code)
+
+
+def test_a_line_is_said_before_what_is_slow_to_import(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[list[str]] = []
+    monkeypatch.setattr("importlib.import_module", lambda name: said.append([name, *caplog.messages]))
+    with caplog.at_level("INFO", logger="monosema"):
+        load_libraries("torch")
+    assert said == [["torch", "loading libraries ..."]]
+
+
+def test_every_verb_says_a_line_before_it_imports_torch() -> None:
+    code = """
+import sys
+from monosema.cli import options
+
+def first(module):
+    print(module, [name for name in ("torch", "transformers") if name in sys.modules])
+    raise SystemExit(0)
+
+options.load_libraries = first
+from monosema.cli.main import main
+
+for line in (
+    "demo", "train --out x", "pretokenize --out x", "plan", "cache", "cache shuffle x --out y",
+    "cache export x --out y", "cache push x y", "evaluate x", "features x", "inspect x",
+):
+    try:
+        main(line.split())
+    except SystemExit:
+        pass
+"""
+    shown = without(set(), code).splitlines()
+    assert len(shown) == 11 and all(line.endswith(" []") for line in shown), shown
 
 
 def test_the_terminals_help_imports_nothing_heavy() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from monosema.cli.options import add_consent, parse
 from monosema.cli.output import show, show_error
+from monosema.core.progress import doing
 
 _USAGE = """\
 usage: monosema benchmark NAME FOLDER [options]
@@ -44,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         is_asked_for = any(argument in ("-h", "--help") for argument in arguments)
         (show if is_asked_for else show_error)(_USAGE)
         raise SystemExit(0 if is_asked_for else 2)  # as the parsers of other verbs do
-    from monosema.runs.benchmarking import DataOptions, find_benchmark, run_benchmark
+    with doing("loading libraries", enabled=not {"-h", "--help", "--quiet", "--print-config"} & set(arguments)):
+        from monosema.runs.benchmarking import DataOptions, find_benchmark, run_benchmark
 
     name, *folder = names
     benchmark = find_benchmark(name)

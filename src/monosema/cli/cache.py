@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
-from monosema.cli.options import add_logging, configure_logging, parse
+from monosema.cli.options import add_logging, configure_logging, load_libraries, parse
 from monosema.cli.output import show
 from monosema.runs.config import CacheConfig
 
@@ -31,6 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", help="folder of the cache, or URL; by default activations/{text}/{model}/{hook}")
     parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
     parsed = parse(CacheConfig, arguments, parser, {})
+    load_libraries("monosema.runs.cache")
     from monosema.runs.cache import default_folder, make_cache
 
     out = parsed.extra.out or default_folder(parsed.config)
@@ -45,6 +46,7 @@ def _shuffle(arguments: Sequence[str]) -> int:
     parser.add_argument("--memory-bytes", type=int, default=2**32, help="for rows in hand (default 4 GiB)")
     parser.add_argument("--shard-bytes", type=int, default=2**27, help="about the size of a file (default 128 MiB)")
     extra = _parsed(parser, arguments)
+    load_libraries("monosema.runs.cache")
     from monosema.runs.cache import shuffle
 
     options = {"seed": extra.seed, "memory_bytes": extra.memory_bytes, "shard_bytes": extra.shard_bytes}
@@ -63,6 +65,7 @@ def _export(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--context-size", type=int, help="arrow: rows in a context; the text's by default")
     extra = _parsed(parser, arguments)
+    load_libraries("monosema.runs.cache")
     from monosema.runs.cache import export
 
     n_left = export(extra.folder, extra.out, to=extra.format, context_size=extra.context_size)
@@ -80,6 +83,7 @@ def _push(arguments: Sequence[str]) -> int:
     parser.add_argument("--revision", help="branch; main by default")
     add_logging(parser)
     extra = _parsed(parser, arguments)
+    load_libraries("monosema.data.cache")
     from monosema.data.cache import push_cache
 
     show(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))

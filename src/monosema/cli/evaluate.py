@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from monosema.cli.options import add_consent, parse
+from monosema.cli.options import add_consent, load_libraries, parse
 from monosema.cli.output import show
 from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
@@ -96,6 +96,7 @@ def run(arguments: Sequence[str]) -> int:
             raise ConfigError(
                 f"--{option} writes the figures of dictionaries by themselves; leave out --crosscoder and --replace"
             )
+    load_libraries("monosema.runs.session")
     if extra.crosscoder:
         sites = _crosscoder(extra, options)
         show(sites)
@@ -157,7 +158,7 @@ def _reports(extra: argparse.Namespace, options: EvaluationOptions) -> dict[str,
     first, *others = extra.folders
     if len(set(extra.folders)) < len(extra.folders):
         raise ConfigError(f"a folder is named twice in {' '.join(extra.folders)}")
-    session = open_session(first, extra.name, **_overrides(extra))
+    session = open_session(first, extra.name, progress=True, **_overrides(extra))
     coders = {first: session.coder, **{folder: hub.load(folder, extra.name) for folder in others}}
     _require_one_model(extra, coders)
     reports = evaluate_many(
@@ -188,7 +189,7 @@ def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> Crossc
     from monosema.evaluation import evaluate_crosscoder
     from monosema.runs import open_session
 
-    session = open_session(extra.folders[0], extra.name, **_overrides(extra))
+    session = open_session(extra.folders[0], extra.name, progress=True, **_overrides(extra))
     return evaluate_crosscoder(
         session.coder,
         session.models,
@@ -209,7 +210,7 @@ def _replacement(extra: argparse.Namespace, options: EvaluationOptions) -> Repla
     from monosema.runs import open_session
 
     first, *others = extra.replace
-    session = open_session(first, extra.name, **_overrides(extra))
+    session = open_session(first, extra.name, progress=True, **_overrides(extra))
     coders = [session.coder, *(hub.load(folder, extra.name) for folder in others)]
     _require_one_model(extra, dict(zip(extra.replace, coders, strict=True)))
     return evaluate_replacement(

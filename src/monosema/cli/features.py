@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
-from monosema.cli.options import add_consent, add_logging, configure_logging
+from monosema.cli.options import add_consent, add_logging, configure_logging, load_libraries
 from monosema.cli.output import show
 
 
@@ -27,6 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
     use_dotenv(read_dotenv(), takes_options=False)
+    load_libraries("monosema.runs.demo")
+    from monosema.core.progress import doing
     from monosema.evaluation import Report
     from monosema.features import collect_features
     from monosema.runs import open_session
@@ -34,7 +36,9 @@ def run(arguments: Sequence[str]) -> int:
 
     given = {"text": extra.text, "model": extra.model}
     overrides = {name: value for name, value in given.items() if value is not None}
-    session = open_session(extra.folder, extra.name, trust_remote_code=extra.trust_remote_code, **overrides)
+    session = open_session(
+        extra.folder, extra.name, trust_remote_code=extra.trust_remote_code, progress=True, **overrides
+    )
     store = collect_features(
         session.coder, session.models, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
     )
@@ -43,6 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
     report = Path(extra.folder) / "report.json"
-    store.dashboard(page, figures=headline(Report.load(report)) if report.exists() else {})
+    with doing("writing the features page"):
+        store.dashboard(page, figures=headline(Report.load(report)) if report.exists() else {})
     show(f"features: {page}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from monosema.cli.options import add_logging, configure_logging
+from monosema.cli.options import add_logging, configure_logging, load_libraries
 from monosema.cli.output import show
 
 
@@ -17,6 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
+    load_libraries("monosema.runs.describe")
     from monosema.runs.describe import describe
 
     show(describe(extra.folder, extra.name))

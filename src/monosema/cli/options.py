@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from monosema.cli.presets import PREFIX, options_file, preset_table
 from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
+from monosema.core.progress import doing
 
 C = TypeVar("C")
 _CONFIG = (
@@ -105,6 +107,12 @@ def add_logging(parser: argparse.ArgumentParser) -> None:
     """``--log-level`` and ``--quiet``."""
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--quiet", action="store_true", help="only errors and results")
+
+
+def load_libraries(module: str) -> None:
+    """Import ``module``, which brings torch and takes seconds, and say so before; ``configure_logging`` comes first."""
+    with doing("loading libraries"):
+        importlib.import_module(module)
 
 
 class _ToStandardError(logging.Handler):

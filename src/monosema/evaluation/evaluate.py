@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from monosema.coders import Dictionary
+from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
@@ -174,6 +175,7 @@ def evaluate_many(
         raise ConfigError("no coder given: name at least one")
     for coder in coders.values():
         require_finite_weights(coder)
+        say_if_threads_spin(coder.device)
     rules = [rule_for(coder, outlier_norm_multiple) for coder in coders.values()]
     if activations is not None:
         if model is not None or tokens is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monosema.core.errors import FileError
+from monosema.core.progress import doing
 from monosema.evaluation import Report
 from monosema.features import collect_features
 from monosema.runs.config import CoderOptions, EvaluationOptions, RunConfig
@@ -57,9 +58,9 @@ def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResul
         now = time.monotonic()
         seconds[part], last = now - last, now
 
-    model = build_model(config.model)
-    tokens = build_tokens(config.tokens, model)
-    stream = build_stream(config.stream, model, tokens)
+    model = build_model(config.model, progress=progress)
+    tokens = build_tokens(config.tokens, model, progress=progress)
+    stream = build_stream(config.stream, model, tokens, progress=progress)
     coder = build_coder(config, stream)
     mark("start")
     result = train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)
@@ -68,6 +69,7 @@ def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResul
     mark("train and evaluate")
     store = collect_features(result.coder, model, tokens, n_tokens=N_TOKENS, progress=progress)
     page = result.folder / "features.html"
-    store.dashboard(page, figures=headline(result.report))
+    with doing("writing the features page", enabled=progress):
+        store.dashboard(page, figures=headline(result.report))
     mark("features")
     return DemoResult(result.report, result.folder, page, seconds)
