@@ -47,6 +47,7 @@ PUBLIC_NAMES = [
     "Positions",
     "Plan",
     "PreActivationLoss",
+    "PromptReading",
     "QuadraticL0",
     "RatioL0",
     "ReLU",
@@ -83,6 +84,7 @@ PUBLIC_NAMES = [
     "open_session",
     "pretokenize",
     "plan",
+    "read_prompt",
     "save",
     "train",
 ]

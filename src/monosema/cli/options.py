@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,18 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let code that comes with the dictionary's model run; whatever files say about it does not count",
     )
+
+
+_NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
+
+
+def models_given(given: Sequence[str]) -> str | dict[str, str]:
+    """The values of ``--model``: one model, or several by name, each ``NAME=MODEL``."""
+    pairs = [_NAMED_MODEL.fullmatch(each) for each in given]
+    named = {pair[1]: pair[2] for pair in pairs if pair is not None}
+    if len(given) > 1 and len(named) < len(given):
+        raise ConfigError(f"--model: give one model, or NAME=MODEL each, got {' '.join(given)}")
+    return named or given[0]
 
 
 def say_device(config_device: str | None) -> None:

@@ -150,7 +150,7 @@ class Activation(nn.Module, ABC):
 
     @abstractmethod
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        """``infer`` as a dense ``[B, F]`` through which autograd can pass."""
+        """``infer`` as a dense ``[B, F]`` through which autograd can pass; what is inactive is 0, never -0."""
 
     @abstractmethod
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:

@@ -70,7 +70,7 @@ class FixedCountActivation(Activation):
         return scores.activations(select_above(scores.dense(), threshold))
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return pre_BF * (self.infer(pre_BF.detach(), weights_F).to_dense() != 0)
+        return torch.where(self.infer(pre_BF.detach(), weights_F).to_dense() != 0, pre_BF, 0)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         latents = selection.latents  # where a selection was filled up, what has the value 0 is not active

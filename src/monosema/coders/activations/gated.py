@@ -54,8 +54,8 @@ class GatedActivation(Activation):
         return opened.at(active, magnitude), active
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        magnitude = torch.relu(pre_BF * self.r_mag.exp() + self.b_mag)
-        return magnitude * (pre_BF + self.b_gate > 0)
+        magnitude = pre_BF * self.r_mag.exp() + self.b_mag
+        return torch.where((pre_BF + self.b_gate > 0) & (magnitude > 0), magnitude, 0)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         assert selection.gate is not None and gradients.gate is not None and selection.active_in_gate is not None

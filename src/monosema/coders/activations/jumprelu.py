@@ -59,7 +59,7 @@ class JumpReLUActivation(Activation):
         return select_above(pre_BF, self.threshold)
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return pre_BF * ((pre_BF > self.threshold) & (pre_BF > 0))
+        return torch.where((pre_BF > self.threshold) & (pre_BF > 0), pre_BF, 0)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         near = selection.near

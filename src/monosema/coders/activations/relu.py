@@ -37,7 +37,7 @@ class ReLUActivation(Activation):
         return select_above(pre_BF, 0.0)
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return torch.relu(pre_BF)
+        return torch.where(pre_BF > 0, pre_BF, 0)  # relu(-0.0) is -0.0
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         pre = [selection.latents.with_values(gradients.latents)]

@@ -34,7 +34,7 @@ class TanhReLUActivation(Activation):
         return replace(latents, values=latents.values.tanh())
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return torch.relu(pre_BF).tanh()
+        return torch.where(pre_BF > 0, pre_BF, 0).tanh()  # relu(-0.0) is -0.0
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         values = selection.latents.values
