@@ -9,13 +9,15 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
-from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
+from monosema.cli.wording import FLAGS, plain_words, print_plainly
+from monosema.core.config import from_plain, merge, option_paths, option_types, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
 
@@ -47,6 +49,9 @@ def parse(
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
     add_logging(parser)
     add_kinds(parser, choices or {})
+    types = option_types(cls)
+    FLAGS.add_options(types, [path for path, kind in types.items() if kind is bool])
+    FLAGS.add_arguments(parser)
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
@@ -61,13 +66,16 @@ def parse(
     _answer_peers_names(rest, option_paths(cls))
     import tyro
 
-    config = tyro.cli(
+    read = partial(
+        tyro.cli,
         cls,
-        args=["--help"] if wants_help else rest,
         default=default,
         prog=parser.prog,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
+    if wants_help:
+        print_plainly(lambda: read(args=["--help"]))
+    config = read(args=rest)
     config = from_plain(cls, to_plain(config))
     files.refuse_withheld(to_plain(config))
     configure_logging(known)
@@ -95,9 +103,11 @@ def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
-    """``--log-level`` and ``--quiet``."""
+    """``--log-level`` and ``--quiet``, the last options of every verb, whose flags errors name from here on."""
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--quiet", action="store_true", help="only errors and results")
+    parser.description = plain_words(parser.description or "")
+    FLAGS.add_arguments(parser)
 
 
 class _ToStandardError(logging.Handler):

@@ -46,6 +46,6 @@ def shown_as_facts(cls: C) -> C:
         html: str = self._facts().html()
         return html
 
-    cls.__repr__ = text  # type: ignore[misc, method-assign, assignment]
+    cls.__repr__ = text  # type: ignore[assignment]
     cls._repr_html_ = table  # type: ignore[attr-defined]
     return cls

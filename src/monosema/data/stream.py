@@ -243,7 +243,8 @@ class ActivationStream:
             wanted = -(-n_rows * self.epochs // available)
             raise DataError(
                 f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in "
-                f"{counted(self.epochs, 'epoch')}; set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
+                f"{counted(self.epochs, 'epoch')}; set "
+                f"epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
 
     @property

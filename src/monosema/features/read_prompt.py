@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -239,7 +240,7 @@ def _strongest(
     layer_of = [layer for layer, width in enumerate(widths) for _ in range(width)]
     crow, indices, values = latents.crow.tolist(), latents.indices.tolist(), latents.values.double().tolist()
     found = []
-    for start, stop in zip(crow[:-1], crow[1:], strict=True):
+    for start, stop in pairwise(crow):
         by_layer: dict[int, list[tuple[int, float]]] = {}
         for index, value in zip(indices[start:stop], values[start:stop], strict=True):
             if value != 0:
