@@ -191,7 +191,10 @@ def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixt
         (["train", "--config", "missing.yaml", "--out", "x"], "cannot read missing.yaml"),
         (["train", "--model.source", "bultin", "--out", "x"], "did you mean 'builtin'?"),
         (["train", "--tokens.source", "sdtlib", "--out", "x"], "did you mean 'stdlib'?"),
-        (["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"], "exceeds d_sae=8; lower k"),
+        (
+            ["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"],
+            "exceeds --coder.d-sae=8; lower k",
+        ),
         (["train", "--coder.causal", "--out", "x"], "two or more sites in stream.hook_names"),
         (["trian"], "did you mean 'train'?"),
     ],

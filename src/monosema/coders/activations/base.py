@@ -185,3 +185,8 @@ class Activation(nn.Module, ABC):
 
     def project_(self) -> None:
         """Put own parameters back into their allowed range in place after an optimiser step."""
+
+
+def where_active(active: Tensor, values: Tensor) -> Tensor:
+    """``values`` where ``active``, elsewhere 0, also of negative values (a product with 0 and relu give -0); NaN stays."""
+    return torch.where(active | values.isnan(), values, 0)
