@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from monosema.cli.options import add_consent, models_given, parse
 from monosema.cli.output import show
@@ -125,7 +125,9 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _multiple(text: str) -> float | None:
+def _multiple(text: str) -> float | Literal["recorded"] | None:
+    if text == "recorded":
+        return "recorded"
     return None if text.lower() in ("none", "null") else float(text)
 
 
