@@ -188,5 +188,5 @@ class Activation(nn.Module, ABC):
 
 
 def where_active(active: Tensor, values: Tensor) -> Tensor:
-    """``values`` where ``active``, elsewhere 0, also of negative values (a product with 0 and relu give -0); NaN stays."""
+    """``values`` where ``active``, elsewhere 0; NaN stays. A product with 0 and ``relu`` would give -0 in places."""
     return torch.where(active | values.isnan(), values, 0)
