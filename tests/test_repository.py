@@ -46,6 +46,7 @@ PUBLIC_NAMES = [
     "Positions",
     "Plan",
     "PreActivationLoss",
+    "PromptReading",
     "QuadraticL0",
     "RatioL0",
     "ReLU",
@@ -82,6 +83,7 @@ PUBLIC_NAMES = [
     "open_session",
     "pretokenize",
     "plan",
+    "read_prompt",
     "save",
     "train",
 ]

@@ -45,7 +45,7 @@ _HOMES = {
         "evaluate_replacement",
         "loss_recovered",
     ),
-    "monosema.features": ("FeatureStore", "collect_features"),
+    "monosema.features": ("FeatureStore", "PromptReading", "collect_features", "read_prompt"),
     "monosema.hub": ("load", "save"),
     "monosema.models": ("LanguageModel", "load_model"),
     "monosema.runs": ("Plan", "Session", "TrainingResult", "open_session", "plan", "train"),
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
         evaluate_replacement,
         loss_recovered,
     )
-    from monosema.features import FeatureStore, collect_features
+    from monosema.features import FeatureStore, PromptReading, collect_features, read_prompt
     from monosema.hub import load, save
     from monosema.models import LanguageModel, load_model
     from monosema.runs import Plan, Session, TrainingResult, open_session, plan, train

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from monosema.cli.option_files import read_dotenv, use_dotenv
 from monosema.cli.options import add_logging, configure_logging, load_libraries, parse
 from monosema.cli.output import show
+from monosema.cli.wording import FLAGS
+from monosema.core.words import counted
 from monosema.runs.config import CacheConfig
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ def _parser(action: str, text: str) -> argparse.ArgumentParser:
 
 
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    FLAGS.add_arguments(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
     use_dotenv(read_dotenv(), takes_options=False)
@@ -116,5 +119,5 @@ def _progress(extra: argparse.Namespace) -> bool | float:
 def _summary(manifest: Manifest, out: str | Path) -> str:
     return (
         f"{manifest.n_rows:,} rows of {', '.join(name for name, _ in manifest.plan.shards.sites)} in "
-        f"{len(manifest.shards)} shards of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: {out}"
+        f"{counted(len(manifest.shards), 'shard')} of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: {out}"
     )

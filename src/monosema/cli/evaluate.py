@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from monosema.cli.options import add_consent, load_libraries, parse
+from monosema.cli.options import add_consent, load_libraries, models_given, parse
 from monosema.cli.output import show
 from monosema.core.errors import ConfigError
 from monosema.runs.config import EvaluationOptions
@@ -17,8 +16,6 @@ from monosema.runs.config import EvaluationOptions
 if TYPE_CHECKING:
     from monosema.coders import Dictionary
     from monosema.evaluation import CrosscoderReport, ReplacementReport, Report
-
-_NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -243,9 +240,5 @@ def _overrides(extra: argparse.Namespace) -> dict[str, Any]:
     if extra.text is not None:
         overrides["text"] = extra.text
     if extra.model is not None:
-        pairs = [_NAMED_MODEL.fullmatch(given) for given in extra.model]
-        named = {pair[1]: pair[2] for pair in pairs if pair is not None}
-        if len(extra.model) > 1 and len(named) < len(extra.model):
-            raise ConfigError(f"--model: give one model, or NAME=MODEL each, got {' '.join(extra.model)}")
-        overrides["model"] = named or extra.model[0]
+        overrides["model"] = models_given(extra.model)
     return overrides

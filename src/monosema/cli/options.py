@@ -7,15 +7,18 @@ import dataclasses
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
 from monosema.cli.presets import PREFIX, options_file, preset_table
-from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
+from monosema.cli.wording import FLAGS, plain_words, print_plainly
+from monosema.core.config import from_plain, merge, option_paths, option_types, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
 from monosema.core.progress import doing
@@ -52,6 +55,9 @@ def parse(
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
     add_logging(parser)
     add_kinds(parser, choices or {})
+    types = option_types(cls)
+    FLAGS.add_options(types, [path for path, kind in types.items() if kind is bool])
+    FLAGS.add_arguments(parser)
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
@@ -69,13 +75,16 @@ def parse(
     _answer_peers_names(rest, option_paths(cls))
     import tyro
 
-    config = tyro.cli(
+    read = partial(
+        tyro.cli,
         cls,
-        args=["--help"] if wants_help else rest,
         default=default,
         prog=parser.prog,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
+    if wants_help:
+        print_plainly(lambda: read(args=["--help"]))
+    config = read(args=rest)
     config = from_plain(cls, to_plain(config))
     files.refuse_withheld(to_plain(config))
     configure_logging(known)
@@ -104,9 +113,11 @@ def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
-    """``--log-level`` and ``--quiet``."""
+    """``--log-level`` and ``--quiet``, the last options of every verb, whose flags errors name from here on."""
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--quiet", action="store_true", help="only errors and results")
+    parser.description = plain_words(parser.description or "")
+    FLAGS.add_arguments(parser)
 
 
 def load_libraries(module: str) -> None:
@@ -144,6 +155,18 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let code that comes with the dictionary's model run; whatever files say about it does not count",
     )
+
+
+_NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
+
+
+def models_given(given: Sequence[str]) -> str | dict[str, str]:
+    """The values of ``--model``: one model, or several by name, each ``NAME=MODEL``."""
+    pairs = [_NAMED_MODEL.fullmatch(each) for each in given]
+    named = {pair[1]: pair[2] for pair in pairs if pair is not None}
+    if len(given) > 1 and len(named) < len(given):
+        raise ConfigError(f"--model: give one model, or NAME=MODEL each, got {' '.join(given)}")
+    return named or given[0]
 
 
 def say_device(config_device: str | None) -> None:

@@ -369,14 +369,19 @@ class UnknownOptionError(ConfigError):
 
 def option_paths(cls: type, prefix: str = "") -> list[str]:
     """The options of a config and of its sections, as paths: ``training.lr``; without those of one of several kinds."""
-    paths = []
+    return list(option_types(cls, prefix))
+
+
+def option_types(cls: type, prefix: str = "") -> dict[str, Any]:
+    """The annotation of each of ``option_paths``."""
+    types: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         inner = _hints(cls)[field.name]
         if dataclasses.is_dataclass(inner):
-            paths += option_paths(typing.cast(type, inner), f"{prefix}{field.name}.")
+            types |= option_types(typing.cast(type, inner), f"{prefix}{field.name}.")
         else:
-            paths.append(prefix + field.name)
-    return paths
+            types[prefix + field.name] = inner
+    return types
 
 
 def _wrong(path: str, expected: str, plain: Any) -> ConfigError:

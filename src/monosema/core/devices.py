@@ -12,6 +12,7 @@ from torch import Tensor
 from monosema.core.errors import ConfigError, unknown_name
 from monosema.core.logs import get_logger
 from monosema.core.openmp import threads_spin
+from monosema.core.words import counted
 
 logger = get_logger("monosema.core.devices")
 
@@ -73,7 +74,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 @functools.cache
 def _say_once(device: str, reason: str) -> None:
-    logger.info("device %s: %s; %d threads", device, reason, torch.get_num_threads())
+    logger.info("device %s: %s; %s", device, reason, counted(torch.get_num_threads(), "thread"))
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:

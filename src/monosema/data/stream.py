@@ -22,8 +22,10 @@ from monosema.core.compiling import CompileMode
 from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
+from monosema.core.words import counted
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.config import IN_MEMORY
 from monosema.data.contexts import Contexts, contexts_needed
@@ -60,6 +62,7 @@ def check_sizes(
 
 
 @explains_options
+@shown_as_facts
 class ActivationStream:
     """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
 
@@ -249,8 +252,9 @@ class ActivationStream:
         if n_rows > available:
             wanted = -(-n_rows * self.epochs // available)
             raise DataError(
-                f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
-                f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
+                f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in "
+                f"{counted(self.epochs, 'epoch')}; set "
+                f"epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
 
     @property
@@ -295,6 +299,22 @@ class ActivationStream:
             **self._named_models.record(),
             "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
         }
+
+    def _facts(self) -> Facts:
+        named = self.models or {"": self.model}
+        return Facts(
+            f"ActivationStream: batches of {counted(self.batch_size, 'row')}",
+            {
+                **self.layout.facts,
+                "model": ", ".join(f"{key}: {model.name}" if key else model.name for key, model in named.items()),
+                "text": f"{self.tokens_record['source']}, {self.split.name} side, contexts of "
+                f"{counted(self.split.context_size, 'token')}",
+                "rows": "as many as the text gives" if self.n_rows is None else f"{self.n_rows:,} at most",
+                "epochs": self.epochs,
+                "seed": self.seed,
+                "type": f"{dtype_name(self.dtype)} on {self.device}",
+            },
+        )
 
     # -- iteration
 

@@ -323,6 +323,9 @@ class Report:
             lines += labelled(group, [f"{name:<29} {text}" for name, text in rows])
         return terminal_lines([*lines, *labelled("note", self.notes)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = []

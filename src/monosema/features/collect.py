@@ -78,7 +78,7 @@ def collect_features(
     """
     _check_options(n_tokens, contexts_per_latent, batch_size, n_histogram_bins, n_logits)
     models = NamedModels(model)
-    names = _sites_read(coder, models)
+    names = sites_read(coder, models)
     if isinstance(tokens, Tokens):
         tokens.require_vocabulary_of(models.first)
     split = tokens.heldout if isinstance(tokens, Tokens) else tokens
@@ -230,7 +230,7 @@ def _logits(coder: Dictionary, models: NamedModels, n_logits: int) -> ExtremeLog
     return extreme_logits(coder, model, n_logits)
 
 
-def _sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
+def sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
     """The sites whose values lie side by side in the coder's input."""
     if not coder.hook_name:
         raise ConfigError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import ConfigError, DataError, UserError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.memory import readable_bytes
 from monosema.core.progress import doing, short_number
 from monosema.data import Tokens
@@ -26,7 +27,8 @@ from monosema.runs.summary import duration
 _GRAIN = 64
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A run that has not begun; ``str(plan)`` is what the command prints."""
 
@@ -50,9 +52,16 @@ class Plan:
         return plain
 
     def __str__(self) -> str:
-        lines = {**_size_lines(self.needs), **({} if self.times is None else _time_lines(self.pace, self.times))}
+        lines = self._lines()
         width = max(map(len, lines))
         return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+    def _facts(self) -> Facts:
+        problems = {"does not fit": "; ".join(self.problems)} if self.problems else {}
+        return Facts("Plan of a run that has not begun", {**self._lines(), **problems})
+
+    def _lines(self) -> dict[str, str]:
+        return {**_size_lines(self.needs), **({} if self.times is None else _time_lines(self.pace, self.times))}
 
 
 def plan(

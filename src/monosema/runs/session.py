@@ -10,8 +10,10 @@ from typing import Any
 
 from monosema import hub
 from monosema.coders import Dictionary
-from monosema.core.errors import ConfigError
+from monosema.core.errors import ConfigError, FileError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.progress import doing
+from monosema.core.words import counted
 from monosema.data import ActivationCache, ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.packed.manifest import is_packed
@@ -24,6 +26,7 @@ from monosema.data.rebuild import (
     other_weights,
     override,
     override_models,
+    recorded_models,
     recorded_options,
     tokens_again,
 )
@@ -50,7 +53,8 @@ _FIXED = ("source", "dtype", "fingerprint")
 """Recorded options that ``open_session`` does not take by these names."""
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class Session:
     """A dictionary and what it was trained with."""
 
@@ -67,6 +71,19 @@ class Session:
     def models(self) -> Models:
         """What ``evaluate`` puts the dictionary into: the model, or all of them by name."""
         return self.stream.models or self.model
+
+    def _facts(self) -> Facts:
+        coder = self.coder
+        named = self.stream.models or {"": self.model}
+        return Facts(
+            "Session: a dictionary and what it was trained with",
+            {
+                "coder": f"{type(coder).__name__}, {counted(coder.d_sae, 'latent')} at {coder.hook_name}",
+                "models": "; ".join(f"{key}: {each}" if key else str(each) for key, each in named.items()),
+                "tokens": str(self.tokens),
+                "stream": f"batches of {counted(self.stream.batch_size, 'row')}",
+            },
+        )
 
 
 def open_session(
@@ -111,6 +128,25 @@ def open_session(
     with _checking(progress):
         stream = ActivationStream(models, tokens, **override(recorded["stream"], chosen["stream"], "stream"))
     return Session(coder, stream.model, tokens, stream)
+
+
+def open_models(
+    coder: Dictionary, *, model: str | Mapping[str, str] | None = None, trust_remote_code: bool = False
+) -> Models:
+    """The model that ``coder`` records, or its models by name; ``model`` names others in their place.
+
+    No text is read. The rules for what a dictionary may say are those of ``open_session``. Raises ``FileError`` where
+    the dictionary records no model and none is named.
+    """
+    recorded = recorded_models(coder.metadata)
+    chosen: dict[str, Any] = {} if model is None else {"source": model}
+    if not recorded:
+        if not isinstance(model, str):
+            raise FileError("the dictionary does not record the model that it reads; name it with model= (--model)")
+        recorded = {"model": {}}
+    if trust_remote_code:
+        chosen["trust_remote_code"] = True
+    return models_again(_override_models(recorded, chosen))
 
 
 def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, final, overload
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.files import write_atomically, write_json
 from monosema.core.logs import get_logger
 from monosema.core.peers import explains_options
@@ -46,7 +48,8 @@ logger = get_logger("monosema.runs")
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class TrainingResult:
     """What a run gave."""
 
@@ -66,6 +69,22 @@ class TrainingResult:
     """Figures, latents, tokens and time in one row: what ``summary.json`` holds."""
     error: str | None = None
     """Why the run stopped early, where it is one of several; the coder then has the weights before."""
+
+    def _facts(self) -> Facts:
+        kind = f"{type(self.coder).__name__} at {self.coder.hook_name or 'a site not recorded'}"
+        return Facts(f"TrainingResult of {self.summary.name}", {"coder": kind, **self.summary.facts})
+
+
+@final
+class TrainingResults(dict[str, TrainingResult]):
+    """The results of several coders by name: a ``dict`` that prints as the table that the run ends with."""
+
+    def __repr__(self) -> str:
+        return summary_table([result.summary for result in self.values()]) if self else "no results"
+
+    def _repr_html_(self) -> str:
+        """The same table, as text."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 @overload
@@ -162,7 +181,7 @@ def train(
             if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
                 raise runs[0].fit.error
             wants_report = evaluation is not False and not isinstance(rows, IterableRows)
-            results = {run.name: run.finish(progress, wants_report) for run in runs}
+            results = TrainingResults((run.name, run.finish(progress, wants_report)) for run in runs)
         table = summary_table([result.summary for result in results.values()])
         if out is not None:
             write_atomically(Path(out) / "summary.txt", table + "\n")

@@ -261,7 +261,7 @@
   }
 
   function logitsCard(row) {
-    const card = add(make("div", "card"), make("h3", "", "Logits of its direction"));
+    const card = add(make("div", "card"), make("h3", "", "Tokens its direction makes more and less likely"));
     if (!header.n_logits) return add(card, make("p", "hint", header.logits_note));
     const ends = make("div", "ends");
     const effects = { up: logits(row, "top"), down: logits(row, "bottom") };
