@@ -37,7 +37,7 @@ imports: install
 
 # real processes, killed: 100 runs in place of the 5 of `make check`
 fault: install
-	MONOSEMA_FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
+	FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
 
 # side by side with the peers, each in an environment of its own
 parity: install

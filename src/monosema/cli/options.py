@@ -7,16 +7,20 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
+from monosema.cli.kinds import Choices, add_kinds, resolve_kinds, spell_out_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
 from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
+from monosema.core.spelling import whole_number
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
 
 C = TypeVar("C")
 
@@ -36,9 +40,14 @@ def parse(
     arguments: Sequence[str],
     parser: argparse.ArgumentParser,
     choices: Choices | None = None,
+    *,
+    section: str | None = None,
+    recorded: Callable[[argparse.Namespace], Mapping[str, Any]] | None = None,
 ) -> Parsed:
     """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help`` and ``--print-config``.
 
+    ``section`` is the section that ``cls`` is in a run's config, by which its options are named in the environment.
+    ``recorded`` gives what is laid over the defaults and under all that the caller says, by the verb's own arguments.
     Raises ``ConfigError`` where a file says what only the caller can (``core/foreign.py``).
     """
     parser.allow_abbrev = False
@@ -50,31 +59,63 @@ def parse(
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
     )
-    files = read_option_files(cls, known.config)
-    plain = merge(merge(to_plain(cls()), files.plain), from_variables(cls, os.environ))
+    files = read_option_files(cls, known.config, section)
+    plain = to_plain(cls()) if recorded is None else {**to_plain(cls()), **recorded(known)}
+    for given in (files.plain, from_variables(cls, os.environ, section)):
+        plain = merge(plain, spell_out_kinds(given, choices or {}))
     resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
-    default = from_plain(cls, plain)
+    default = from_plain(cls, plain, as_typed=True)
     if wants_help:
         parser.print_help()
         show()
     _answer_peers_names(rest, option_paths(cls))
     import tyro
 
-    config = tyro.cli(
-        cls,
-        args=["--help"] if wants_help else rest,
-        default=default,
-        prog=parser.prog,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
-    )
+    with _whole_numbers():
+        config = tyro.cli(
+            cls,
+            args=["--help"] if wants_help else rest,
+            default=default,
+            prog=parser.prog,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+        )
     config = from_plain(cls, to_plain(config))
     files.refuse_withheld(to_plain(config))
     configure_logging(known)
-    use_dotenv(files.dotenv, takes_options=True)
+    use_dotenv(files.dotenv, files.options_of_dotenv)
     if known.print_config:
         show(to_yaml(config), end="")
         sys.exit(0)
     return Parsed(config, known)
+
+
+def whole(text: str) -> int:
+    """A whole number on the command line, ``1e6`` too: for ``type=`` of an argument."""
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number (1000 or 1e3), got {text!r:.80}") from None
+
+
+def _whole_numbers() -> ConstructorRegistry:
+    """The rule by which options of a config take whole numbers."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda texts: whole_number(texts[0]),
+            is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
