@@ -51,6 +51,6 @@ def test_every_answer_names_something_that_exists(model: ms.LanguageModel) -> No
 
 
 def test_constructors_stay_functions_to_their_users() -> None:
-    assert pickle.loads(pickle.dumps(ms.SAE)) is ms.SAE is copy.deepcopy(ms.SAE)
+    assert pickle.loads(pickle.dumps(ms.SAE)) is ms.SAE is copy.deepcopy(ms.SAE)  # noqa: S301
     assert ms.SAE.__doc__.startswith("A sparse autoencoder")
     assert list(inspect.signature(ms.SAE).parameters)[:2] == ["d_in", "d_sae"]

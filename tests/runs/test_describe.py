@@ -70,7 +70,7 @@ def test_a_sweep_lists_its_runs(sweep: Path) -> None:
 def test_a_damaged_dictionary_is_no_unfinished_run(sweep: Path, tmp_path: Path) -> None:
     train(tmp_path / "run")
     (tmp_path / "run" / "coder" / "cfg.json").unlink()
-    with pytest.raises(FileError, match="holds no dictionary|written no checkpoint"):
+    with pytest.raises(FileError, match=r"holds no dictionary|written no checkpoint"):
         describe(tmp_path / "run")
 
 

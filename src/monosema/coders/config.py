@@ -174,7 +174,7 @@ def activation_named(text: str, most: int) -> ActivationConfig:
     kinds = {kind.__name__: kind for kind in get_args(ActivationConfig)}
     plain = spelled_out(text, kinds)
     if not isinstance(plain, Mapping):
-        raise ConfigError(f"activation must be one of {', '.join(kinds)} (ms.TopK(16) or 'topk'), got {text!r:.80}")
+        raise ConfigError(f"activation: expected one of {', '.join(kinds)} (ms.TopK(16) or 'topk'), got {text!r:.80}")
     kind = kinds[plain["kind"]]
     default = {"k": usual_k(most)} if any(each.name == "k" for each in fields(kind)) else {}
     return cast(ActivationConfig, kind(**{**default, **{key: plain[key] for key in plain if key != "kind"}}))

@@ -206,9 +206,8 @@ def check_types(config: Any) -> None:
 def made_of(cls: type[C], values: Mapping[str, Any], where: object) -> C:
     """The dataclass ``cls`` of ``values`` from the file ``where``; ``FileError`` where one is of another type than its
     field, or a field is missing or unknown."""
-    check_values(values, _hints(typing.cast(type, cls)), where)
     try:
-        made = cls(**values)
+        made = from_plain(cls, values)
         check_types(made)
     except (TypeError, ConfigError) as error:
         raise FileError(f"{where} is damaged: {error}") from error
