@@ -44,7 +44,7 @@ imports: install-dev
 
 # real processes, killed: 100 runs in place of the 5 of `make check`
 fault: install-dev
-	MONOSEMA_FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
+	FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
 
 # side by side with the peers, each in an environment of its own
 parity: install-dev

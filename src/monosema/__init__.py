@@ -119,7 +119,15 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("monosema")
-    return _get(name)
+    try:
+        return _get(name)
+    except AttributeError as error:
+        from monosema.core.peers_attributes import OF_MODULE, attribute_hint
+
+        hint = attribute_hint("monosema", name, OF_MODULE)
+        if hint is None:
+            raise
+        raise AttributeError(hint) from error
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 import functools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,45 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     few = ["evaluate", "--quiet", "--n-tokens", "320", str(run_folder), "--out", str(tmp_path / "few.json")]
     assert main(few) == 0
     assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
+
+
+def test_evaluate_uses_the_options_that_the_run_recorded(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    config["evaluation"] = {"n_tokens": 640, "n_loss_tokens": 320, "ablation": "mean"}
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "report.json"
+
+    def evaluated(*options: str) -> tuple[dict, str]:
+        assert main(["evaluate", str(tmp_path / "run"), *options, "--out", str(out)]) == 0
+        return json.loads(out.read_text()), capsys.readouterr().err
+
+    report, said = evaluated()
+    assert (report["ablation"], report["ablations"].keys()) == ("mean", {"mean"})
+    assert 320 < report["n_tokens"] <= 640 and report["n_predicted_tokens"] <= 320
+    assert "options of the run: n_tokens 640, n_loss_tokens 320, ablation mean" in said
+    report, said = evaluated("--n-tokens", "3.2e2", "--ablation", "zero", "--log-level", "info")
+    assert report["n_tokens"] <= 320 and report["ablation"] == "zero"
+    assert "options of the run: n_loss_tokens 320;" in said
+    monkeypatch.setenv("MONOSEMA_EVALUATION__N_TOKENS", "320")
+    assert evaluated()[0]["n_tokens"] <= 320
+    config["evaluation"]["n_tokens"] = "many"
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "says evaluation.n_tokens = 'many', which is not taken from a file" in capsys.readouterr().err
+
+
+def test_evaluate_prints_every_figure_when_asked(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run_folder), "--quiet", "--n-tokens", "320"]) == 0
+    short = capsys.readouterr().out
+    assert main(["evaluate", str(run_folder), "--quiet", "--n-tokens", "320", "--full"]) == 0
+    full = capsys.readouterr().out
+    assert len(short.splitlines()) < 16 < len(full.splitlines())
+    assert "max_decoder_cosine" in full and "max_decoder_cosine" not in short
+    assert main(["evaluate", str(run_folder), "--quiet", "--crosscoder", "--full"]) == 2
+    assert "--full is for the figures of dictionaries by themselves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from monosema.cli.options import add_consent, parse
+from monosema.cli.options import add_consent, parse, whole
 from monosema.cli.output import show, show_error
 from monosema.core.progress import doing
 
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", help="measure on this model instead of the recorded one")
     add_consent(parser)
     for option in benchmark.takes:
-        kind = int if option == "context_size" else str
+        kind = whole if option == "context_size" else str
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help=_HELP[option])
     parser.add_argument("--out", type=Path, help="also write the report as JSON")
     parser.add_argument("--saebench", type=Path, help="also write it in the layout of SAEBench's results")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
-from monosema.cli.options import add_logging, configure_logging, load_libraries, parse
+from monosema.cli.options import add_logging, configure_logging, load_libraries, parse, whole
 from monosema.cli.output import show
 from monosema.cli.wording import FLAGS
 from monosema.core.words import counted
@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _shuffle(arguments: Sequence[str]) -> int:
     parser = _parser("shuffle", "Write all rows of a cache in another order; the same command goes on with it.")
-    parser.add_argument("--seed", type=int, default=0, help="decides the order (default 0)")
-    parser.add_argument("--memory-bytes", type=int, default=2**32, help="for rows in hand (default 4 GiB)")
-    parser.add_argument("--shard-bytes", type=int, default=2**27, help="about the size of a file (default 128 MiB)")
+    parser.add_argument("--seed", type=whole, default=0, help="decides the order (default 0)")
+    parser.add_argument("--memory-bytes", type=whole, default=2**32, help="for rows in hand (default 4 GiB)")
+    parser.add_argument("--shard-bytes", type=whole, default=2**27, help="about the size of a file (default 128 MiB)")
     extra = _parsed(parser, arguments)
     load_libraries("monosema.runs.cache")
     from monosema.runs.cache import shuffle
@@ -65,7 +65,7 @@ def _export(arguments: Sequence[str]) -> int:
         help="arrow: sae-lens' layout, a datasets folder with a column for each hook (default); npy: activations.npy "
         "and metadata.json, as drrik's",
     )
-    parser.add_argument("--context-size", type=int, help="arrow: rows in a context; the text's by default")
+    parser.add_argument("--context-size", type=whole, help="arrow: rows in a context; the text's by default")
     extra = _parsed(parser, arguments)
     load_libraries("monosema.runs.cache")
     from monosema.runs.cache import export
@@ -108,7 +108,7 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpar
     FLAGS.add_arguments(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
-    use_dotenv(read_dotenv(), takes_options=False)
+    use_dotenv(read_dotenv())
     return extra
 
 

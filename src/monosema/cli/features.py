@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
-from monosema.cli.options import add_consent, add_logging, configure_logging, load_libraries
+from monosema.cli.options import add_consent, add_logging, configure_logging, load_libraries, whole
 from monosema.cli.output import show
 
 
@@ -19,14 +19,14 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--text", help="collect on this text instead of the recorded one")
     parser.add_argument("--model", help="collect with this model instead of the recorded one")
     add_consent(parser)
-    parser.add_argument("--tokens", type=int, default=200_000, help="held-out tokens to read (default 200000)")
-    parser.add_argument("--contexts", type=int, default=10, help="best contexts kept per latent (default 10)")
+    parser.add_argument("--tokens", type=whole, default=200_000, help="held-out tokens to read (default 200000)")
+    parser.add_argument("--contexts", type=whole, default=10, help="best contexts kept per latent (default 10)")
     parser.add_argument("--out", type=Path, help="the page; FOLDER/features.html by default")
-    parser.add_argument("--latent", type=int, help="print one latent in the terminal instead of writing the page")
+    parser.add_argument("--latent", type=whole, help="print one latent in the terminal instead of writing the page")
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
-    use_dotenv(read_dotenv(), takes_options=False)
+    use_dotenv(read_dotenv())
     load_libraries("monosema.runs.demo")
     from monosema.core.progress import doing
     from monosema.evaluation import Report

@@ -21,7 +21,7 @@ VERBS = {
     "benchmark": "measure whether a dictionary has found what is known to be there: probing, absorption and others",
     "features": "collect a dictionary's features and write the page that shows them",
     "read": "say which latents are active on each token of a prompt",
-    "inspect": "say what is in a run folder or a dictionary's folder",
+    "inspect": "say what is in a folder: dictionary, run, sweep, cache, tokens or features",
 }
 
 HELP = """\

@@ -9,11 +9,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
+from monosema.cli.kinds import Choices, add_kinds, resolve_kinds, spell_out_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
 from monosema.cli.presets import PREFIX, options_file, preset_table
@@ -22,6 +22,10 @@ from monosema.core.config import from_plain, merge, option_paths, option_types, 
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
 from monosema.core.progress import doing
+from monosema.core.spelling import whole_number
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
 
 C = TypeVar("C")
 _CONFIG = (
@@ -44,10 +48,15 @@ def parse(
     arguments: Sequence[str],
     parser: argparse.ArgumentParser,
     choices: Choices | None = None,
+    *,
+    section: str | None = None,
+    recorded: Callable[[argparse.Namespace], Mapping[str, Any]] | None = None,
 ) -> Parsed:
     """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help``, ``--print-config`` and
     ``--config examples:``.
 
+    ``section`` is the section that ``cls`` is in a run's config, by which its options are named in the environment.
+    ``recorded`` gives what is laid over the defaults and under all that the caller says, by the verb's own arguments.
     Raises ``ConfigError`` where a file says what only the caller can (``core/foreign.py``).
     """
     parser.allow_abbrev = False
@@ -65,10 +74,12 @@ def parse(
     if known.config == PREFIX:
         show(preset_table())
         sys.exit(0)
-    files = read_option_files(cls, None if known.config is None else options_file(known.config))
-    plain = merge(merge(to_plain(cls()), files.plain), from_variables(cls, os.environ))
+    files = read_option_files(cls, None if known.config is None else options_file(known.config), section)
+    plain = to_plain(cls()) if recorded is None else {**to_plain(cls()), **recorded(known)}
+    for given in (files.plain, from_variables(cls, os.environ, section)):
+        plain = merge(plain, spell_out_kinds(given, choices or {}))
     resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
-    default = from_plain(cls, plain)
+    default = from_plain(cls, plain, as_typed=True)
     if wants_help:
         parser.print_help()
         show()
@@ -82,17 +93,47 @@ def parse(
         prog=parser.prog,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
-    if wants_help:
-        print_plainly(lambda: read(args=["--help"]))
-    config = read(args=rest)
+    with _whole_numbers():
+        if wants_help:
+            print_plainly(lambda: read(args=["--help"]))
+        config = read(args=rest)
     config = from_plain(cls, to_plain(config))
     files.refuse_withheld(to_plain(config))
     configure_logging(known)
-    use_dotenv(files.dotenv, takes_options=True)
+    use_dotenv(files.dotenv, files.options_of_dotenv)
     if known.print_config:
         show(to_yaml(config), end="")
         sys.exit(0)
     return Parsed(config, known)
+
+
+def whole(text: str) -> int:
+    """A whole number on the command line, ``1e6`` too: for ``type=`` of an argument."""
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number (1000 or 1e3), got {text!r:.80}") from None
+
+
+def _whole_numbers() -> ConstructorRegistry:
+    """The rule by which options of a config take whole numbers."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda texts: whole_number(texts[0]),
+            is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
-    use_dotenv(read_dotenv(), takes_options=False)
+    use_dotenv(read_dotenv())
     from monosema import hub
     from monosema.core.files import write_json
     from monosema.features import read_prompt

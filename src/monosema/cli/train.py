@@ -39,6 +39,9 @@ def run(arguments: Sequence[str]) -> int:
     progress = False if parsed.extra.quiet else parsed.extra.progress_every
     result = launch(parsed.config, parsed.extra.out, progress=progress)
     if result.report is not None:
-        show(result.report)
+        from monosema.evaluation import short_report
+
+        show(short_report(result.report))
+        show(f"every figure: {result.folder}/report.json")
     show(f"dictionary: {result.folder}/coder")
     return 0

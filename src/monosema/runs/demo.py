@@ -9,7 +9,7 @@ from pathlib import Path
 
 from monosema.core.errors import FileError
 from monosema.core.progress import doing
-from monosema.evaluation import Report
+from monosema.evaluation import Report, short_report
 from monosema.features import collect_features
 from monosema.runs.config import CoderOptions, EvaluationOptions, RunConfig
 from monosema.runs.session import build_coder, build_model, build_stream, build_tokens
@@ -44,7 +44,7 @@ class DemoResult:
 
     def __str__(self) -> str:
         times = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in self.seconds.items())
-        return f"{self.report}\n\ntime        {times}\nrun folder  {self.folder}\nfeatures    {self.page}"
+        return f"{short_report(self.report)}\n\ntime        {times}\nrun folder  {self.folder}\nfeatures    {self.page}"
 
 
 def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResult:
