@@ -43,8 +43,8 @@ def extreme_logits(coder: Dictionary, model: LanguageModel, n: int) -> ExtremeLo
 
     Decoder rows are logit-lens directions where the coder writes one site in the basis of the residual stream: the
     stream itself or what a branch adds to it. A cross-layer transcoder writes what several branches add. The stream
-    sums these, so a latent's direction is the sum of its decoder rows: its direct effect on the logits, without what later
-    layers make of it.
+    sums these, so a latent's direction is the sum of its decoder rows: its direct effect on the logits, without what
+    later layers make of it.
     """
     if problem := _no_direction(coder):
         return f"no logits: {problem}"
