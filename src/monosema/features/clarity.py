@@ -25,8 +25,8 @@ WEIGHT_WITHOUT_WORD = 0.5
 def clarity(store: FeatureStore) -> Tensor:
     """[F] float32, 0 to 1: ``agreement · min(1, 0.01 / density)``; 0 for a latent that never fired.
 
-    ``agreement``: for each text that is the strongest token of some of a latent's contexts, case and white space around
-    it aside, the number of those contexts; half of it where the text holds fewer than two letters. The largest of these,
+    ``agreement``: for each text that is the strongest token of some of a latent's contexts, case and spaces around
+    it aside, the number of those contexts; half of it where the text holds fewer than two letters. The largest of them,
     over the number of contexts that a latent could have kept.
     """
     n_possible = min(store.windows.context.shape[1], store.provenance.n_contexts)
