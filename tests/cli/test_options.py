@@ -147,6 +147,17 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"monosema {verb}" in capsys.readouterr().out
 
 
+def test_the_multiple_of_the_median_norm_is_a_number_or_none(capsys: pytest.CaptureFixture[str]) -> None:
+    from monosema.cli.evaluate import _multiple, run
+
+    assert [_multiple(text) for text in ("recorded", "none", "10")] == ["recorded", None, 10.0]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "somewhere", "--outlier-norm-multiple", "ten"])
+    assert "--outlier-norm-multiple" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--replace measures rows of any norm"):
+        run(["--replace", "somewhere", "--outlier-norm-multiple", "5"])
+
+
 BLOCKED = """
 import sys
 

@@ -125,7 +125,9 @@ def test_a_dictionary_of_another_model_is_noted(contexts: Tensor):
     coder, model = random_sae(), tiny_decoder()
     coder.bind(SITE, SITE, {"model": model.record()})
     assert not any("another model" in note for note in evaluate(coder, model, contexts, progress=False).notes)
-    coder.bind(SITE, SITE, {"model": {**model.record(), "name": "gpt2", "class": "GPT2LMHeadModel"}})
+    coder.bind(
+        SITE, SITE, {"model": {**model.record(), "name": "gpt2", "class": "GPT2LMHeadModel", "fingerprint": "0" * 16}}
+    )
     (note,) = (note for note in evaluate(coder, model, contexts, progress=False).notes if "another model" in note)
     assert "name: gpt2 -> tiny-llama" in note and "class: GPT2LMHeadModel -> LlamaForCausalLM" in note
 

@@ -35,14 +35,14 @@ def test_the_step_before_is_kept_and_the_message_says_what_is_large(tmp_path: Pa
 def test_a_dictionary_too_large_is_told_with_one_that_fits(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
     save_text(tmp_path / "corpus.txt")
-    most = 12 * 2**30
+    most = 4 * 2**30
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     options = ["--model.source", tmp_path / "model", "--tokens.source", tmp_path / "corpus.txt"]
     options += ["--tokens.context-size", "32", "--stream.hook-names", "blocks.1.hook_resid_post"]
-    options += ["--coder.d-sae", str(2**28), "--training.tokens", "2048", "--out", tmp_path / "run"]
+    options += ["--coder.d-sae", str(2**25), "--training.tokens", "2048", "--out", tmp_path / "run"]
     done = subprocess.run(
         [sys.executable, "-m", "monosema", "train", *options],
         capture_output=True,

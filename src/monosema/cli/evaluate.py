@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from monosema.cli.options import add_consent, parse
 from monosema.cli.output import show
@@ -128,7 +128,9 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _multiple(text: str) -> float | None:
+def _multiple(text: str) -> float | Literal["recorded"] | None:
+    if text == "recorded":
+        return "recorded"
     return None if text.lower() in ("none", "null") else float(text)
 
 

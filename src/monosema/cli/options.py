@@ -82,8 +82,9 @@ def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
     known = [path.replace("_", "-") for path in paths]
     for argument in arguments:
         flag = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        parent, _, last = flag.rpartition(".")
-        if not argument.startswith("--") or flag in known or parent in known:  # under an option of several kinds
+        last = flag.rpartition(".")[2]
+        is_inside = any(flag.startswith(f"{path}.") for path in known)  # of an option of several kinds, or a mapping
+        if not argument.startswith("--") or flag in known or is_inside:
             continue
         ours = peers_option(last)
         elsewhere = [f"--{path}" for path in known if path.rpartition(".")[2] == last]

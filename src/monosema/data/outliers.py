@@ -29,7 +29,7 @@ RECORDED = _MULTIPLE, _MEDIANS = "outlier_norm_multiple", "median_norms"
 _SAFE = (1e-18, 1e18)
 """Norms in between are summed in float32: no square overflows, and none that matters underflows."""
 
-_VALUES_AT_ONCE = 2**22
+_VALUES_AT_ONCE = 2**20
 """Values widened to float32 at a time."""
 
 
