@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from page_source import embedded
 from tiny_language import byte_tokenizer
 
 import monosema as ms
@@ -179,6 +180,14 @@ def test_features_writes_a_page_and_prints_a_latent(
     page = tmp_path / "page.html"
     assert main(["features", str(run_folder), "--quiet", "--out", str(page)]) == 0
     assert "<html" in page.read_text(encoding="utf-8")
+    header, _ = embedded(page)
+    report = json.loads((run_folder / "report.json").read_text())
+    assert header["n_tokens"] == report["n_tokens"]  # as many as the run was evaluated on
+    shown = dict(header["figures"])
+    assert [*shown] == ["architecture", "k", "run", "trained on", "FVE", "CE loss score", "L0", "dead fraction"]
+    assert (shown["architecture"], shown["k"], shown["run"]) == ("TopK SAE", "4", run_folder.name)
+    assert shown["trained on"] == f"{json.loads((run_folder / 'summary.json').read_text())['tokens']:,} tokens"
+    assert 1 - header["n_alive"] / header["d_sae"] == report["dead_fraction"]
     assert main(["features", str(run_folder), "--quiet", "--latent", "3"]) == 0
     assert "3" in capsys.readouterr().out
 

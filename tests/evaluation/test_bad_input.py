@@ -169,11 +169,11 @@ def test_nothing_to_evaluate_or_to_evaluate_with(decoder: LanguageModel, context
             "too few documents to fill a context of 8 tokens .*; give load_tokens more text or a smaller context_size",
         ),
     ):
-        with pytest.raises(DataError, match=rf"the heldout split holds no context to evaluate; .*{how}"):
+        with pytest.raises(DataError, match=rf"the heldout split holds no context to read; .*{how}"):
             evaluate(random_sae(), decoder, tokens)
     for special in (torch.full((4, 6), BOS), torch.empty(4, 0, dtype=torch.long)):
         with pytest.raises(
-            DataError, match=r"at least 2 tokens that are not special, got 0; give more text|nothing to evaluate"
+            DataError, match=r"at least 2 tokens that are not special, got 0; give more text|nothing to read"
         ):
             evaluate(random_sae(), decoder, special)
 
@@ -185,7 +185,7 @@ def test_text_too_short_for_a_context_is_refused_before_there_is_anything_to_eva
         load_tokens([""], byte_tokenizer(), 8, heldout_fraction=0.0)
     tokens = load_tokens(["long enough for two contexts"], byte_tokenizer(), 8, heldout_fraction=0.0)
     model = tiny_decoder()
-    with pytest.raises(DataError, match=r"the heldout split holds no context to evaluate"):
+    with pytest.raises(DataError, match=r"the heldout split holds no context to read"):
         evaluate(random_sae(), model, tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from monosema.coders import SAE, ReLU, SparseCoder, TopK
+from monosema.coders import CLT, SAE, CrossLayerTranscoder, ReLU, SparseCoder, TopK
 from monosema.data import TokenSplit, pack
 from monosema.data.packing import PackingRule
 from monosema.features import FeatureStore, collect_features
@@ -19,6 +20,10 @@ from monosema.models import LanguageModel
 BOS = 0
 WIDTH = 16
 SITE = "blocks.0.hook_resid_post"
+READS = ("blocks.0.mlp.hook_in", "blocks.1.mlp.hook_in")
+WRITES = ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")
+
+Tied = Literal["none", "per_source", "per_target"]
 
 # What each token's embedding holds for latents 0, 1, 2 and 3 of ``known_coder``.
 KNOWN_ACTIVATIONS = {
@@ -135,6 +140,13 @@ def text_store(
     model = tiny_llama(len(tokenizer), tokenizer=tokenizer)
     tokens = text_tokens(texts, tokenizer, context_size)
     return collect_features(random_coder(d_sae=d_sae), model, tokens, contexts_per_latent=4, progress=False)
+
+
+def stack_store(tied: Tied = "none", writes: Sequence[str] = WRITES) -> tuple[CrossLayerTranscoder, FeatureStore]:
+    """A random cross-layer transcoder of two layers with six latents each, and its features."""
+    coder = CLT((WIDTH, WIDTH), (WIDTH, WIDTH), 6, activation=ReLU(), tied=tied, dtype="float64")
+    coder.bind("+".join(READS), "+".join(writes), {})
+    return coder, collect_features(coder, tiny_llama(50), random_tokens(), n_logits=4, progress=False)
 
 
 def dense_activations(coder: SparseCoder, model: LanguageModel, tokens: TokenSplit) -> Tensor:

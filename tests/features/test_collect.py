@@ -18,9 +18,10 @@ from features_tiny import (
     tiny_llama,
 )
 
-from monosema.coders import SAE, ReLU, Transcoder
+from monosema.coders import SAE, ReLU, TopK, Transcoder
 from monosema.core.errors import ConfigError, DataError, ShapeError, UnknownNameError
 from monosema.data import Tokens, TokenSplit
+from monosema.evaluation import evaluate
 from monosema.features import FeatureStore, collect_features, windows
 
 
@@ -90,15 +91,40 @@ def test_everything_equals_the_dense_path_for_any_batch_size(batch_size: int, mo
         assert list(feature.histogram.counts) == counts
 
 
-def test_n_tokens_are_the_first_whole_contexts():
+def test_n_tokens_are_whole_contexts_spread_over_the_split():
     coder, model, tokens = random_coder(), tiny_llama(50), random_tokens()
     store = collect_features(coder, model, tokens, n_tokens=25, progress=False)  # 3 contexts of 12
-    alone = collect_features(coder, model, TokenSplit(tokens.contexts[:3], frozenset({0}), "heldout"), progress=False)
+    chosen = [0, 13, 26]
+    alone = TokenSplit(tokens.contexts[chosen], frozenset({0}), "heldout")
+    alone = collect_features(coder, model, alone, progress=False)
+    assert store.texts.context.tolist() == chosen
+    assert torch.equal(store.texts.token_ids, tokens.contexts[chosen])
+    for latent in store.alive.tolist():
+        found = [(each.context_id, each.position) for each in store[latent].contexts]
+        assert found == [(chosen[each.context_id], each.position) for each in alone[latent].contexts]
     assert store.provenance.n_contexts == 3
     assert store.provenance.n_special_positions == 6
     assert torch.equal(store.numbers.count, alone.numbers.count)
     everything = collect_features(coder, model, tokens, n_tokens=None, progress=False)
     assert everything.provenance.n_contexts == 40
+
+
+@pytest.mark.parametrize("n_tokens", [25, 100, None])
+def test_densities_are_those_of_the_report(n_tokens: int | None):
+    model, tokens = tiny_llama(50), random_tokens()
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight[7] *= 1000  # outlying at the residual stream, not at the MLP's input
+    transcoder = Transcoder(WIDTH, WIDTH, 48, activation=TopK(k=2), dtype="float64")
+    transcoder.bind("blocks.0.mlp.hook_in", SITE, {})
+    for coder in (random_coder(k=1), transcoder):
+        report = evaluate(coder, model, tokens, n_tokens=n_tokens, losses=False, progress=False)
+        store = collect_features(coder, model, tokens, n_tokens=n_tokens, progress=False)
+        assert store.numbers.n_tokens == report.n_tokens
+        assert store.provenance.n_outlier_positions == report.n_outlier_rows
+        assert report.firing_density is not None
+        assert torch.equal(store.numbers.density, report.firing_density.to(torch.float64))
+        assert 1 - len(store) / store.d_sae == report.dead_fraction
+    assert n_tokens is not None or store.provenance.n_outlier_positions > 0
 
 
 def test_tokens_give_their_heldout_split():

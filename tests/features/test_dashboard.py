@@ -15,6 +15,7 @@ from page_source import Elements, embedded, require_offline
 
 from monosema.core.errors import ConfigError, UserError
 from monosema.features import FeatureStore
+from monosema.features.render import number
 
 
 def shown_windows(header: dict[str, Any], arrays: dict[str, np.ndarray], row: int) -> list[tuple[int, int, list[Any]]]:
@@ -43,6 +44,7 @@ def test_the_page_holds_what_the_store_holds(hostile_store: FeatureStore, tmp_pa
     assert header["n_tokens"] == hostile_store.numbers.n_tokens
     for row, feature in enumerate(hostile_store):
         assert arrays["count"][row] == feature.count
+        assert arrays["clarity"][row] == hostile_store.clarity[feature.index]
         assert arrays["maximum"][row] == pytest.approx(feature.maximum)
         assert arrays["mean"][row] == pytest.approx(feature.mean)
         bins = arrays["histogram"].reshape(-1, header["n_bins"])[row]
@@ -98,7 +100,16 @@ def test_options_choose_what_is_shown(hostile_store: FeatureStore, tmp_path: Pat
     assert arrays["latent"].tolist() == [alive[1], alive[3]]
     assert max(np.diff(arrays["window_from"].astype(int))) <= 2
     assert header["title"] == "Mine"
-    assert header["figures"] == [["FVE", "0.751"], ["L0", "6"], ["odd", "undefined"], ["model", "tiny⟨U+202E⟩"]]
+    dead = 1 - len(hostile_store) / hostile_store.d_sae
+    assert header["figures"] == [
+        ["architecture", "TopK SAE"],
+        ["k", "6"],
+        ["FVE", "0.751"],
+        ["L0", "6"],
+        ["odd", "undefined"],
+        ["model", "tiny⟨U+202E⟩"],
+        ["dead fraction", number(dead)],
+    ]
     for options in ({"before": -1}, {"after": -1}, {"contexts_per_latent": 0}):
         with pytest.raises(ConfigError):
             hostile_store.dashboard(tmp_path / "no.html", **options)

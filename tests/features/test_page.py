@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import MARKS, click, colours, contrast, keys, luminance, opened, prefer, started_browser, texts, wait
+from features_tiny import stack_store
 
 from monosema.features import FeatureStore
 
@@ -34,8 +36,8 @@ def indices(page: Any) -> list[int]:
 def test_sorting_by_every_number(page: Any, hostile_store: FeatureStore):
     shown = indices(page)
     assert len(shown) > 20
-    assert shown == hostile_store.order("density")[: len(shown)]
-    for key in ("maximum", "mean"):
+    assert shown == hostile_store.order("clarity")[: len(shown)]
+    for key in ("density", "maximum", "mean"):
         click(page, f"[data-key={key}]")
         assert indices(page) == hostile_store.order(key)[: len(shown)]
         click(page, f"[data-key={key}]")
@@ -43,7 +45,7 @@ def test_sorting_by_every_number(page: Any, hostile_store: FeatureStore):
         headings = page.execute_script(
             "return [...document.querySelectorAll('[aria-sort]')].map(each => each.getAttribute('aria-sort'))"
         )
-        assert sorted(headings) == ["ascending", "none", "none", "none"]
+        assert sorted(headings) == ["ascending", "none", "none", "none", "none"]
     click(page, "[data-key=index]")
     assert indices(page) == hostile_store.alive.tolist()[: len(shown)]
 
@@ -109,6 +111,67 @@ def test_typing_searches_after_a_moment(page: Any, hostile_store: FeatureStore):
     wait(lambda: texts(page, "#found")[0] == f"{len(hostile_store)} latents")
 
 
+def test_typing_a_number_opens_that_latent(page: Any, hostile_store: FeatureStore):
+    alive = hostile_store.alive.tolist()
+    asked = next(
+        each for each in alive if each < 10 and any(other != each and str(each) in str(other) for other in alive)
+    )
+    keys(page, "/")
+    keys(page, str(asked))
+    wait(lambda: " of " in texts(page, "#found")[0])
+    assert texts(page, "#detail h2") == [f"Latent {asked}"]
+    assert page.execute_script("return location.hash") == f"#{asked}"
+    assert search(page, "99999", "latent") == 0
+    assert texts(page, "#found") == [f"0 of {len(alive)} · there is no latent 99999"]
+    assert texts(page, "#detail h2") == [f"Latent {asked}"]
+
+
+def test_what_is_short_explains_itself(page: Any):
+    mark, context = texts(page, ".mark small")[0], texts(page, ".contexts")[0]
+    number, position = mark.split(":")
+    assert mark in context
+    tip = page.execute_script("return document.querySelector('.mark small').dataset.tip")
+    assert tip.startswith(f"context {number} of the held-out text, token {position}")
+    legend = [each for each in texts(page, "#detail .hint") if mark in each]
+    assert f"{mark} is token {position} of context {number} of the held-out text" in legend[0]
+    assert "↵·12 a line break and 12 spaces" in legend[0]
+
+
+_BEYOND = """const list = [...document.querySelectorAll(arguments[0])].filter(each => each.offsetParent);
+    const beyond = list.filter(each => each.scrollWidth > each.clientWidth + 1);
+    return beyond.map(each => each.className + each.textContent)"""
+_OVERLAPPING = """const found = [];
+    for (const row of document.querySelectorAll("#columns, .row")) {
+      const boxes = [...row.children].filter(each => each.offsetParent).map(each => each.getBoundingClientRect());
+      const edge = document.getElementById("list").getBoundingClientRect().right;
+      boxes.forEach((box, i) => {
+        if (box.right > (i + 1 < boxes.length ? boxes[i + 1].left : edge) + 0.5) found.push(`${row.id} ${i}`);
+      });
+    }
+    return found"""
+
+
+@pytest.mark.parametrize("width", [1600, 1000, 700, 390])
+def test_nothing_overlaps_in_any_width(browser: Any, tmp_path: Path, width: int):
+    _, store = stack_store(writes=("blocks.0.hook_resid_post", "blocks.1.hook_resid_post"))
+    long = "no logits: " + "+".join(f"blocks.{layer}.hook_mlp_out" for layer in range(9))
+    store = replace(store, logits_note=long)
+    path = store.dashboard(tmp_path / "page.html", title="stack", figures={"run": "a-run-with-a-long-name-" * 4})
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        with opened(browser, path, "stack") as page:
+            assert long in texts(page, ".card .hint")
+            assert page.execute_script(_BEYOND, ".card, .hint, #masthead, #columns, .row, #search, #detail") == []
+            assert page.execute_script(_OVERLAPPING) == []
+            assert page.execute_script("return document.documentElement.scrollWidth") <= width
+            latent = int(texts(page, "#detail h2")[0].split()[1])
+            assert texts(page, ".layer")[0].startswith(f"{store[latent].layer} · reads ")
+            assert texts(page, ".row .index small")[0] == store[latent].layer
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_a_latent_opens_with_its_numbers_and_contexts(page: Any, hostile_store: FeatureStore):
     click(page, "[data-key=index]")
     click(page, ".row:nth-child(3)")
@@ -134,7 +197,7 @@ def test_a_latent_opens_with_its_numbers_and_contexts(page: Any, hostile_store: 
 
 
 def test_the_keyboard_is_enough(page: Any, hostile_store: FeatureStore):
-    order = hostile_store.order("density")
+    order = hostile_store.order("clarity")
     page.execute_script("document.getElementById('grid').focus()")
     keys(page, "\ue015", "\ue015")  # down, down
     assert texts(page, "#detail h2") == [f"Latent {order[2]}"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from page_source import embedded
 from safetensors.torch import load_file, save_file
 
 from monosema.core.errors import FileError, UserError
@@ -36,6 +37,7 @@ def test_order_and_table(known_store: FeatureStore):
     assert known_store.order("density") == [0, 2, 1]
     assert known_store.order("maximum", descending=False) == [1, 2, 0]
     assert known_store.order("mean") == [2, 0, 1]
+    assert known_store.order("clarity") == [1, 0, 2]
     assert known_store.order("index") == [2, 1, 0]
     rows = known_store.table()
     assert [row.index for row in rows] == [0, 1, 2]
@@ -117,6 +119,19 @@ def test_save_and_load_give_the_same_store(hostile_store: FeatureStore, tmp_path
             assert torch.equal(left.values, right.values)
             assert torch.equal(left.token_ids, right.token_ids)
     loaded.save(folder)  # over itself
+
+
+def test_a_store_of_an_earlier_version_is_read(known_store: FeatureStore, tmp_path: Path):
+    facts = known_store.save(tmp_path / "features") / "features.json"
+    written = json.loads(facts.read_text())
+    for name in ("architecture", "k", "layer_sites"):
+        del written["provenance"][name]
+    facts.write_text(json.dumps(written))
+    loaded = FeatureStore.load(tmp_path / "features")
+    assert loaded.provenance == replace(known_store.provenance, architecture="", k=None, layer_sites=())
+    assert loaded.order("clarity") == known_store.order("clarity")
+    header, _ = embedded(loaded.dashboard(tmp_path / "page.html"))
+    assert header["figures"] == [["dead fraction", "0.25"]]
 
 
 def test_a_store_without_logits_is_saved_too(hostile_store: FeatureStore, tmp_path: Path):

@@ -19,7 +19,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--text", help="collect on this text instead of the recorded one")
     parser.add_argument("--model", help="collect with this model instead of the recorded one")
     add_consent(parser)
-    parser.add_argument("--tokens", type=whole, default=200_000, help="held-out tokens to read (default 200000)")
+    parser.add_argument(
+        "--tokens",
+        type=whole,
+        help="held-out tokens to read (by default as many as the run was evaluated on, 200000 where none says)",
+    )
     parser.add_argument("--contexts", type=whole, default=10, help="best contexts kept per latent (default 10)")
     parser.add_argument("--out", type=Path, help="the page; FOLDER/features.html by default")
     parser.add_argument("--latent", type=whole, help="print one latent in the terminal instead of writing the page")
@@ -29,25 +33,24 @@ def run(arguments: Sequence[str]) -> int:
     use_dotenv(read_dotenv())
     load_libraries("monosema.runs.demo")
     from monosema.core.progress import doing
-    from monosema.evaluation import Report
     from monosema.features import collect_features
     from monosema.runs import open_session
-    from monosema.runs.demo import headline
+    from monosema.runs.features_page import page_figures, tokens_evaluated
 
     given = {"text": extra.text, "model": extra.model}
     overrides = {name: value for name, value in given.items() if value is not None}
     session = open_session(
         extra.folder, extra.name, trust_remote_code=extra.trust_remote_code, progress=True, **overrides
     )
+    n_tokens = tokens_evaluated(extra.folder) if extra.tokens is None else extra.tokens
     store = collect_features(
-        session.coder, session.models, session.tokens, n_tokens=extra.tokens, contexts_per_latent=extra.contexts
+        session.coder, session.models, session.tokens, n_tokens=n_tokens, contexts_per_latent=extra.contexts
     )
     if extra.latent is not None:
         show(store[extra.latent])
         return 0
     page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
-    report = Path(extra.folder) / "report.json"
     with doing("writing the features page"):
-        store.dashboard(page, figures=headline(Report.load(report)) if report.exists() else {})
+        store.dashboard(page, figures=page_figures(extra.folder, store))
     show(f"features: {page}")
     return 0

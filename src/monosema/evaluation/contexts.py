@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
-from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data import Tokens, TokenSplit
+from monosema.data.chosen import choose_contexts, require_known_ids, split_to_read, spread_evenly
 from monosema.data.contexts import Contexts
 from monosema.evaluation.report import Overlap
 from monosema.metrics.groups import N_GROUPS
@@ -48,7 +47,7 @@ class EvaluationContexts:
         return None if self.documents is None else self.documents[part]
 
 
-def choose_contexts(
+def evaluation_contexts(
     tokens: Tokens | TokenSplit | Tensor,
     models: Collection[LanguageModel],
     n_tokens: int | None,
@@ -56,38 +55,17 @@ def choose_contexts(
 ) -> EvaluationContexts:
     """Contexts of ``tokens`` that hold ``n_tokens`` tokens (all where None), those that hold ``n_loss_tokens`` first.
 
-    Both are spread evenly over the split: its first contexts are its first few documents, and not like the rest. Of a
-    ``Tokens`` the held-out split is used; in a tensor of ids ``[n, T]`` the models' special tokens are special.
-
-    Raises ``DataError`` where there is nothing to evaluate or an id is unknown to a model, ``ConfigError`` where the
-    ids are those of another tokenizer, and ``ShapeError`` where the contexts are not ``[n, T]`` or too long for one.
+    Both are spread evenly over the split that ``data.chosen`` reads. Errors are those of ``split_to_read``, and
+    ``DataError`` where an id is unknown to a model.
     """
-    if isinstance(tokens, Tokens):  # models evaluated together share a vocabulary
-        tokens.require_vocabulary_of(next(iter(models)))
-    split = _split_of(tokens, frozenset().union(*(model.special_token_ids for model in models)))
-    if split.contexts.numel() == 0:
-        how = tokens.how_to_hold_out if isinstance(tokens, Tokens) else "give more text"
-        raise DataError(f"the {split.name} split holds no context to evaluate; {how}")
-    for model in models:
-        if model.context_size is not None and split.context_size > model.context_size:
-            raise ShapeError(
-                f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
-                f"{model.name}; tokenise with a smaller context_size"
-            )
-    tokens_per_context = split.n_tokens / split.n_contexts
-    chosen = _spread(split.n_contexts, n_tokens, tokens_per_context)
-    for_losses = _spread(len(chosen), n_loss_tokens, tokens_per_context)
+    split = split_to_read(tokens, models)
+    chosen = choose_contexts(split, n_tokens)
+    for_losses = spread_evenly(len(chosen), n_loss_tokens, split.n_tokens / split.n_contexts)
     others = torch.ones(len(chosen), dtype=torch.bool)
     others[for_losses] = False
     which = torch.cat([chosen[for_losses], chosen[others]])
     used, documents = split.contexts[which], split.documents_of(which)
-    low, high = int(used.min()), int(used.max())
-    for model in models:
-        if low < 0 or high >= model.vocab_size:
-            raise DataError(
-                f"token id {low if low < 0 else high} is outside the vocabulary of {model.name} (0 to "
-                f"{model.vocab_size - 1}); tokenise with the model's own tokenizer"
-            )
+    require_known_ids(used, models)
     no_target = ~split.text_mask(which)
     if documents is not None:
         no_target[:, 1:] |= documents[:, 1:] != documents[:, :-1]
@@ -154,32 +132,3 @@ def _begins(split: TokenSplit, contexts: Contexts) -> Tensor:
     else:
         begins[:, 1:] = contexts.documents[:, 1:] != contexts.documents[:, :-1]
     return begins
-
-
-def _spread(n_contexts: int, n_tokens: int | None, tokens_per_context: float) -> Tensor:
-    """Evenly spaced indices of as many of ``n_contexts`` contexts as hold ``n_tokens`` tokens."""
-    n = n_contexts if n_tokens is None else min(n_contexts, math.ceil(n_tokens / tokens_per_context))
-    return torch.arange(n) * n_contexts // max(1, n)
-
-
-def _split_of(tokens: object, special_token_ids: frozenset[int]) -> TokenSplit:
-    if isinstance(tokens, Tokens):
-        return tokens.heldout
-    if isinstance(tokens, TokenSplit):
-        return tokens
-    if not isinstance(tokens, Tensor):
-        raise ConfigError(
-            "tokens must be a Tokens, a TokenSplit or an integer tensor of contexts [n, T], got "
-            f"{type(tokens).__name__}"
-        )
-    if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise ShapeError(
-            f"contexts must be integer token ids [n, T], got {list(tokens.shape)} of {tokens.dtype}; "
-            "for activations use activations="
-        )
-    if tokens.shape[1] == 0:
-        raise DataError(f"contexts of no tokens were given, {list(tokens.shape)}; there is nothing to evaluate")
-    ids = tokens.detach().to(device="cpu", dtype=torch.int32).contiguous()
-    if not torch.equal(ids, tokens.cpu()):
-        raise DataError("the contexts hold ids that no vocabulary has: they do not fit into 32 bits")
-    return TokenSplit(ids, special_token_ids, "contexts")

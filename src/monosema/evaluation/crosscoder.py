@@ -20,7 +20,7 @@ from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, first_rows, joined, rule_for
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
-from monosema.evaluation.contexts import choose_contexts, overlap_with_training
+from monosema.evaluation.contexts import evaluation_contexts, overlap_with_training
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, crosscoder_report
 from monosema.evaluation.measure import (
     RowSums,
@@ -190,7 +190,7 @@ def _on_text(
     batch_size: int | None,
 ) -> _Source:
     models = by_name(model)
-    chosen = choose_contexts(tokens, list(models.values()), n_tokens, 0)
+    chosen = evaluation_contexts(tokens, list(models.values()), n_tokens, 0)
     subject = Subject(coder, sites_of(coder, models, to_be_written=False))
     size = batch_size or fitting_batch_size(models, chosen.split.context_size)
 

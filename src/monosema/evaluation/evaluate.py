@@ -21,7 +21,7 @@ from monosema.data.recorded_outliers import OutlierMultiple, rule_for
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import measure_activations
 from monosema.evaluation.comparison import Reports
-from monosema.evaluation.contexts import choose_contexts, overlap_with_training
+from monosema.evaluation.contexts import evaluation_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
 from monosema.evaluation.losses import few_documents, losses_of, nothing_predicted, with_patterns
@@ -201,7 +201,7 @@ def evaluate_many(
     elif reason := no_task(models):
         losses = False
         notes.append(f"no cross-entropy or KL: {reason}")
-    chosen = choose_contexts(tokens, list(models.values()), n_tokens, n_loss_tokens if losses else 0)
+    chosen = evaluation_contexts(tokens, list(models.values()), n_tokens, n_loss_tokens if losses else 0)
     subjects = [
         Subject(coder, sites_of(coder, models, to_be_written=losses), rule)
         for coder, rule in zip(coders.values(), rules, strict=True)

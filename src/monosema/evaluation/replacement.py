@@ -12,7 +12,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.trained_on import model_notes
-from monosema.evaluation.contexts import choose_contexts, overlap_with_training
+from monosema.evaluation.contexts import evaluation_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, SPLICED
 from monosema.evaluation.losses import few_documents, losses_of, nothing_predicted
 from monosema.evaluation.measure import check_counts, evaluation_mode, require_enough, require_finite_weights
@@ -85,7 +85,7 @@ def evaluate_replacement(
     models = {"": model}
     if reason := no_task(models):
         raise ConfigError(f"nothing to predict: {reason}; load the model with its tokenizer")
-    chosen = choose_contexts(tokens, [model], n_tokens, None)
+    chosen = evaluation_contexts(tokens, [model], n_tokens, None)
     mask = mask_token_id(models)
     masked = None if mask is None else choose_masked(chosen.special, seed)
     runs, layers = dict[str, GroupSums](), list[LayerSums]()

@@ -5,23 +5,22 @@ Shape letters: B contexts of a batch, T tokens of a context, F latents, E active
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary
-from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.coders import Dictionary, SparseCoder
+from monosema.coders.variant import variant_words
+from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.named_models import NamedModels, split_site_name
-from monosema.data.outliers import MEDIAN_ROWS, NormRule
-from monosema.data.rebuild import several_models
-from monosema.data.recorded_outliers import OutlierMultiple, estimated, first_rows, rule_for
+from monosema.data.recorded_outliers import OutlierMultiple, joined
 from monosema.data.trained_on import model_notes
 from monosema.features.logits import ExtremeLogits, extreme_logits
+from monosema.features.source import open_source, outlier_rule
 from monosema.features.statistics import LatentStatistics
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
 from monosema.features.texts import TokenTexts
@@ -36,7 +35,7 @@ _PRE_ACTIVATIONS_PER_STEP = {"cpu": 2**23}
 def collect_features(
     coder: Dictionary,
     model: LanguageModel | Mapping[str, LanguageModel],
-    tokens: Tokens | TokenSplit,
+    tokens: Tokens | TokenSplit | Tensor,
     *,
     n_tokens: int | None = 200_000,
     contexts_per_latent: int = 10,
@@ -55,16 +54,17 @@ def collect_features(
     ``logits`` define every number.
 
     Args:
-        coder: any coder of one group of latents; read as it is.
+        coder: any dictionary; read as it is.
         model: the language model it reads; several by name, for sites such as ``base:blocks.2.hook_resid_post``.
-        tokens: text (a ``Tokens``' held-out split is used), tokenised for that model.
-        n_tokens: tokens to read, special ones included, rounded up to whole contexts; None for all.
+        tokens: a ``Tokens`` (its held-out split is used), one split, or token ids ``[n, T]``.
+        n_tokens: tokens to read, special ones included, in whole contexts spread evenly over the split: those that
+            ``evaluate`` measures for the same number. None for all.
         contexts_per_latent: contexts kept per latent.
         batch_size: contexts in a forward pass.
         n_histogram_bins: bins of each histogram; between half of them and all are used.
         n_logits: tokens kept at each end of the logits.
-        outlier_norm_multiple: positions where the norm of a site read exceeds so many times the median there count
-            nowhere, like special ones: as the dictionary was trained, by default. See ``evaluate``.
+        outlier_norm_multiple: positions where the norm of a site read or written exceeds so many times the median
+            there count nowhere, like special ones: as the dictionary was trained, by default. See ``evaluate``.
         progress: show a bar on a terminal, a logged line elsewhere.
 
     Memory beyond model and text: a few arrays ``[batch_size, d_sae]`` and ``[d_sae, contexts_per_latent]``, and the
@@ -78,16 +78,10 @@ def collect_features(
     """
     _check_options(n_tokens, contexts_per_latent, batch_size, n_histogram_bins, n_logits)
     models = NamedModels(model)
-    names = sites_read(coder, models)
-    if isinstance(tokens, Tokens):
-        tokens.require_vocabulary_of(models.first)
-    split = tokens.heldout if isinstance(tokens, Tokens) else tokens
-    if isinstance(tokens, Tokens) and len(split) == 0:
-        raise DataError(f"the {split.name} split holds no context; {tokens.how_to_hold_out}")
-    chosen = slice(_n_contexts(split, list(models.by_name.values()) or [models.first], n_tokens))
-    contexts_NT, special_NT = split.contexts[chosen], ~split.row_mask(chosen)
-    rows_of = partial(_rows, models, names, split)
-    rule = _rule(coder, rows_of, contexts_NT, special_NT, outlier_norm_multiple)
+    source = open_source(coder, models, tokens, n_tokens)
+    split, which, contexts_NT = source.split, source.which, source.contexts_NT
+    special_NT = ~split.row_mask(which)
+    rule = outlier_rule(coder, source, special_NT, outlier_norm_multiple)
     n_outliers = 0
     statistics = LatentStatistics(coder.d_sae, n_histogram_bins)
     best = BestContexts(coder.d_sae, contexts_per_latent)
@@ -95,10 +89,11 @@ def collect_features(
         for first in range(0, len(contexts_NT), batch_size):
             part = slice(first, min(first + batch_size, len(contexts_NT)))
             usable_BT = ~special_NT[part]
-            rows = rows_of(contexts_NT[part], part, usable_BT)
-            require_finite(f"activations read at {'+'.join(names)!r}, contexts {first} to {part.stop - 1},", rows)
+            rows, target = source.rows(part, usable_BT, has_target=rule is not None)
+            where = f"contexts {int(which[first])} to {int(which[part.stop - 1])},"
+            require_finite(f"activations read at {'+'.join(source.read)!r}, {where}", rows)
             if rule is not None:
-                outlier = rule.outliers(rows)
+                outlier = rule.outliers(joined(rows, target))
                 rows = rows[~outlier.to(rows.device)] if bool(outlier.any()) else rows
                 usable_BT[usable_BT.clone()] = ~outlier
                 n_outliers += int(outlier.sum())
@@ -112,7 +107,7 @@ def collect_features(
     windows = best.windows()
     logits = _logits(coder, models, n_logits)
     table = logits if isinstance(logits, ExtremeLogits) else None
-    texts, logit_texts = _context_texts(windows.context, contexts_NT, split, models.first, table)
+    texts, logit_texts = _context_texts(windows.context, contexts_NT, which, split, models.first, table)
     return FeatureStore(
         provenance=Provenance(
             model=", ".join(f"{key}: {each.name}" for key, each in models.by_name.items()) or models.first.name,
@@ -126,38 +121,17 @@ def collect_features(
             model_fingerprint=_fingerprint(models),
             notes=tuple(model_notes(coder, model)),
             n_outlier_positions=n_outliers,
+            architecture=f"{type(coder.config.activation).__name__} {variant_words(coder)}",
+            k=getattr(coder.config.activation, "k", None),
+            layer_sites=_layer_sites(coder),
         ),
         numbers=statistics.numbers(),
-        windows=windows,
+        windows=replace(windows, context=_in_split(windows.context, which)),
         texts=texts,
         logits=table,
         logits_note=logits if isinstance(logits, str) else None,
         logit_texts=logit_texts,
     )
-
-
-def _rows(models: NamedModels, names: list[str], split: TokenSplit, ids: Tensor, part: slice, usable: Tensor) -> Tensor:
-    """``[n, d_in]``: the sites side by side at the ``usable [B, T]`` positions of the contexts ``part``."""
-    captured = models.capture(ids, names, split.documents_of(part))
-    device = captured[names[0]].device
-    return torch.cat([captured[name][usable.to(captured[name].device)].to(device) for name in names], dim=1)
-
-
-def _rule(
-    coder: Dictionary,
-    rows_of: Callable[[Tensor, slice, Tensor], Tensor],
-    contexts_NT: Tensor,
-    special_NT: Tensor,
-    multiple: OutlierMultiple,
-) -> NormRule | None:
-    """Which rows are left out; by the median of the first ones where the dictionary records none."""
-    rule = rule_for(coder, multiple)
-    if rule is None or rule.medians is not None:
-        return rule
-    n_contexts = -(-MEDIAN_ROWS // max(1, contexts_NT.shape[1]))
-    parts = (slice(first, first + n_contexts) for first in range(0, len(contexts_NT), n_contexts))
-    first, _ = first_rows(parts, lambda part: rows_of(contexts_NT[part], part, ~special_NT[part]))
-    return None if first is None else estimated(rule, coder, first, first)
 
 
 @torch.no_grad()
@@ -199,7 +173,12 @@ def _peaks(entries: Entries, first: int, n_contexts: int, d_sae: int) -> Tensor:
 
 
 def _context_texts(
-    kept_FK: Tensor, contexts_NT: Tensor, split: TokenSplit, model: LanguageModel, logits: ExtremeLogits | None
+    kept_FK: Tensor,
+    contexts_NT: Tensor,
+    which: Tensor,
+    split: TokenSplit,
+    model: LanguageModel,
+    logits: ExtremeLogits | None,
 ) -> tuple[ContextTexts, dict[int, int]]:
     """The kept contexts as text, and the place in the vocabulary of each token in the logits."""
     kept = kept_FK[kept_FK >= 0].unique()
@@ -210,7 +189,7 @@ def _context_texts(
         return vocabulary.setdefault(text, len(vocabulary))
 
     token_ids = contexts_NT[kept].to(torch.int32)
-    documents = split.documents_of(kept)
+    documents = split.documents_of(which[kept])
     lengths = [token_ids.shape[1]] * len(kept) if documents is None else (documents >= 0).sum(1).tolist()
     text_ids = []  # of padding there is nothing to show
     for context, length in zip(token_ids.tolist(), lengths, strict=True):
@@ -219,7 +198,20 @@ def _context_texts(
     listed = [] if logits is None else torch.cat([logits.top_tokens, logits.bottom_tokens]).unique().tolist()
     logit_texts = {token: number_of(texts.label(token)) for token in listed}
     ids = torch.tensor(text_ids, dtype=torch.int32).view(len(kept), contexts_NT.shape[1])
-    return ContextTexts(kept, token_ids, ids, tuple(vocabulary)), logit_texts
+    return ContextTexts(which[kept], token_ids, ids, tuple(vocabulary)), logit_texts
+
+
+def _layer_sites(coder: Dictionary) -> tuple[tuple[str, str], ...]:
+    """What the latents of each layer of a stack read and write; empty for one group of latents."""
+    if isinstance(coder, SparseCoder):
+        return ()
+    read, written = (coder.hook_name or "").split("+"), (coder.hook_name_out or "").split("+")
+    return tuple((site, "+".join(written[layer:])) for layer, site in enumerate(read))
+
+
+def _in_split(kept_FK: Tensor, which: Tensor) -> Tensor:
+    """The numbers in the split of contexts numbered as they were read; -1 stays."""
+    return torch.where(kept_FK >= 0, which[kept_FK.clamp(min=0)], -1)
 
 
 def _logits(coder: Dictionary, models: NamedModels, n_logits: int) -> ExtremeLogits | str:
@@ -230,47 +222,9 @@ def _logits(coder: Dictionary, models: NamedModels, n_logits: int) -> ExtremeLog
     return extreme_logits(coder, model, n_logits)
 
 
-def sites_read(coder: Dictionary, models: NamedModels) -> list[str]:
-    """The sites whose values lie side by side in the coder's input."""
-    if not coder.hook_name:
-        raise ConfigError(
-            "the coder does not say which site it reads; train it on a stream, or name its sites with "
-            "coder.bind(hook_name, hook_name_out, {})"
-        )
-    if not models.is_mapping and (recorded := several_models(coder.metadata)):
-        shown = ", ".join(f"{key!r}: ..." for key in recorded)
-        raise ConfigError(
-            f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
-        )
-    sites = models.sites(coder.hook_name.split("+"))
-    width = sum(width for _, width in sites)
-    if width != coder.d_in:
-        names = " and ".join(model.name for model in models.by_name.values()) or models.first.name
-        raise ShapeError(
-            f"the coder's d_in is {coder.d_in}, but {coder.hook_name!r} of {names} is {width} wide; was it "
-            "trained on another model or site?"
-        )
-    return [name for name, _ in sites]
-
-
 def _fingerprint(models: NamedModels) -> str | None:
     found = models.fingerprints()
     return None if found is None else ", ".join(f"{key}: {each}" if key else each for key, each in found.items())
-
-
-def _n_contexts(split: TokenSplit, models: Sequence[LanguageModel], n_tokens: int | None) -> int:
-    """How many of the first contexts hold ``n_tokens`` tokens."""
-    if len(split) == 0:
-        raise DataError(f"the {split.name} split holds no context; give more text")
-    for model in models:
-        if model.context_size is not None and split.context_size > model.context_size:
-            raise ShapeError(
-                f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
-                f"{model.name}; tokenise with a smaller context_size"
-            )
-    if n_tokens is None:
-        return len(split)
-    return min(len(split), math.ceil(n_tokens * len(split) / split.n_tokens))
 
 
 def _check_options(n_tokens: int | None, contexts: int, batch_size: int, n_bins: int, n_logits: int) -> None:

@@ -21,10 +21,18 @@ from monosema.core.files import write_atomically
 from monosema.core.page import assembled, asset
 from monosema.core.printable import WHITESPACE_SYMBOLS, printable
 from monosema.features.render import number
-from monosema.features.store import FeatureStore
+from monosema.features.store import FeatureStore, Provenance
 
 _SHARE = 65_535
 """The integer that stands for a latent's maximum."""
+_LOGITS = (
+    "What an activation of 1 adds to each token's logit directly: the latent's decoder row through the final norm's "
+    "gain and the unembedding."
+)
+_LOGITS_OF_STACK = (
+    "What an activation of 1 adds to each token's logit directly: the sum of the latent's decoder rows at all sites it "
+    "writes, through the final norm's gain and the unembedding."
+)
 
 
 def write_dashboard(
@@ -48,6 +56,12 @@ def write_dashboard(
     strings, arrays = _used_strings(store, arrays)
     provenance = store.provenance
     title = printable(title or provenance.site)
+    shown = {
+        "architecture": provenance.architecture or None,
+        "k": None if provenance.k is None else f"{provenance.k:g}",
+        **figures,
+    }
+    shown.setdefault("dead fraction", 1 - len(store) / store.d_sae)
     header = {
         "title": title,
         "site": provenance.site,
@@ -62,7 +76,9 @@ def write_dashboard(
         "logits_note": store.logits_note,
         "share": _SHARE,
         "notes": [printable(note) for note in provenance.notes],
-        "figures": [[name, _figure(value)] for name, value in figures.items() if value is not None],
+        "figures": [[name, _figure(value)] for name, value in shown.items() if value is not None],
+        "logits_meaning": _LOGITS_OF_STACK if provenance.layer_sites else _LOGITS,
+        "layers": [_layer(provenance, layer) for layer in range(len(provenance.layer_sites))],
         "whitespace": WHITESPACE_SYMBOLS,
         "strings": strings,
     }
@@ -96,6 +112,7 @@ def _latent_arrays(store: FeatureStore, chosen: np.ndarray) -> dict[str, np.ndar
     numbers, logits = store.numbers, store.logits
     arrays = {
         "latent": chosen,
+        "clarity": store.clarity.numpy()[chosen],
         "count": numbers.count.numpy()[chosen],
         "maximum": numbers.maximum.numpy()[chosen],
         "mean": numbers.mean.numpy()[chosen].astype(np.float32),
@@ -179,6 +196,15 @@ def _used_strings(store: FeatureStore, arrays: dict[str, np.ndarray]) -> tuple[l
     strings = ["", *(store.texts.vocabulary[index] for index in used.tolist())]
     renumbered = {name: np.where(arrays[name] < 0, 0, np.searchsorted(used, arrays[name]) + 1) for name in names}
     return strings, arrays | renumbered
+
+
+def _layer(provenance: Provenance, layer: int) -> dict[str, str]:
+    """How a layer of a stack is called, and what its latents read and write."""
+    read, written = provenance.layer_sites[layer]
+    return {
+        "name": printable(provenance.layer_name(layer)),
+        "sites": printable(f"reads {read}, writes {written.replace('+', ', ')}"),
+    }
 
 
 def _file(name: str) -> str:

@@ -53,7 +53,8 @@ class LogitEffect:
     text: str
     """Its printable text."""
     value: float
-    """Logit-lens value of the decoder direction: the final norm's gain is folded in, its scale left out."""
+    """Logit-lens value of the latent's direction (``ExtremeLogits``): the final norm's gain is folded in, its scale is
+    left out."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Feature:
     index: int
     """The latent."""
     site: str
-    """Where its coder reads (and writes, where that is another site), and of which model."""
+    """Where it reads (and writes, where that is another site), and of which model."""
     count: int
     """Usable (not special) tokens on which its activation is not zero."""
     n_tokens: int
@@ -94,6 +95,8 @@ class Feature:
     """Why there are no logits."""
     contexts: tuple[FeatureContext, ...]
     """The contexts with its largest activations, strongest first, each context once."""
+    layer: str | None = None
+    """The layer of a cross-layer transcoder that it belongs to; None in a dictionary with one group of latents."""
 
     @property
     def is_alive(self) -> bool:

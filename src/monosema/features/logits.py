@@ -5,6 +5,7 @@ Shape letters: F latents, V vocabulary, N tokens kept per end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +16,21 @@ from monosema.core.errors import UserError
 from monosema.models import LanguageModel
 
 _LOGITS_PER_STEP = 2**25
-_RESIDUAL_SITES = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+_ADDED_SITES = ("hook_embed", "hook_attn_out", "hook_mlp_out")
+"""What is added to the residual stream."""
+_RESIDUAL_SITES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", *_ADDED_SITES)
 
 
 @dataclass(frozen=True, eq=False)
 class ExtremeLogits:
-    """The tokens with the largest and the smallest logit-lens value of each decoder row."""
+    """The tokens with the largest and the smallest logit-lens value of each latent's direction: its decoder row, or in
+    a cross-layer transcoder the sum of its decoder rows over the sites that it writes."""
 
     top_tokens: Tensor
     """[F, N] int32 token ids, largest value first; the lower id among equals."""
     top_values: Tensor
-    """[F, N] float32: ``logit_lens(W_dec)`` there, for an activation of 1 (on a token that ``token_scaling`` leaves as
-    it is: a larger token's output is scaled back by its own size)."""
+    """[F, N] float32: ``logit_lens(direction)`` there, for an activation of 1 (on a token that ``token_scaling`` leaves
+    as it is: a larger token's output is scaled back by its own size)."""
     bottom_tokens: Tensor
     """[F, N] int32 token ids, smallest value first."""
     bottom_values: Tensor
@@ -38,19 +42,49 @@ def extreme_logits(coder: Dictionary, model: LanguageModel, n: int) -> ExtremeLo
     """``ExtremeLogits`` of every latent, or the reason why there are none.
 
     Decoder rows are logit-lens directions where the coder writes one site in the basis of the residual stream: the
-    stream itself or what a branch adds to it.
+    stream itself or what a branch adds to it. A cross-layer transcoder writes what several branches add. The stream
+    sums these, so a latent's direction is the sum of its decoder rows: its direct effect on the logits, without what
+    later layers make of it.
     """
-    site = coder.hook_name_out or ""
-    if not isinstance(coder, SparseCoder) or site.rpartition(".")[2] not in _RESIDUAL_SITES or "+" in site:
-        return f"no logits: {site!r} is not a site of the residual stream, which the unembedding reads"
+    if problem := _no_direction(coder):
+        return f"no logits: {problem}"
     n = min(n, model.vocab_size)
     parts: list[tuple[Tensor, ...]] = []
     try:
-        for rows in coder.W_dec.detach().split(max(1, _LOGITS_PER_STEP // model.vocab_size)):
-            parts.append(_extremes(model.logit_lens(rows.to(model.device)), n))
+        for directions in _directions(coder):
+            for rows in directions.split(max(1, _LOGITS_PER_STEP // model.vocab_size)):
+                parts.append(_extremes(model.logit_lens(rows.to(model.device)), n))
     except UserError as error:
         return f"no logits: {error}"
     return ExtremeLogits(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _no_direction(coder: Dictionary) -> str | None:
+    """Why latents have no direction in the residual stream; None where they have one."""
+    site = coder.hook_name_out or ""
+    if isinstance(coder, SparseCoder):
+        if "+" in site or site.rpartition(".")[2] not in _RESIDUAL_SITES:
+            return f"{site!r} is not a site of the residual stream, which the unembedding reads"
+        return None
+    sites = site.split("+")
+    others = [each for each in sites if each.rpartition(".")[2] not in _ADDED_SITES]
+    if others:
+        return f"{others[0]!r} is not added to the residual stream, so the sites that a latent writes have no sum there"
+    if len(models := {each.rpartition(":")[0] for each in sites}) > 1:
+        return f"the sites written belong to several models ({', '.join(sorted(models))})"
+    return None
+
+
+def _directions(coder: Dictionary) -> Iterator[Tensor]:
+    """``[F of the part, D]`` of each part: the decoder row, summed over the sites written."""
+    if isinstance(coder, SparseCoder):
+        yield coder.W_dec.detach()
+        return
+    width = coder.config.write_widths[0]
+    for part in coder.parts:
+        W_dec = part.coder.W_dec.detach()
+        n_sites = W_dec.shape[1] // width  # one where a single decoder serves all of part.writes
+        yield W_dec.unflatten(1, (n_sites, width)).sum(1) * len(part.writes)
 
 
 def _extremes(logits_RV: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -25,8 +25,8 @@ from monosema.data.packing_config import Packing
 from monosema.data.recorded_outliers import OutlierMultiple, estimated, rule_for
 from monosema.data.tokenise import encode
 from monosema.data.trained_on import model_notes
-from monosema.features.collect import sites_read
 from monosema.features.prompt_reading import PromptReading, TokenLatent, TokenReading
+from monosema.features.source import sites
 from monosema.features.store import FeatureStore
 from monosema.features.texts import TokenTexts
 from monosema.kernels import Latents
@@ -85,7 +85,7 @@ def read_prompt(
     if prepend_bos not in (True, False, "auto"):
         raise ConfigError(f"prepend_bos must be True, False or 'auto', got {prepend_bos!r}")
     models = NamedModels(model)
-    names = sites_read(dictionary, models)
+    names, _ = sites(dictionary, models)
     store = _store(features, dictionary)
     record = dictionary.metadata.get("tokens") or {}
     ids_T = _prompt_ids(prompt, models, record, prepend_bos)

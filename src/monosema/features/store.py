@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, SupportsIndex
 
@@ -16,13 +18,18 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import UserError
+from monosema.features.clarity import clarity
 from monosema.features.feature import Feature, FeatureContext, Histogram, LogitEffect, TokenSpan
 from monosema.features.logits import ExtremeLogits
 from monosema.features.statistics import LatentNumbers
 from monosema.features.windows import Windows
 
-SortKey = Literal["index", "density", "maximum", "mean"]
+SortKey = Literal["index", "clarity", "density", "maximum", "mean"]
 """A number that latents can be ordered by."""
+
+_BLOCK = re.compile(r"(?:^|:)blocks\.(\d+)\.")
+_MOST_SITES = 2
+"""Sites that are named one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ class Provenance:
     tokens_fingerprint: str
     """sha256 of the whole split."""
     n_contexts: int
-    """Contexts read, the first ones of the split."""
+    """Contexts read, spread evenly over the split."""
     context_size: int
     """Tokens of a context."""
     n_special_positions: int
@@ -51,12 +58,35 @@ class Provenance:
     """What a reader of the features must know of coder and model."""
     n_outlier_positions: int = 0
     """Positions left out because the norm there is far above the median."""
+    architecture: str = ""
+    """Activation and variant in words: ``BatchTopK SAE``; empty where not recorded."""
+    k: float | None = None
+    """Active latents per token that the activation was trained for; None where it names none."""
+    layer_sites: tuple[tuple[str, str], ...] = ()
+    """Of a cross-layer transcoder, what the latents of each layer read and write; equally many latents a layer,
+    numbered through. Empty for a dictionary with one group of latents."""
 
     @property
     def site(self) -> str:
-        """Site and model in words."""
-        sites = self.hook_name if self.hook_name == self.hook_name_out else f"{self.hook_name} → {self.hook_name_out}"
-        return f"{sites} ({self.model})"
+        """Sites and model in words."""
+        return f"{_sites_in_words(self.hook_name, self.hook_name_out)} ({self.model})"
+
+    def layer_of(self, latent: int, d_sae: int) -> int | None:
+        """The place in ``layer_sites`` of one of ``d_sae`` latents; None where there are no layers."""
+        return latent * len(self.layer_sites) // d_sae if self.layer_sites else None
+
+    def layer_name(self, layer: int) -> str:
+        """``layer 2`` for what block 2 computes; the site read where that names no block, or not this one alone."""
+        blocks = [found[1] if (found := _BLOCK.search(read)) else None for read, _ in self.layer_sites]
+        own = blocks[layer]
+        return self.layer_sites[layer][0] if own is None or blocks.count(own) > 1 else f"layer {own}"
+
+    def site_of(self, latent: int, d_sae: int) -> str:
+        """``site`` of one latent, which reads and writes less than the whole dictionary where there are layers."""
+        layer = self.layer_of(latent, d_sae)
+        if layer is None:
+            return self.site
+        return f"{_sites_in_words(*self.layer_sites[layer])} ({self.model})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +114,8 @@ class LatentRow:
 
     index: int
     """The latent."""
+    clarity: float
+    """``FeatureStore.clarity`` of it."""
     count: int
     """Usable tokens on which it fired."""
     density: float
@@ -131,6 +163,12 @@ class FeatureStore:
         """[n_alive] int64: the latents that fired, ascending."""
         return self.numbers.count.nonzero().squeeze(1)
 
+    @cached_property
+    def clarity(self) -> Tensor:
+        """[F] float32, 0 to 1: how far the strongest contexts of a latent agree, less where it fires often; see
+        ``features.clarity``."""
+        return clarity(self)
+
     def __len__(self) -> int:
         return self.alive.numel()
 
@@ -144,10 +182,11 @@ class FeatureStore:
         if not 0 <= index < self.d_sae:
             raise UserError(f"latent {index} does not exist: this store has latents 0 to {self.d_sae - 1}")
         numbers = self.numbers
-        count = int(numbers.count[index])
+        count, layer = int(numbers.count[index]), self.provenance.layer_of(index, self.d_sae)
         return Feature(
             index=index,
-            site=self.provenance.site,
+            site=self.provenance.site_of(index, self.d_sae),
+            layer=None if layer is None else self.provenance.layer_name(layer),
             count=count,
             n_tokens=numbers.n_tokens,
             density=count / numbers.n_tokens,
@@ -171,7 +210,8 @@ class FeatureStore:
             keys = alive
         else:
             numbers = self.numbers
-            keys = {"density": numbers.count, "maximum": numbers.maximum, "mean": numbers.mean}[by][alive]
+            known = {"density": numbers.count, "maximum": numbers.maximum, "mean": numbers.mean}
+            keys = (self.clarity if by == "clarity" else known[by])[alive]
         return alive[keys.sort(descending=descending, stable=True).indices].tolist()
 
     def table(self, sort_by: SortKey = "index", *, descending: bool | None = None) -> list[LatentRow]:
@@ -213,7 +253,8 @@ class FeatureStore:
             path: the file; replaced whole.
             latents: only these (those that never fired are left out).
             title: heading; the site by default.
-            figures: shown at the top, as ``{"FVE": report.fve, "L0": report.l0}``; None values are left out.
+            figures: shown at the top, as ``{"FVE": report.fve, "L0": report.l0}``, beside the architecture, its k and
+                the share of latents that never fired; None values are left out.
             before, after: tokens kept around the maximum of each context.
             contexts_per_latent: at most so many contexts of each latent; all by default.
 
@@ -272,6 +313,7 @@ class FeatureStore:
         effects = None if self.logits is None else self.logits.top_tokens[latent].tolist()
         return LatentRow(
             index=latent,
+            clarity=float(self.clarity[latent]),
             count=count,
             density=count / self.numbers.n_tokens,
             maximum=float(self.numbers.maximum[latent]),
@@ -288,6 +330,15 @@ class FeatureStore:
         while ids[position] < 0:
             position -= 1
         return self.texts.vocabulary[int(ids[position])]
+
+
+def _sites_in_words(read: str, written: str) -> str:
+    """What is read and, where it is something else, what is written; of many sites the first and the last."""
+    words = []
+    for name in (read, written) if read != written else (read,):
+        sites = name.split("+")
+        words.append(name if len(sites) <= _MOST_SITES else f"{sites[0]} … {sites[-1]} ({len(sites)} sites)")
+    return " → ".join(words)
 
 
 def _spans(text_ids: list[int], values: list[float], vocabulary: tuple[str, ...]) -> tuple[TokenSpan, ...]:

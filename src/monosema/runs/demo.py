@@ -12,21 +12,12 @@ from monosema.core.progress import doing
 from monosema.evaluation import Report, short_report
 from monosema.features import collect_features
 from monosema.runs.config import CoderOptions, EvaluationOptions, RunConfig
+from monosema.runs.features_page import page_figures
 from monosema.runs.session import build_coder, build_model, build_stream, build_tokens
 from monosema.runs.training import train
 
 N_TOKENS = 110_000
 """Held-out tokens read for the figures and for the features page."""
-
-
-def headline(report: Report) -> dict[str, float | None]:
-    """The figures at the head of a features page."""
-    return {
-        "FVE": report.fve,
-        "CE loss score": report.ce_loss_score,
-        "L0": report.l0,
-        "dead fraction": report.dead_fraction,
-    }
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,6 @@ def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResul
     store = collect_features(result.coder, model, tokens, n_tokens=N_TOKENS, progress=progress)
     page = result.folder / "features.html"
     with doing("writing the features page", enabled=progress):
-        store.dashboard(page, figures=headline(result.report))
+        store.dashboard(page, figures=page_figures(result.folder, store))
     mark("features")
     return DemoResult(result.report, result.folder, page, seconds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema import hub
+from monosema.coders.variant import variant_words
 from monosema.core.files import read_json
 from monosema.core.printable import terminal_lines
 from monosema.data.outliers import recorded_rule
@@ -17,15 +18,6 @@ from monosema.evaluation import Report
 from monosema.formats.checkpoints import checkpoint_folders, checkpoint_tokens, run_progress, unfinished_names
 from monosema.runs.checksums import Checksums
 from monosema.runs.describe_folders import lines_of
-from monosema.training.resolve import variant_of
-
-_KINDS = {
-    "SAE": "SAE",
-    "Transcoder": "transcoder",
-    "SkipTranscoder": "skip transcoder",
-    "Crosscoder": "crosscoder",
-    "CrossLayerTranscoder": "cross-layer transcoder",
-}
 
 
 def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
@@ -40,7 +32,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         return _aligned(of_folder)
     coder = hub.load(folder, name)
     tokens = coder.metadata.get("tokens") or {}
-    kind, scaling = _KINDS[variant_of(coder)], coder.config.token_scaling
+    kind, scaling = variant_words(coder), coder.config.token_scaling
     lines = {
         "dictionary": f"{kind}, {coder.d_sae:,} latents, {_brief(coder.config.activation)}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",

@@ -9,22 +9,12 @@ from torch.amp.autocast_mode import is_autocast_available
 
 from monosema.coders import Dictionary, SparseCoder
 from monosema.coders.config import Gated, TanhReLU, TokenScaling
+from monosema.coders.variant import variant_of
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
 from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Objective
-
-
-def variant_of(coder: Dictionary) -> str:
-    """The name of the variant, as in ``allowed.VARIANTS``."""
-    if not isinstance(coder, SparseCoder):
-        return "CrossLayerTranscoder"
-    if len(coder.config.write_widths) > 1 or len(coder.config.read_widths) > 1:
-        return "Crosscoder"
-    if coder.W_skip is not None:
-        return "SkipTranscoder"
-    return "SAE" if coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out else "Transcoder"
 
 
 def has_unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:

@@ -13,10 +13,16 @@ async function openData(header, text) {
   const density = (row) => data.count[row] / header.n_tokens;
   const sortKeys = {
     index: (row) => data.latent[row],
+    clarity: (row) => data.clarity[row],
     density: (row) => data.count[row],
     maximum: (row) => data.maximum[row],
     mean: (row) => data.mean[row],
   };
+
+  /** The layer of a latent of a stack; null where there are no layers. */
+  function layer(row) {
+    return header.layers[Math.floor((data.latent[row] * header.layers.length) / header.d_sae)] ?? null;
+  }
 
   function groupStart(token) {
     while (data.pool_text[token] === 0) token -= 1;
@@ -129,16 +135,19 @@ async function openData(header, text) {
   }
 
   /** What a query finds: `rows` has a 1 for each latent (null: everything), `exact` is the row of the latent whose
-      number was asked for (-1: none), `tokens` has a 1 for each token of the pool that matches (null: not looked at). */
+      number was asked for (-1: none), `missing` that number where the page does not have the latent (null: none),
+      `tokens` has a 1 for each token of the pool that matches (null: not looked at). */
   function search(query, scope) {
     const needle = query.toLowerCase();
-    const found = { rows: null, exact: -1, tokens: null };
+    const found = { rows: null, exact: -1, missing: null, tokens: null };
     if (needle === "") return found;
     const rows = new Uint8Array(nRows);
     found.rows = rows;
     if ((scope === "anywhere" || scope === "latent") && /^\s*#?\d+\s*$/.test(query)) {
-      found.exact = data.latent.indexOf(Number(query.replace(/[\s#]/g, "")));
+      const asked = Number(query.replace(/[\s#]/g, ""));
+      found.exact = data.latent.indexOf(asked);
       if (found.exact >= 0) rows[found.exact] = 1;
+      else found.missing = asked;
     }
     if (scope === "anywhere" || scope === "logits") {
       const hit = Uint8Array.from(poolText().lower, (text) => (text.includes(needle) ? 1 : 0));
@@ -160,5 +169,5 @@ async function openData(header, text) {
     return found;
   }
 
-  return { ...data, nRows, density, sortKeys, strongestTexts, logits, windowGroups, search };
+  return { ...data, nRows, density, layer, sortKeys, strongestTexts, logits, windowGroups, search };
 }

@@ -13,11 +13,13 @@
   byId("data").remove();
 
   const ROW_HEIGHT = 34;
+  const SYMBOLS = "· is a space, ↵ a line break, ⇥ a tab, ↵·12 a line break and 12 spaces";
   const MAX_CHIPS = 5;
-  const { nRows, density, sortKeys, strongestTexts, logits, windowGroups } = data;
+  const { nRows, density, layer, sortKeys, strongestTexts, logits, windowGroups } = data;
+  const splitName = header.split.replace("heldout", "held-out");
   const state = {
     order: Uint32Array.from(data.latent.keys()),
-    key: "density",
+    key: "clarity",
     descending: true,
     found: data.search("", "anywhere"),
     selected: -1,
@@ -35,10 +37,18 @@
     if (exact >= 0) rows = [exact, ...rows.filter((row) => row !== exact)];
     state.order = Uint32Array.from(rows);
     byId("found").textContent = matching
-      ? `${count(rows.length)} of ${count(nRows)}`
+      ? `${count(rows.length)} of ${count(nRows)}${missingText()}`
       : `${count(nRows)} latents`;
     byId("scroller").scrollTop = 0;
     showRows();
+  }
+
+  /** Why the latent whose number was asked for is not here. */
+  function missingText() {
+    const { missing } = state.found;
+    if (missing === null) return "";
+    if (missing >= header.d_sae) return ` · there is no latent ${missing}`;
+    return header.n_alive === nRows ? ` · latent ${missing} never fired` : ` · latent ${missing} is not on this page`;
   }
 
   // ---- text
@@ -68,18 +78,35 @@
   }
 
   function chip(text, className = "") {
-    return appendText(make("span", `chip ${className}`), text, false);
+    const element = appendText(make("span", `chip ${className}`), text, false);
+    if (/^\s+$/u.test(text)) element.dataset.tip = whitespaceInWords(text);
+    return element;
+  }
+
+  const WORDS = { " ": ["space", "spaces"], "\n": ["line break", "line breaks"], "\t": ["tab", "tabs"] };
+
+  /** "1 line break, 12 spaces" */
+  function whitespaceInWords(text) {
+    const runs = text.match(/(\s)\1*/gu) ?? [];
+    return runs
+      .map((run) => `${run.length} ${(WORDS[run[0]] ?? ["other white space", "other white space"])[run.length > 1 ? 1 : 0]}`)
+      .join(", ");
   }
 
   // ---- the table
 
   const columns = [
     ["index", "Latent", ""],
+    [
+      "clarity",
+      "Clarity",
+      "share of its strongest contexts that have the same strongest token; less where it fires on more than 1 % of tokens",
+    ],
     ["density", "Density", "share of the tokens on which it fires (bar: logarithmic)"],
     ["maximum", "Max", "largest activation"],
     ["mean", "Mean", "mean activation where it fires"],
-    [null, "Strongest tokens", ""],
-    [null, header.n_logits ? "Top logits" : "", ""],
+    [null, "Strongest tokens", `texts at the maxima of its contexts; ${SYMBOLS}`],
+    [null, header.n_logits ? "Top logits" : "", "tokens it promotes most"],
   ];
 
   function showColumns() {
@@ -87,6 +114,7 @@
       ...columns.map(([key, label, tip]) => {
         const cell = make("div", "");
         cell.setAttribute("role", "columnheader");
+        if (tip) cell.dataset.tip = tip;
         if (!key) {
           cell.textContent = label;
           return cell;
@@ -96,7 +124,6 @@
           reorder();
           byId("columns").querySelector(`[data-key="${key}"]`).focus();
         });
-        if (tip) button.dataset.tip = tip;
         cell.setAttribute("aria-sort", sortDirection(key, state));
         return add(cell, button);
       }),
@@ -120,9 +147,12 @@
     const strongest = add(make("div", "cell tokens"), ...strongestTexts(row).map((text) => chip(text, "hot")));
     const top = make("div", "cell tokens");
     if (header.n_logits) top.append(...logits(row, "top").slice(0, MAX_CHIPS).map(({ text }) => chip(text)));
+    const index = make("div", "cell index", data.latent[row]);
+    if (layer(row)) index.append(make("small", "", layer(row).name));
     add(
       element,
-      make("div", "cell index", data.latent[row]),
+      index,
+      make("div", "cell", number(data.clarity[row])),
       dense,
       make("div", "cell", number(data.maximum[row])),
       make("div", "cell", number(data.mean[row])),
@@ -195,6 +225,7 @@
     byId("detail").setAttribute("aria-label", `Latent ${data.latent[row]}`);
     byId("detail").replaceChildren(
       head,
+      ...(layer(row) ? [make("p", "hint layer", `${layer(row).name} · ${layer(row).sites}`)] : []),
       stats(row),
       add(make("div", "pair"), histogramCard(row), logitsCard(row)),
       contextsCard(row),
@@ -204,6 +235,7 @@
   function stats(row) {
     const list = make("dl", "stats");
     for (const [name, value, note] of [
+      ["Clarity", number(data.clarity[row]), "agreement of its contexts, less if dense"],
       ["Density", share(density(row)), `${count(data.count[row])} of ${count(header.n_tokens)} tokens`],
       ["Maximum", number(data.maximum[row]), "largest activation"],
       ["Mean", number(data.mean[row]), "where it fires"],
@@ -261,8 +293,9 @@
   }
 
   function logitsCard(row) {
-    const card = add(make("div", "card"), make("h3", "", "Tokens its direction makes more and less likely"));
+    const card = add(make("div", "card"), make("h3", "", "Direct effect on logits"));
     if (!header.n_logits) return add(card, make("p", "hint", header.logits_note));
+    card.append(make("p", "hint", header.logits_meaning));
     const ends = make("div", "ends");
     const effects = { up: logits(row, "top"), down: logits(row, "bottom") };
     const largest = Math.max(...[...effects.up, ...effects.down].map(({ value }) => Math.abs(value)), 1e-12);
@@ -305,15 +338,24 @@
       add(make("span", "push bar"), toggle("Full", "full"), toggle("Line breaks", "breaks")),
     );
     const list = make("ol", "contexts");
+    const legend =
+      `Under the activation, ${place(from)} is token ${tokenOf(from)} of context ${data.window_context[from]} of the ` +
+      `${splitName} text. The maximum is underlined. In the text, ${SYMBOLS}.`;
     for (let w = from; w < to; w++) {
-      const mark = add(make("div", "mark", number(data.window_maximum[w])), make("small", "", place(w)));
+      const where = make("small", "", place(w));
+      where.dataset.tip = `context ${data.window_context[w]} of the ${splitName} text, token ${tokenOf(w)} (counted from 0)`;
+      const mark = add(make("div", "mark", number(data.window_maximum[w])), where);
       list.append(add(make("li", ""), mark, contextText(row, w)));
     }
-    return add(make("div", "card"), head, list);
+    return add(make("div", "card"), head, make("p", "hint", legend), list);
+  }
+
+  function tokenOf(w) {
+    return data.window_start[w] + data.window_peak[w];
   }
 
   function place(w) {
-    return `${data.window_context[w]}:${data.window_start[w] + data.window_peak[w]}`;
+    return `${data.window_context[w]}:${tokenOf(w)}`;
   }
 
   function contextText(row, w) {
@@ -381,7 +423,8 @@
     clearTimeout(pending);
     state.found = data.search(byId("query").value, byId("scope").value);
     reorder();
-    if (state.selected >= 0) showDetail();
+    if (state.found.exact >= 0) select(state.found.exact);
+    else if (state.selected >= 0) showDetail();
   }
 
   byId("query").addEventListener("input", () => {
@@ -392,7 +435,8 @@
   byId("search").addEventListener("submit", (event) => {
     event.preventDefault();
     runSearch();
-    if (state.order.length) select(state.order[0]);
+    // a latent that is not here must not open another one
+    if (state.order.length && state.found.missing === null) select(state.order[0]);
   });
   byId("rows").addEventListener("click", (event) => {
     const element = event.target.closest(".row");
@@ -407,7 +451,7 @@
   byId("title").textContent = header.title;
   byId("subtitle").textContent =
     (header.title === header.site ? "" : `${header.site} · `) +
-    `${count(header.n_alive)} of ${count(header.d_sae)} latents fired on ${count(header.n_tokens)} ${header.split.replace("heldout", "held-out")} tokens`;
+    `${count(header.n_alive)} of ${count(header.d_sae)} latents fired on ${count(header.n_tokens)} ${splitName} tokens`;
   byId("notes").append(...header.notes.map((note) => make("li", "hint", note)));
   byId("figures").append(
     ...header.figures.map(([name, value]) => add(make("div", ""), make("dt", "", name), make("dd", "", value))),
