@@ -206,8 +206,12 @@ def check_types(config: Any) -> None:
 def made_of(cls: type[C], values: Mapping[str, Any], where: object) -> C:
     """The dataclass ``cls`` of ``values`` from the file ``where``; ``FileError`` where one is of another type than its
     field, or a field is missing or unknown."""
+    hints = _hints(typing.cast(type, cls))
+    check_values(values, hints, where)
+    tuples = {name for name, kind in hints.items() if typing.get_origin(kind) is tuple}
+    given = {name: tuple(each) if name in tuples and isinstance(each, list) else each for name, each in values.items()}
     try:
-        made = from_plain(cls, values)
+        made = cls(**given)
         check_types(made)
     except (TypeError, ConfigError) as error:
         raise FileError(f"{where} is damaged: {error}") from error
