@@ -280,8 +280,8 @@ def test_a_dictionary_over_two_models_is_trained_evaluated_and_shown(
     capsys.readouterr()
     assert main(["evaluate", out, "--quiet", "--n-tokens", "640", "--out", str(tmp_path / "report.json")]) == 0
     printed = capsys.readouterr().out
-    assert "model base" in printed
-    assert "model chat" in printed
+    assert "ce_loss_score of base" in printed
+    assert "ce_loss_score of chat" in printed
     again, first = (json.loads(p.read_text()) for p in (tmp_path / "report.json", tmp_path / "run" / "report.json"))
     assert again == first
     sites = ["evaluate", out, "--quiet", "--crosscoder", "--n-tokens", "640", "--out", str(tmp_path / "sites.json")]
@@ -325,7 +325,7 @@ def test_evaluate_compares_several_dictionaries(
     written = [f"--{kind}={tmp_path / 'all'}.{kind}" for kind in ("csv", "html")] + ["--out", f"{tmp_path}/all.json"]
     assert main(["evaluate", *folders, "--quiet", "--n-tokens", "2048", *written]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("language model") == 3
+    assert sum(line.startswith("  ce_loss_score") for line in printed.splitlines()) == 3
     assert [line.split()[0] for line in printed.splitlines()[-3:]] == folders
     together = json.loads((tmp_path / "all.json").read_text())
     assert list(together) == folders

@@ -19,6 +19,7 @@ from monosema.core.foreign import SECRETS, refuse_withheld, withhold
 from monosema.core.logs import get_logger
 from monosema.core.peers import peers_option
 from monosema.core.printable import printable
+from monosema.core.spelling import matching_name
 from monosema.runs.config import CacheConfig, PretokenizeConfig, RunConfig
 
 logger = get_logger("monosema.cli")
@@ -98,11 +99,13 @@ def _own_variables(cls: type, variables: Mapping[str, str], section: str | None)
 
 
 def _matches_nothing(name: str, known: Iterable[str]) -> str:
+    variables = [PREFIX + path.replace(".", "__").upper() for path in known]
     ours = peers_option(name.removeprefix(PREFIX).rpartition("__")[2])
-    near = nearest_names(name, [PREFIX + path.replace(".", "__").upper() for path in known], n=1)
-    hint = (
-        f"here it is {ours}" if ours else f"did you mean {near[0]}?" if near else "its form is MONOSEMA_SECTION__FIELD"
-    )
+    meant = matching_name(name, variables)  # one underscore too few, as in MONOSEMA_TRAINING_TOKENS
+    near = [meant] if meant else nearest_names(name, variables, n=1)
+    if ours and not meant:
+        return f"{name} matches no option; here it is {ours}"
+    hint = f"did you mean {near[0]}?" if near else "the form is MONOSEMA_SECTION__FIELD"
     return f"{name} matches no option; {hint}"
 
 
