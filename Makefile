@@ -1,15 +1,22 @@
 # `make demo` and `make check` need nothing but Python, gcc and git: they make .venv, install, and run.
+# `make demo` installs the library alone; the checks add the developer's tools.
 PYTHON ?= python3
 BIN := .venv/bin
 # a process for each processor, of one thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo check test lint types imports fault parity bench install clean
+.PHONY: demo check test lint types imports fault parity bench install install-dev clean
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+install-dev: .venv/installed-dev
+
+.venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
@@ -22,30 +29,30 @@ check: lint types imports
 	$(PYTEST)
 
 # the fast suite
-test: install
+test: install-dev
 	$(PYTEST) -m "not slow and not fault and not browser"
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: install
+types: install-dev
 	$(BIN)/mypy
 
-imports: install
+imports: install-dev
 	$(BIN)/lint-imports
 
 # real processes, killed: 100 runs in place of the 5 of `make check`
-fault: install
-	MONOSEMA_FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
+fault: install-dev
+	FAULT_RUNS=100 $(BIN)/python -m pytest -m fault
 
 # side by side with the peers, each in an environment of its own
-parity: install
+parity: install-dev
 	$(BIN)/python tests/parity/environments.py
 	$(BIN)/python -m pytest tests/parity --run-parity
 
 # every speed table of docs/benchmarks.md anew; on a machine that does nothing else
-bench: install
+bench: install-dev
 	$(BIN)/python tests/parity/environments.py
 	$(BIN)/python tests/parity/environments.py --only sparsify
 	$(BIN)/python benchmarks/step.py --write-docs step

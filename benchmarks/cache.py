@@ -55,7 +55,7 @@ class RowsAsStream:
     def context_order(self, epoch: int) -> torch.Tensor:
         return torch.arange(self.split.n_contexts)
 
-    def make_chunk(self, contexts: ChunkContexts) -> Chunk:
+    def make_chunk(self, contexts: ChunkContexts, progress: Callable[[int], None]) -> Chunk:
         n_rows = contexts.text.ids.numel()
         order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(contexts.number))
         repeats = -(-n_rows // len(self._rows))

@@ -46,9 +46,8 @@ def prepare(case: Case) -> Source:
     versions = {"monosema": str(ms.__version__)}
     n_contexts = math.ceil(case.n_settling + case.n_buffers + 2) * case.pool_contexts
     if case.settings in ("default", "shortest"):
-        stream = stream_of(case, max(n_contexts, CHUNKS_PER_RUN * case.pool_contexts))
-        if case.settings == "shortest":
-            stream.plan(case.batch_size)
+        least = {"chunk_contexts": case.pool_contexts} if case.settings == "shortest" else {}
+        stream = stream_of(case, max(n_contexts, CHUNKS_PER_RUN * case.pool_contexts), **least)
     else:
         stream = stream_of(case, n_contexts, chunk_contexts=case.pool_contexts, model_batch_size=PROMPTS)
     if case.settings != "cache":

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- tree -->\n```text\n", "```\n<!-- /tree -->"
 FOLDERS = {
     "src/monosema": "the library",
+    "src/monosema/examples": "presets for --config examples:NAME, for the embedded model and of published runs",
     "src/monosema/models/builtin": "the embedded model: weights, tokenizer, card",
     "src/monosema/features/page": "the features page: HTML, style, script",
     "scripts": "what makes the embedded model, and this tree",
@@ -21,7 +22,7 @@ FOLDERS = {
     "docs": "reference pages and the log of what was measured",
     "tests": "mirror src/, one folder a room; plus fault/ (killed processes), fuzz/ (hostile files), parity/ (peers)",
 }
-SHOWN_WHOLE = {"src/monosema/models/builtin", "src/monosema/features/page", "docs", "tests"}
+SHOWN_WHOLE = {"src/monosema/examples", "src/monosema/models/builtin", "src/monosema/features/page", "docs", "tests"}
 """Folders shown as one line."""
 
 

@@ -6,6 +6,7 @@ import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as monosema has it where it is imported before torch
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -11,17 +11,14 @@ import pytest
 
 import monosema as ms
 from monosema.cli.main import main
+from monosema.cli.presets import presets
 from monosema.core.config import from_plain, load_plain, merge, to_plain
 from monosema.runs.config import EvaluationOptions, RunConfig, TokenOptions
 from monosema.runs.launch import launch
 
-ROOT = Path(__file__).parents[1] / "examples"
-EXAMPLES = sorted(ROOT.glob("*/*.yaml"))
+FOLDER = Path(__file__).parents[1] / "examples"
+EXAMPLES = presets()
 FEW = 64 * 8
-
-
-def name_of(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
 
 
 def embedded(config: RunConfig) -> RunConfig:
@@ -45,21 +42,22 @@ def embedded(config: RunConfig) -> RunConfig:
     )
 
 
-def test_there_are_examples() -> None:
+def test_every_example_of_the_checkout_has_a_name() -> None:
     assert len(EXAMPLES) >= 15
+    assert {path.resolve() for path in EXAMPLES.values()} == {path.resolve() for path in FOLDER.glob("*/*.yaml")}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
-def test_it_resolves(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_resolves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "--config", str(path), "--print-config"])
+        main(["train", "--config", f"examples:{name}", "--print-config"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     for line in ("hook_names:", "activation:", "tokens:"):
         assert line in printed
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+@pytest.mark.parametrize("path", EXAMPLES.values(), ids=list(EXAMPLES))
 def test_it_trains_on_the_embedded_model(path: Path, tmp_path: Path) -> None:
     config = embedded(from_plain(RunConfig, merge(to_plain(RunConfig()), load_plain(path))))
     result = launch(config, tmp_path / "run", progress=False)

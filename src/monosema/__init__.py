@@ -13,9 +13,11 @@ import os
 from typing import TYPE_CHECKING
 
 from monosema.core.lazy import lazy_exports
+from monosema.core.openmp import let_threads_sleep
 
 # Torch reads this when it first allocates: huge pages for large CPU tensors make a training step a tenth faster.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+let_threads_sleep()
 
 _HOMES = {
     "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),
@@ -43,7 +45,7 @@ _HOMES = {
         "evaluate_replacement",
         "loss_recovered",
     ),
-    "monosema.features": ("FeatureStore", "collect_features"),
+    "monosema.features": ("FeatureStore", "PromptReading", "collect_features", "read_prompt"),
     "monosema.hub": ("load", "save"),
     "monosema.models": ("LanguageModel", "load_model"),
     "monosema.runs": ("Plan", "Session", "TrainingResult", "open_session", "plan", "train"),
@@ -87,7 +89,7 @@ if TYPE_CHECKING:
         evaluate_replacement,
         loss_recovered,
     )
-    from monosema.features import FeatureStore, collect_features
+    from monosema.features import FeatureStore, PromptReading, collect_features, read_prompt
     from monosema.hub import load, save
     from monosema.models import LanguageModel, load_model
     from monosema.runs import Plan, Session, TrainingResult, open_session, plan, train
@@ -117,7 +119,15 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("monosema")
-    return _get(name)
+    try:
+        return _get(name)
+    except AttributeError as error:
+        from monosema.core.peers_attributes import OF_MODULE, attribute_hint
+
+        hint = attribute_hint("monosema", name, OF_MODULE)
+        if hint is None:
+            raise
+        raise AttributeError(hint) from error
 
 
 def __dir__() -> list[str]:

@@ -32,11 +32,11 @@ from monosema.coders.site_transform import SiteTransform
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, DataError, FileError, ShapeError, UserError, first_line
-from monosema.core.files import atomic_folder, looks_like_path, read_json
+from monosema.core.files import atomic_folder, looks_like_path
 from monosema.core.finite import all_finite
 from monosema.core.logs import get_logger
-from monosema.core.plain import mapping_in, whole_in
 from monosema.formats import CoderSpec, native, saelens
+from monosema.formats.checkpoints import is_run, named_checkpoint, run_progress, tokens_wanted, unfinished_names
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
 
@@ -350,19 +350,16 @@ def _local_folder(
     folder = Path(source)
     if folder.exists():
         named = folder / name if name else folder
-        of_run = [] if name is None else _checkpoints(folder, name)
-        for candidate in (named, named / "coder", *of_run):
+        for candidate in (named, named / "coder"):
             if (candidate / saelens.CONFIG_FILE).exists():
                 return candidate
-        if name is None and (names := unfinished_names(folder)):
-            raise FileError(
-                f"{folder} is a run that has not finished: its dictionary is not written yet. Give one of its "
-                f"checkpoints by name, name={names[0]!r} (--name {names[0]}); there are {', '.join(names)}"
-            )
-        if name is None and (folder / "config.yaml").exists() and (folder / "run.json").exists():
-            raise FileError(
-                f"{folder} is a run that has written no checkpoint yet; start it again with the call that began it"
-            )
+        checkpoint = None if name is None else named_checkpoint(folder, name)
+        if checkpoint is not None and (checkpoint / "coder" / saelens.CONFIG_FILE).exists():
+            if unfinished_names(folder):
+                logger.info("%s has not finished; its newest checkpoint is at %s", folder, run_progress(folder))
+            return checkpoint / "coder"
+        if name is None or is_run(named):
+            _refuse_unfinished(named)
         under = f" under {name!r}" if name else ""
         raise FileError(f"{folder} holds no dictionary{under} ({saelens.CONFIG_FILE} is missing); {_WHAT_TO_GIVE}")
     if isinstance(source, Path) or looks_like_path(str(source)):
@@ -370,42 +367,20 @@ def _local_folder(
     return _download(str(source), name, token=token, revision=revision, force_download=force_download)
 
 
-def unfinished_names(run: Path) -> list[str]:
-    """The checkpoints by which a run without a finished dictionary can be loaded; none where it is no such run."""
-    folder = run / "checkpoints"
-    if (run / "coder").exists() or not folder.is_dir():
-        return []
-    pointers = [name for name in ("latest", "best") if (folder / name).is_file()]
-    return [*pointers, *(path.name for path in sorted(folder.glob("step_*")))]
-
-
-def _checkpoints(run: Path, name: str) -> list[Path]:
-    """The dictionary of the checkpoint that ``name`` means: ``latest``, ``best``, ``step_500`` or ``tokens_1024000``.
-
-    Raises ``FileError`` listing what there is, where a number of tokens or steps is none of it.
-    """
-    folder = run / "checkpoints"
-    pointer = folder / name
-    if name in ("latest", "best") and pointer.is_file():
-        return [folder / pointer.read_text(encoding="utf-8", errors="replace").strip() / "coder"]
-    kind, _, number = name.partition("_")
-    if kind not in ("step", "tokens") or not number.isdecimal() or not folder.is_dir():
-        return []
-    found = {path: checkpoint_tokens(path) for path in sorted(folder.glob("step_*"))}
-    for path, n_tokens in found.items():
-        if int(number) == (n_tokens if kind == "tokens" else int(path.name.removeprefix("step_"))):
-            return [path / "coder"]
-    there = ", ".join(f"tokens_{n_tokens} ({path.name})" for path, n_tokens in found.items())
-    raise FileError(f"{folder} has no checkpoint {name}; there are {there or 'none'}")
-
-
-def checkpoint_tokens(checkpoint: Path) -> int:
-    """The tokens that the dictionary in ``checkpoint`` was trained on; ``FileError`` where it does not say."""
-    where = checkpoint / "state.json"
-    n_tokens = whole_in(mapping_in({"the checkpoint": read_json(where)}, "the checkpoint", where), "tokens", where)
-    if n_tokens is None:
-        raise FileError(f"{where} does not say how many tokens the run had seen")
-    return n_tokens
+def _refuse_unfinished(run: Path) -> None:
+    """Raise ``FileError`` saying how far ``run`` has come, where it is a run without a finished dictionary."""
+    if names := unfinished_names(run):
+        raise FileError(
+            f"{run} is a run that has not finished: its newest checkpoint is at {run_progress(run)}. Its dictionary is "
+            f"not written yet; give one of its checkpoints by name, name={names[0]!r} (--name {names[0]}); there are "
+            f"{', '.join(names)}. The call that began the run resumes it"
+        )
+    if is_run(run):
+        wanted = tokens_wanted(run)
+        of = "" if wanted is None else f" of the {wanted:,} tokens it is to be trained on"
+        raise FileError(
+            f"{run} is a run that has written no checkpoint yet{of}; start it again with the call that began it"
+        )
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:

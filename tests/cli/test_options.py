@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from monosema.cli.main import VERBS, main
+from monosema.cli.options import load_libraries
 from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError, UnknownNameError
 from monosema.training.config import TrainingConfig
@@ -40,6 +41,87 @@ def test_kinds_are_chosen_by_name_and_take_their_own_options(capsys: pytest.Capt
     assert config["training"]["revive"] is None
     config = printed_config(["--training.sparsity", "L1", "--training.sparsity.target-l0", "20"], capsys)
     assert config["training"]["sparsity"]["target_l0"] == 20
+
+
+@pytest.mark.parametrize("given", ["topk", "top_k", "TopK", "TOPK"])
+def test_kinds_are_named_in_any_case(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"kind": "TopK", "k": 32, "inference": "topk", "weight_by_decoder_norm": True, "threshold_rate": 0.05}
+    assert printed_config(["--coder.activation", given], capsys)["coder"]["activation"] == asked
+    assert printed_config(["--coder.activation", f"{given}(16)"], capsys)["coder"]["activation"]["k"] == 16
+    (tmp_path / "run.yaml").write_text(f"coder: {{activation: {given}}}")
+    assert printed_config(["--config", "run.yaml"], capsys)["coder"]["activation"] == asked
+    options = ["--config", "run.yaml", "--coder.activation.k", "8"]
+    assert printed_config(options, capsys)["coder"]["activation"]["k"] == 8
+    monkeypatch.setenv("MONOSEMA_CODER__ACTIVATION__K", "4")
+    assert printed_config(["--config", "run.yaml"], capsys)["coder"]["activation"]["k"] == 4
+    monkeypatch.delenv("MONOSEMA_CODER__ACTIVATION__K")
+    monkeypatch.setenv("MONOSEMA_CODER__ACTIVATION", f"{given}:2")
+    assert printed_config([], capsys)["coder"]["activation"]["k"] == 2
+
+
+def test_a_kind_that_does_not_exist_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--coder.activation", "topl", "--print-config"])
+    assert "unknown kind 'topl'; did you mean TopK?" in capsys.readouterr().err
+
+
+def test_whole_numbers_in_scientific_notation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("{training: {tokens: 1e6, log_every: 1e1}, coder: {d_sae: 1.6e4}}")
+    (tmp_path / "run.json").write_text('{"training": {"tokens": 1e6}}')
+    monkeypatch.setenv("MONOSEMA_TRAINING__LOG_EVERY", "2e1")
+    config = printed_config(["--config", "run.yaml", "--stream.batch-size", "1e3", "--training.seed", "2e0"], capsys)
+    found = [config["training"][name] for name in ("tokens", "log_every", "seed")]
+    found += [config["coder"]["d_sae"], config["stream"]["batch_size"]]
+    assert found == [1_000_000, 20, 2, 16_000, 1000] and all(type(each) is int for each in found)
+    assert printed_config(["--config", "run.json"], capsys)["training"]["tokens"] == 1_000_000
+    with pytest.raises(SystemExit):
+        main(["train", "--training.tokens", "1.5e0", "--print-config"])
+    assert "expected a whole number, got '1.5e0'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["features", "x", "--tokens", "1.5e0"])
+    assert "expected a whole number (1000 or 1e3), got '1.5e0'" in capsys.readouterr().err
+    monkeypatch.setenv("MONOSEMA_TRAINING__LOG_EVERY", "1.5")
+    assert main(["train", "--print-config"]) == 2
+    assert "training.log_every: expected a whole number, got 1.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("MONOSEMA_TRAINING_TOKENS", "did you mean MONOSEMA_TRAINING__TOKENS?"),
+        ("MONOSEMA_LOG_LEVLS", "matches no option"),
+        ("MONOSEMA_SAE__L1_COEFFICIENT", "here it is training.sparsity"),
+    ],
+)
+def test_variables_that_match_nothing_are_errors(
+    name: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".env").write_text(f"{name}=5\n")
+    assert main(["train", "--print-config"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} matches no option" in said and answer in said
+    (tmp_path / ".env").unlink()
+    monkeypatch.setenv(name, "5")
+    for verb in ("cache", "pretokenize", "evaluate"):
+        assert main([verb, "--print-config"]) == 2
+        assert answer in capsys.readouterr().err
+
+
+def test_a_variable_of_one_verb_is_passed_over_by_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MONOSEMA_TRITON", "0")
+    monkeypatch.setenv("MONOSEMA_TRAINING__TOKENS", "5")
+    monkeypatch.setenv("MONOSEMA_TOKENIZER__SOURCE", "x")
+    monkeypatch.setenv("MONOSEMA_EVALUATION__N_TOKENS", "3e2")
+    for verb, found in {"train": "tokens: 5", "pretokenize": "source: x", "evaluate": "n_tokens: 300"}.items():
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--print-config"])
+        assert stop.value.code == 0 and found in capsys.readouterr().out
 
 
 def test_how_documents_become_contexts_is_said_on_the_command_line(
@@ -111,7 +193,9 @@ def test_unknown_options_are_errors_with_a_suggestion(
     assert "unknown option 'batch_size'; did you mean 'stream.batch_size'?" in capsys.readouterr().err
     monkeypatch.setenv("MONOSEMA_TRAINIG__TOKENS", "5")
     assert main(["train"]) == 2
-    assert "did you mean 'training'?" in capsys.readouterr().err
+    assert "MONOSEMA_TRAINIG__TOKENS matches no option; did you mean MONOSEMA_TRAINING__TOKENS?" in (
+        capsys.readouterr().err
+    )
     assert issubclass(UnknownNameError, ValueError)
     assert issubclass(ConfigError, ValueError)
 
@@ -202,6 +286,41 @@ import monosema as ms
 print(ms.BatchTopK(k=32), ms.TrainingConfig().tokens)
 """
     assert "BatchTopK(k=32" in without({"torch", "transformers"}, code)
+
+
+def test_a_line_is_said_before_what_is_slow_to_import(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[list[str]] = []
+    monkeypatch.setattr("importlib.import_module", lambda name: said.append([name, *caplog.messages]))
+    with caplog.at_level("INFO", logger="monosema"):
+        load_libraries("torch")
+    assert said == [["torch", "loading libraries ..."]]
+
+
+def test_every_verb_says_a_line_before_it_imports_torch() -> None:
+    code = """
+import sys
+from monosema.cli import options
+
+def first(module):
+    print(module, [name for name in ("torch", "transformers") if name in sys.modules])
+    raise SystemExit(0)
+
+options.load_libraries = first
+from monosema.cli.main import main
+
+for line in (
+    "demo", "train --out x", "pretokenize --out x", "plan", "cache", "cache shuffle x --out y",
+    "cache export x --out y", "cache push x y", "evaluate x", "features x", "inspect x",
+):
+    try:
+        main(line.split())
+    except SystemExit:
+        pass
+"""
+    shown = without(set(), code).splitlines()
+    assert len(shown) == 11 and all(line.endswith(" []") for line in shown), shown
 
 
 def test_the_terminals_help_imports_nothing_heavy() -> None:

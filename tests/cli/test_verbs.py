@@ -1,6 +1,7 @@
 import functools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,45 @@ def test_evaluate_repeats_the_report(run_folder: Path, tmp_path: Path, capsys: p
     few = ["evaluate", "--quiet", "--n-tokens", "320", str(run_folder), "--out", str(tmp_path / "few.json")]
     assert main(few) == 0
     assert json.loads((tmp_path / "few.json").read_text())["n_tokens"] <= 320
+
+
+def test_evaluate_uses_the_options_that_the_run_recorded(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    config["evaluation"] = {"n_tokens": 640, "n_loss_tokens": 320, "ablation": "mean"}
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "report.json"
+
+    def evaluated(*options: str) -> tuple[dict, str]:
+        assert main(["evaluate", str(tmp_path / "run"), *options, "--out", str(out)]) == 0
+        return json.loads(out.read_text()), capsys.readouterr().err
+
+    report, said = evaluated()
+    assert (report["ablation"], report["ablations"].keys()) == ("mean", {"mean"})
+    assert 320 < report["n_tokens"] <= 640 and report["n_predicted_tokens"] <= 320
+    assert "options of the run: n_tokens 640, n_loss_tokens 320, ablation mean" in said
+    report, said = evaluated("--n-tokens", "3.2e2", "--ablation", "zero", "--log-level", "info")
+    assert report["n_tokens"] <= 320 and report["ablation"] == "zero"
+    assert "options of the run: n_loss_tokens 320;" in said
+    monkeypatch.setenv("MONOSEMA_EVALUATION__N_TOKENS", "320")
+    assert evaluated()[0]["n_tokens"] <= 320
+    config["evaluation"]["n_tokens"] = "many"
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "says evaluation.n_tokens = 'many', which is not taken from a file" in capsys.readouterr().err
+
+
+def test_evaluate_prints_every_figure_when_asked(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run_folder), "--quiet", "--n-tokens", "320"]) == 0
+    short = capsys.readouterr().out
+    assert main(["evaluate", str(run_folder), "--quiet", "--n-tokens", "320", "--full"]) == 0
+    full = capsys.readouterr().out
+    assert len(short.splitlines()) < 16 < len(full.splitlines())
+    assert "max_decoder_cosine" in full and "max_decoder_cosine" not in short
+    assert main(["evaluate", str(run_folder), "--quiet", "--crosscoder", "--full"]) == 2
+    assert "--full is for the figures of dictionaries by themselves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -152,6 +192,38 @@ def test_features_writes_a_page_and_prints_a_latent(
     assert "3" in capsys.readouterr().out
 
 
+def test_read_prints_the_latents_of_each_token(
+    run_folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "page.html", tmp_path / "reading.json"]
+    given = ["read", "the fox", "--dictionary", str(run_folder), "--n-latents", "2", "--quiet"]
+    assert main([*given, "--html", str(files[0]), "--out", str(files[1])]) == 0
+    coder, model = ms.load(run_folder), ms.load_model(str(model_folder))
+    reading = ms.read_prompt(model, coder, "the fox", n_latents=2)
+    assert str(reading) in capsys.readouterr().out
+    assert reading._repr_html_() in files[0].read_text(encoding="utf-8")
+    assert json.loads(files[1].read_text()) == json.loads(json.dumps(reading.to_dict()))
+    assert [token.text for token in reading.tokens] == ["<|endoftext|>", *"the fox"]
+    assert main(["read", "", "--dictionary", str(run_folder), "--quiet"]) == 2
+    assert "the prompt is empty" in capsys.readouterr().err
+
+
+def test_what_a_run_gives_is_shown_in_a_few_lines(run_folder: Path, model_folder: Path, text_file: Path) -> None:
+    session = ms.open_session(run_folder)
+    result = ms.train(session.coder, torch.randn(256, 16), ms.TrainingConfig(tokens=64), progress=False, batch_size=64)
+    many = ms.evaluate_many({"a<b": session.coder}, activations=torch.randn(200, 16), weights=False)
+    for shown in (session, session.stream, session.tokens, session.tokens.heldout, result, many):
+        assert len(repr(shown).splitlines()) <= 12
+        assert " at 0x" not in repr(shown)
+        assert shown._repr_html_().startswith("<table>")
+    assert "a&lt;b" in many._repr_html_()
+    assert isinstance(many, dict)
+    assert repr(session.stream).startswith(
+        "ActivationStream: batches of 64 rows\n  reads   blocks.1.hook_resid_post (16)"
+    )
+    assert "trained on  64 tokens" in repr(result)
+
+
 def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(run_folder), "--quiet"]) == 0
     printed = capsys.readouterr().out
@@ -168,7 +240,10 @@ def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixt
         (["train", "--config", "missing.yaml", "--out", "x"], "cannot read missing.yaml"),
         (["train", "--model.source", "bultin", "--out", "x"], "did you mean 'builtin'?"),
         (["train", "--tokens.source", "sdtlib", "--out", "x"], "did you mean 'stdlib'?"),
-        (["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"], "exceeds d_sae=8; lower k"),
+        (
+            ["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"],
+            "exceeds --coder.d-sae=8; lower k",
+        ),
         (["train", "--coder.causal", "--out", "x"], "two or more sites in stream.hook_names"),
         (["trian"], "did you mean 'train'?"),
     ],

@@ -77,7 +77,10 @@ def test_dense_and_sparse_encodings_are_equal_bit_for_bit(activation: str, coder
     x = x_of(made, 3, 5)
     latents = made.encode_sparse(x)
     assert latents.nnz > 0
-    assert torch.equal(made.encode(x), latents.to_dense())
+    dense = made.encode(x)
+    assert torch.equal(dense, latents.to_dense())
+    for zeros in (dense[dense == 0], latents.to_dense()[dense == 0]):
+        assert not bool(zeros.signbit().any())  # what is inactive is 0, never -0
 
 
 @all_activations

@@ -232,7 +232,7 @@ for make in (
     lambda: ms.TrainingConfig(tokens=10, site_weights=1.0),
     lambda: ms.SAE(8, 16, b_dec="outptu"),
     lambda: ms.SAE(8, 32.5),
-    lambda: ms.SAE(8, 16, activation="topk"),
+    lambda: ms.SAE(8, 16, activation="gelu"),
     lambda: ms.TopK(k=2.5),
     lambda: ms.JumpReLU(bandwidth="wide"),
 ):

@@ -17,6 +17,7 @@ from monosema.data import ActivationCache, ActivationStream, write_cache
 from monosema.data.cache.folders import open_folder
 from monosema.data.cache.manifest import MANIFEST, chunk_name, read_manifest
 from monosema.data.cache.sources import read_whole
+from monosema.data.cache.write import cache_rows
 
 BATCH = 10
 
@@ -91,11 +92,11 @@ def test_what_was_interrupted_goes_on_and_ends_equal(model, tmp_path, monkeypatc
     stream, made = stream_of(model), []
     make_chunk = stream.make_chunk
 
-    def break_at_the_third(contexts):
+    def break_at_the_third(contexts, *rest):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(contexts.number)
-        return make_chunk(contexts)
+        return make_chunk(contexts, *rest)
 
     monkeypatch.setattr(stream, "make_chunk", break_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -199,6 +200,7 @@ def test_a_damaged_manifest_is_named(model, tmp_path, kind):
         (lambda m: m.update(reads=[["a", 10**30]]), "integer of more than 64 bits"),
         (lambda m: m.update(reads=[["a", -1]]), "damaged"),
         (lambda m: m.update(reads=7), "damaged"),
+        (lambda m: m.update(n_contexts="all"), "damaged"),
         (lambda m: m.pop("stream"), "damaged"),
     ],
 )
@@ -240,6 +242,34 @@ def test_what_the_disk_has_no_room_for_is_refused(model, tmp_path, monkeypatch):
 def test_bad_options_of_writing(model, tmp_path, options, error):
     with pytest.raises(error):
         make(model, tmp_path / "c", **options)
+
+
+@pytest.mark.parametrize("tokens", [10, 31, 100])
+def test_as_many_contexts_as_the_tokens_need(model, tmp_path, tokens):
+    stream, told = stream_of(model), []
+    some = make(model, tmp_path / "c", stream=stream, tokens=tokens, progress=told.append)
+    read = stream.context_order(0)[: some.manifest.plan.n_contexts]
+    rows = random_split().rows_in_contexts()[read]
+    assert int(rows[:-1].sum()) < tokens <= int(rows.sum()) == some.manifest.n_rows == cache_rows(stream, tokens)
+    assert sum(told) == some.manifest.n_rows, "the bar ends at its total, and not beyond"
+    assert set(all_rows(some)[2].tolist()) == set(read.tolist())
+
+
+def test_progress_counts_what_is_there_already(model, tmp_path):
+    told: list[int] = []
+    make(model, tmp_path / "c")
+    make(model, tmp_path / "c", progress=told.append)
+    assert sum(told) == cache_rows(stream_of(model), None)
+
+
+def test_a_cache_of_other_tokens_in_the_same_folder_is_refused(model, tmp_path):
+    make(model, tmp_path / "c", tokens=10)
+    with pytest.raises(ConfigError, match=r"other options \(n_contexts: 2 -> 5"):
+        make(model, tmp_path / "c", tokens=30)
+    plan = json.loads((tmp_path / "c" / "plan.json").read_text())
+    del plan["n_contexts"]  # as older versions wrote it
+    (tmp_path / "c" / "plan.json").write_text(json.dumps(plan))
+    assert make(model, tmp_path / "c", tokens=10).manifest.n_rows >= 10
 
 
 def test_as_many_chunks_as_the_tokens_need(model, tmp_path):

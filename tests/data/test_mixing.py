@@ -60,8 +60,7 @@ def expected_contexts(n_contexts: int) -> tuple[float, float]:
 
 
 def test_every_batch_of_a_default_stream_draws_on_all_contexts_of_its_chunk():
-    stream = numbered_stream(2 * LEAST)
-    stream.plan(BATCH)  # so short a run that its chunks are the least there are
+    stream = numbered_stream(2 * LEAST)  # so short a run that its chunks are the least there are
     assert stream.chunk_size == LEAST >= 1000
     chunks = [[n_contexts_of(next(stream)) for _ in range(MIN_BATCHES_PER_CHUNK)] for _ in range(2)]
     assert chunks == [[LEAST] * MIN_BATCHES_PER_CHUNK] * 2

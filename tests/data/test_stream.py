@@ -239,6 +239,92 @@ def test_the_plan_cuts_an_eighth_of_the_run_but_at_least_64_batches(model, caplo
     assert small.state_dict()["chunk_contexts"] == round(64 * 8 / (rows / 400))
 
 
+def contexts_through(model, monkeypatch) -> list[int]:
+    """How many contexts each forward pass from now on has."""
+    passes: list[int] = []
+    capture = model.capture
+
+    def counted(tokens, *rest, **options):
+        passes.append(len(tokens))
+        return capture(tokens, *rest, **options)
+
+    monkeypatch.setattr(model, "capture", counted)
+    return passes
+
+
+def take(stream, n_batches: int) -> Tensor:
+    return torch.cat([next(stream) for _ in range(n_batches)])
+
+
+@pytest.mark.parametrize("n_batches", [1, 2, 3, 5, 8])
+def test_a_run_collects_at_most_a_context_more_than_it_needs(model, monkeypatch, n_batches):
+    stream = make_stream(model)
+    order = stream.context_order(0)
+    rows = random_split().rows_in_contexts()[order]
+    stream.plan(n_batches * BATCH)
+    passes = contexts_through(model, monkeypatch)
+    take(stream, n_batches)
+    needed, left = 0, n_batches * BATCH
+    for chunk in rows.split(CHUNK):  # by hand: whole chunks, and of the last one the first contexts that suffice
+        in_batches = int(chunk.sum()) // BATCH * BATCH
+        if in_batches >= left:
+            needed += next(n for n in range(1, CHUNK + 1) if int(chunk[:n].sum()) >= left)
+            break
+        needed, left = needed + CHUNK, left - in_batches
+    assert sum(passes) == stream.n_contexts_wanted == needed
+    assert stream.rows_in_chunk <= CHUNK * 7
+
+
+def test_whole_chunks_are_served_as_before_and_the_last_one_is_cut(model):
+    whole = make_stream(model)
+    first = int(random_split().rows_in_contexts()[whole.context_order(0)][:CHUNK].sum()) // BATCH
+    cut = make_stream(model)
+    cut.plan((first + 1) * BATCH)
+    assert torch.equal(take(cut, first), take(whole, first)), "a chunk that is needed in full does not change"
+    last = next(cut)
+    assert len(cut.state_dict()["chunk_ids"]) < CHUNK
+    following = list(cut)  # whoever goes on is served whole chunks of the rest, and no context twice
+    assert len(following) > 0
+    assert len(torch.cat([last, *following])) + cut.n_dropped + first * BATCH == cut.n_rows
+    assert cut.state_dict()["position"] == 24
+
+
+def test_a_cut_chunk_resumes_to_the_bit(model):
+    def planned():
+        stream = make_stream(model, epochs=2)
+        stream.plan(7 * BATCH)
+        return stream
+
+    whole, stream = take(planned(), 7).split(BATCH), planned()
+    for done in range(7):
+        for resumed in (planned(), make_stream(model, epochs=2)):  # the state says for how many rows it is cut
+            resumed.load_state_dict(through_a_file(stream.state_dict()))
+            assert torch.equal(take(resumed, 7 - done), torch.cat(whole[done:]))
+        next(stream)
+
+
+def test_a_run_begun_with_whole_chunks_goes_on_with_them(model):
+    whole = list(make_stream(model))
+    old = make_stream(model)
+    next(old)
+    state = through_a_file(old.state_dict())
+    del state["cut_to"]  # as older versions wrote it
+    resumed = make_stream(model)
+    resumed.plan(7 * BATCH)
+    resumed.load_state_dict(state)
+    assert torch.equal(take(resumed, 6), torch.cat(whole[1:7]))
+
+
+def test_a_run_that_fits_in_one_chunk_previews_the_rows_it_trains_on(model, monkeypatch):
+    stream = make_stream(model, chunk_contexts=None)
+    stream.plan(3 * BATCH)
+    passes = contexts_through(model, monkeypatch)
+    seen = stream.preview(10_000)
+    assert torch.equal(take(stream, 3), seen[: 3 * BATCH])
+    assert sum(passes) == stream.n_contexts_wanted < 24
+    assert 3 * BATCH <= len(seen) < 3 * BATCH + 8
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"epochs": 0}, {"model_batch_size": 0}, {"chunk_contexts": 0}])
 def test_counts_below_one_are_refused(model, options):
     with pytest.raises(ConfigError, match="at least 1"):

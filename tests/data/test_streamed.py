@@ -109,6 +109,28 @@ def test_to_look_ahead_changes_nothing():
     assert text.opened == [(0, None)], "read on from where it stands, the text is opened once"
 
 
+def test_a_chunk_of_so_many_rows_is_the_start_of_the_whole_one_and_leaves_the_rest():
+    split, _ = split_of(numbered(60))  # every position of a context is a row, but for the first context's
+    order = StreamedOrder(split, 3, 1)
+    whole, _ = order.after(order.start, 5)
+    cut, place = StreamedOrder(split, 3, 1).after(order.start, 5, 2 * SIZE + 1)
+    assert torch.equal(cut.ids, whole.ids[: 3 + int((whole.ids[:3] == BOS).any())])
+    assert place["position"] == len(cut) < 5
+    left = [number for chunk in drawn(order, place, 5) for number in chunk]
+    assert sorted([*left, *cut.ids[:, 0].tolist()]) == list(range(60)), "no context is lost or drawn twice"
+
+
+def test_a_run_of_known_length_cuts_its_last_chunk(model):
+    split, _ = split_of(random_split(70).contexts)
+    stream = ActivationStream(model, split, SITES[0], 10, chunk_contexts=40)
+    stream.plan(30)
+    assert stream.n_contexts_wanted == 5, "of 7 rows each, as the first documents have"
+    for _ in range(3):
+        next(stream)
+    ids = stream.state_dict()["chunk_ids"]
+    assert int((ids[:-1] != BOS).sum()) < 30 <= int((ids != BOS).sum())
+
+
 def test_a_text_without_contexts_is_refused():
     split, _ = split_of(numbered(0))
     order = StreamedOrder(split, 0, 3)

@@ -1,6 +1,6 @@
 """Runs killed at random moments, again and again, end as ones left alone, to the last bit.
 
-``MONOSEMA_FAULT_RUNS`` runs (5 by default, 100 in ``make fault``) with ``MONOSEMA_FAULT_SEED``.
+``FAULT_RUNS`` runs (5 by default, 100 in ``make fault``) with ``FAULT_SEED``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from fault_runs import Workshop, results
 
 from monosema.runs.describe import describe
 
-N_RUNS = int(os.environ.get("MONOSEMA_FAULT_RUNS", "5"))
-SEED = int(os.environ.get("MONOSEMA_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+N_RUNS = int(os.environ.get("FAULT_RUNS", "5"))
+SEED = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 KINDS = ("stream", "cache", "several")
 
 
@@ -27,7 +27,7 @@ def test_killed_runs_end_as_ones_left_alone(
 ) -> None:
     chance, doing, n_kills = random.Random(SEED), Counter[str](), Counter[int]()
     with capsys.disabled():
-        print(f"\n{N_RUNS} runs, MONOSEMA_FAULT_SEED={SEED}", flush=True)
+        print(f"\n{N_RUNS} runs, FAULT_SEED={SEED}", flush=True)
     for number in range(N_RUNS):
         kind = KINDS[number % len(KINDS)]
         alone = workshop.alone(kind, tmp_path)

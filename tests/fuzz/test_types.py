@@ -20,7 +20,6 @@ from report_cases import REPORTS
 from safetensors.torch import load_file, save_file
 
 import monosema as ms
-from monosema import hub
 from monosema.core.config import from_plain, load_plain, to_plain
 from monosema.core.errors import FileError, UserError
 from monosema.core.files import read_json
@@ -32,6 +31,7 @@ from monosema.data.packed.manifest import read_manifest as read_packed
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packing_config import Packing
 from monosema.evaluation.benchmarks import RavelReport
+from monosema.formats.checkpoints import checkpoint_tokens
 from monosema.runs.config import RunConfig
 
 Place = tuple[str | int, ...]
@@ -111,7 +111,7 @@ READINGS = {
     "checkpoint": Reading(
         case("run", 0),
         "checkpoints/step_000000002/state.json",
-        lambda folder: hub.checkpoint_tokens(folder / "checkpoints" / "step_000000002"),
+        lambda folder: checkpoint_tokens(folder / "checkpoints" / "step_000000002"),
         ("step", "metrics", "files", "sha256"),
     ),
 }  # fmt: skip

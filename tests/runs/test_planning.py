@@ -63,12 +63,12 @@ def test_times_by_hand(config: Callable[..., RunConfig]) -> None:
     pace = Pace(load=1, warm_up=2, initialise=3, harvest=100, step=0.5, evaluation=0.25, checkpoint_byte=1e-3)
     alone = times(run, tokens, wanted, pace, load_text=4)
     assert alone.start == 10
-    assert (alone.harvest, alone.steps, alone.training) == (7680 / 100, 50, 76.8 + 50)
+    assert (alone.harvest, alone.steps, alone.training) == (6752 / 100, 50, 67.52 + 50)  # 211 contexts of 32
     assert alone.evaluation == 96 * 0.25 * (1 + 100 // 40)
     assert alone.checkpoints == pytest.approx(10 * wanted.disk.checkpoint * 1e-3)
     ahead = times(run, tokens, replace(wanted, prefetch=True), pace, load_text=4)
-    first = 76.8 * wanted.rows_in_chunk / 6400
-    assert ahead.training == pytest.approx(first + max(76.8 - first, 50))
+    first = 67.52 * wanted.rows_in_chunk / 6400
+    assert ahead.training == pytest.approx(first + max(67.52 - first, 50))
 
 
 def test_no_seconds_loads_no_weights(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +122,9 @@ def test_what_the_disk_has_no_room_for_is_refused(
 ) -> None:
     run = config(coder={"d_sae": 32})
     need = ms.plan(run, seconds=0, cache="float32").needs.disk
-    # six chunks of 40 contexts, each at most 31 rows of 16 values and three numbers of origin
+    # the run's 6,400 rows and at most a context more, each of 16 values and three numbers of origin
     n_rows, rest = divmod(need.cache, 4 * 16 + 12)
-    assert rest == 0 and 6 * 40 * 30 < n_rows <= 6 * 40 * 31
+    assert rest == 0 and 6400 <= n_rows < 6400 + 31
     small = ms.plan(run, seconds=0, cache="int8").needs.disk
     assert small.cache == n_rows * (16 + 12)
     monkeypatch.setattr(needing, "free_disk", lambda path: small.total)

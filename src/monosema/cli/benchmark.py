@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from monosema.cli.options import add_consent, parse
+from monosema.cli.options import add_consent, parse, whole
 from monosema.cli.output import show, show_error
+from monosema.core.progress import doing
 
 _USAGE = """\
 usage: monosema benchmark NAME FOLDER [options]
@@ -44,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         is_asked_for = any(argument in ("-h", "--help") for argument in arguments)
         (show if is_asked_for else show_error)(_USAGE)
         raise SystemExit(0 if is_asked_for else 2)  # as the parsers of other verbs do
-    from monosema.runs.benchmarking import DataOptions, find_benchmark, run_benchmark
+    with doing("loading libraries", enabled=not {"-h", "--help", "--quiet", "--print-config"} & set(arguments)):
+        from monosema.runs.benchmarking import DataOptions, find_benchmark, run_benchmark
 
     name, *folder = names
     benchmark = find_benchmark(name)
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", help="measure on this model instead of the recorded one")
     add_consent(parser)
     for option in benchmark.takes:
-        kind = int if option == "context_size" else str
+        kind = whole if option == "context_size" else str
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help=_HELP[option])
     parser.add_argument("--out", type=Path, help="also write the report as JSON")
     parser.add_argument("--saebench", type=Path, help="also write it in the layout of SAEBench's results")

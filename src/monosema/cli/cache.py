@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
-from monosema.cli.options import add_logging, configure_logging, parse
+from monosema.cli.options import add_logging, configure_logging, load_libraries, parse, whole
 from monosema.cli.output import show
+from monosema.cli.wording import FLAGS
+from monosema.core.words import counted
 from monosema.runs.config import CacheConfig
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", help="folder of the cache, or URL; by default activations/{text}/{model}/{hook}")
     parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
     parsed = parse(CacheConfig, arguments, parser, {})
+    load_libraries("monosema.runs.cache")
     from monosema.runs.cache import default_folder, make_cache
 
     out = parsed.extra.out or default_folder(parsed.config)
@@ -41,10 +44,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _shuffle(arguments: Sequence[str]) -> int:
     parser = _parser("shuffle", "Write all rows of a cache in another order; the same command goes on with it.")
-    parser.add_argument("--seed", type=int, default=0, help="decides the order (default 0)")
-    parser.add_argument("--memory-bytes", type=int, default=2**32, help="for rows in hand (default 4 GiB)")
-    parser.add_argument("--shard-bytes", type=int, default=2**27, help="about the size of a file (default 128 MiB)")
+    parser.add_argument("--seed", type=whole, default=0, help="decides the order (default 0)")
+    parser.add_argument("--memory-bytes", type=whole, default=2**32, help="for rows in hand (default 4 GiB)")
+    parser.add_argument("--shard-bytes", type=whole, default=2**27, help="about the size of a file (default 128 MiB)")
     extra = _parsed(parser, arguments)
+    load_libraries("monosema.runs.cache")
     from monosema.runs.cache import shuffle
 
     options = {"seed": extra.seed, "memory_bytes": extra.memory_bytes, "shard_bytes": extra.shard_bytes}
@@ -61,8 +65,9 @@ def _export(arguments: Sequence[str]) -> int:
         help="arrow: sae-lens' layout, a datasets folder with a column for each hook (default); npy: activations.npy "
         "and metadata.json, as drrik's",
     )
-    parser.add_argument("--context-size", type=int, help="arrow: rows in a context; the text's by default")
+    parser.add_argument("--context-size", type=whole, help="arrow: rows in a context; the text's by default")
     extra = _parsed(parser, arguments)
+    load_libraries("monosema.runs.cache")
     from monosema.runs.cache import export
 
     n_left = export(extra.folder, extra.out, to=extra.format, context_size=extra.context_size)
@@ -80,6 +85,7 @@ def _push(arguments: Sequence[str]) -> int:
     parser.add_argument("--revision", help="branch; main by default")
     add_logging(parser)
     extra = _parsed(parser, arguments)
+    load_libraries("monosema.data.cache")
     from monosema.data.cache import push_cache
 
     show(push_cache(extra.folder, extra.repository, private=extra.private, revision=extra.revision))
@@ -99,9 +105,10 @@ def _parser(action: str, text: str) -> argparse.ArgumentParser:
 
 
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    FLAGS.add_arguments(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
-    use_dotenv(read_dotenv(), takes_options=False)
+    use_dotenv(read_dotenv())
     return extra
 
 
@@ -112,5 +119,5 @@ def _progress(extra: argparse.Namespace) -> bool | float:
 def _summary(manifest: Manifest, out: str | Path) -> str:
     return (
         f"{manifest.n_rows:,} rows of {', '.join(name for name, _ in manifest.plan.shards.sites)} in "
-        f"{len(manifest.shards)} shards of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: {out}"
+        f"{counted(len(manifest.shards), 'shard')} of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: {out}"
     )

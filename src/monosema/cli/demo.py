@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from monosema.cli.options import add_logging, configure_logging
+from monosema.cli.options import add_logging, configure_logging, load_libraries
 from monosema.cli.output import show
 
 
@@ -18,6 +18,7 @@ def run(arguments: Sequence[str]) -> int:
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
+    load_libraries("monosema.runs.demo")
     from monosema.runs.demo import run_demo
 
     result = run_demo(extra.out, progress=not extra.quiet)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from monosema.cli.options import add_consent, parse
+from monosema.cli.options import add_consent, load_libraries, models_given, parse
 from monosema.cli.output import show
 from monosema.core.errors import ConfigError
+from monosema.core.logs import get_logger
 from monosema.runs.config import EvaluationOptions
 
 if TYPE_CHECKING:
     from monosema.coders import Dictionary
     from monosema.evaluation import CrosscoderReport, ReplacementReport, Report
 
-_NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
+logger = get_logger("monosema.cli.evaluate")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         help="evaluate on this model instead of the recorded one; of several, NAME=MODEL, once for each to change",
     )
     add_consent(parser)
+    parser.add_argument("--full", action="store_true", help="print every figure instead of those that are read first")
     parser.add_argument("--out", type=Path, help="also write the report as JSON; of several, by folder")
     parser.add_argument(
         "--csv", type=Path, help="also write the figures and their intervals as CSV, a line a dictionary"
@@ -75,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
         help="leave out rows whose norm is more than X times the median, or none with 'none'; by default as the "
         "dictionary was trained",
     )
-    parsed = parse(EvaluationOptions, _joined(arguments), parser)
+    parsed = parse(EvaluationOptions, _joined(arguments), parser, section="evaluation", recorded=_recorded)
     extra, options = parsed.extra, parsed.config
     if bool(extra.folders) == (extra.replace is not None):
         parser.error("name the folder of a run or of a dictionary, several to compare, or several after --replace")
@@ -91,11 +92,13 @@ def run(arguments: Sequence[str]) -> int:
                 f"--{option.replace('_', '-')} writes the figures of one dictionary; leave out --crosscoder and "
                 "--replace, and name one folder"
             )
-    for option in ("csv", "html"):
-        if getattr(extra, option) is not None and (extra.crosscoder or extra.replace is not None):
+    for option in ("csv", "html", "full"):
+        if getattr(extra, option) and (extra.crosscoder or extra.replace is not None):
             raise ConfigError(
-                f"--{option} writes the figures of dictionaries by themselves; leave out --crosscoder and --replace"
+                f"--{option} is for the figures of dictionaries by themselves; leave out --crosscoder and --replace"
             )
+    load_libraries("monosema.runs.session")
+    _say_what_was_recorded(extra, options)
     if extra.crosscoder:
         sites = _crosscoder(extra, options)
         show(sites)
@@ -110,12 +113,13 @@ def run(arguments: Sequence[str]) -> int:
         if extra.out is not None:
             write_json(extra.out, replaced.to_dict())
         return 0
-    from monosema.evaluation import write_page
+    from monosema.evaluation import short_report, write_page
     from monosema.evaluation.comparison import comparison, write_csv
 
     reports = _reports(extra, options)
     for name, report in reports.items():
-        show(f"{name}\n{report}\n" if len(reports) > 1 else report)
+        text = str(report) if extra.full else short_report(report)
+        show(f"{name}\n{text}\n" if len(reports) > 1 else text)
     if len(reports) > 1:
         show(comparison(reports))
     plain = {name: report.to_dict() for name, report in reports.items()}
@@ -126,6 +130,26 @@ def run(arguments: Sequence[str]) -> int:
     if extra.html is not None:
         write_page(reports, extra.html)
     return 0
+
+
+def _recorded(extra: argparse.Namespace) -> dict[str, Any]:
+    """The options of evaluation that the first run recorded, as far as the verb takes them."""
+    folders = extra.replace or extra.folders
+    if not folders:
+        return {}
+    from monosema.runs.recorded_evaluation import recorded_evaluation
+
+    found = recorded_evaluation(folders[0], extra.name)
+    only = ("n_tokens",) if extra.replace or extra.crosscoder else tuple(found)
+    return {name: value for name, value in found.items() if name in only}
+
+
+def _say_what_was_recorded(extra: argparse.Namespace, options: EvaluationOptions) -> None:
+    kept = {name: value for name, value in _recorded(extra).items() if getattr(options, name) == value}
+    if kept:
+        words = ", ".join(f"{name} {'all' if value is None else value}" for name, value in kept.items())
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in kept)
+        logger.info("options of the run: %s; %s on the command line change them", words, flags)
 
 
 def _multiple(text: str) -> float | Literal["recorded"] | None:
@@ -157,7 +181,7 @@ def _reports(extra: argparse.Namespace, options: EvaluationOptions) -> dict[str,
     first, *others = extra.folders
     if len(set(extra.folders)) < len(extra.folders):
         raise ConfigError(f"a folder is named twice in {' '.join(extra.folders)}")
-    session = open_session(first, extra.name, **_overrides(extra))
+    session = open_session(first, extra.name, progress=True, **_overrides(extra))
     coders = {first: session.coder, **{folder: hub.load(folder, extra.name) for folder in others}}
     _require_one_model(extra, coders)
     reports = evaluate_many(
@@ -188,7 +212,7 @@ def _crosscoder(extra: argparse.Namespace, options: EvaluationOptions) -> Crossc
     from monosema.evaluation import evaluate_crosscoder
     from monosema.runs import open_session
 
-    session = open_session(extra.folders[0], extra.name, **_overrides(extra))
+    session = open_session(extra.folders[0], extra.name, progress=True, **_overrides(extra))
     return evaluate_crosscoder(
         session.coder,
         session.models,
@@ -209,7 +233,7 @@ def _replacement(extra: argparse.Namespace, options: EvaluationOptions) -> Repla
     from monosema.runs import open_session
 
     first, *others = extra.replace
-    session = open_session(first, extra.name, **_overrides(extra))
+    session = open_session(first, extra.name, progress=True, **_overrides(extra))
     coders = [session.coder, *(hub.load(folder, extra.name) for folder in others)]
     _require_one_model(extra, dict(zip(extra.replace, coders, strict=True)))
     return evaluate_replacement(
@@ -242,9 +266,5 @@ def _overrides(extra: argparse.Namespace) -> dict[str, Any]:
     if extra.text is not None:
         overrides["text"] = extra.text
     if extra.model is not None:
-        pairs = [_NAMED_MODEL.fullmatch(given) for given in extra.model]
-        named = {pair[1]: pair[2] for pair in pairs if pair is not None}
-        if len(extra.model) > 1 and len(named) < len(extra.model):
-            raise ConfigError(f"--model: give one model, or NAME=MODEL each, got {' '.join(extra.model)}")
-        overrides["model"] = named or extra.model[0]
+        overrides["model"] = models_given(extra.model)
     return overrides

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monosema.cli.option_files import read_dotenv, use_dotenv
-from monosema.cli.options import add_consent, add_logging, configure_logging
+from monosema.cli.options import add_consent, add_logging, configure_logging, load_libraries, whole
 from monosema.cli.output import show
 
 
@@ -21,23 +21,27 @@ def run(arguments: Sequence[str]) -> int:
     add_consent(parser)
     parser.add_argument(
         "--tokens",
-        type=int,
+        type=whole,
         help="held-out tokens to read (by default as many as the run was evaluated on, 200000 where none says)",
     )
-    parser.add_argument("--contexts", type=int, default=10, help="best contexts kept per latent (default 10)")
+    parser.add_argument("--contexts", type=whole, default=10, help="best contexts kept per latent (default 10)")
     parser.add_argument("--out", type=Path, help="the page; FOLDER/features.html by default")
-    parser.add_argument("--latent", type=int, help="print one latent in the terminal instead of writing the page")
+    parser.add_argument("--latent", type=whole, help="print one latent in the terminal instead of writing the page")
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
     configure_logging(extra)
-    use_dotenv(read_dotenv(), takes_options=False)
+    use_dotenv(read_dotenv())
+    load_libraries("monosema.runs.demo")
+    from monosema.core.progress import doing
     from monosema.features import collect_features
     from monosema.runs import open_session
     from monosema.runs.features_page import page_figures, tokens_evaluated
 
     given = {"text": extra.text, "model": extra.model}
     overrides = {name: value for name, value in given.items() if value is not None}
-    session = open_session(extra.folder, extra.name, trust_remote_code=extra.trust_remote_code, **overrides)
+    session = open_session(
+        extra.folder, extra.name, trust_remote_code=extra.trust_remote_code, progress=True, **overrides
+    )
     n_tokens = tokens_evaluated(extra.folder) if extra.tokens is None else extra.tokens
     store = collect_features(
         session.coder, session.models, session.tokens, n_tokens=n_tokens, contexts_per_latent=extra.contexts
@@ -46,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         show(store[extra.latent])
         return 0
     page = extra.out if extra.out is not None else Path(extra.folder) / "features.html"
-    store.dashboard(page, figures=page_figures(extra.folder, store))
+    with doing("writing the features page"):
+        store.dashboard(page, figures=page_figures(extra.folder, store))
     show(f"features: {page}")
     return 0

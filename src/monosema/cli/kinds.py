@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monosema.core.config import from_plain
-from monosema.core.errors import ConfigError
+from monosema.core.errors import ConfigError, nearest_names
+from monosema.core.spelling import spelled_out
 
 Choices = Mapping[str, Mapping[str, type | None]]
 """For such options: their dotted path, and the configs by name."""
@@ -26,7 +28,50 @@ def add_kinds(parser: argparse.ArgumentParser, choices: Choices) -> None:
             "its own options follow below; any of them turns it on" if alone else "kind; its own options follow below"
         )
         flags = dict.fromkeys((f"--{path.replace('_', '-')}", f"--{path}"))
-        parser.add_argument(*flags, dest=path, choices=list(kinds), help=text)
+        parser.add_argument(
+            *flags, dest=path, metavar=f"{{{','.join(kinds)}}}", type=functools.partial(_named, kinds), help=text
+        )
+
+
+def _named(kinds: Mapping[str, type | None], text: str) -> tuple[str, dict[str, Any]]:
+    """The kind that ``text`` names, in any case and with its number (``topk``, ``TopK(16)``): its name and options."""
+    try:
+        plain = spelled_out(text, kinds)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if plain is None:
+        return "none", {}
+    if isinstance(plain, str):
+        near = nearest_names(text, kinds, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(kinds)}"
+        raise argparse.ArgumentTypeError(f"unknown kind {text!r:.80}; {hint}")
+    return plain["kind"], _without_kind(plain)
+
+
+def _without_kind(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name != "kind"}
+
+
+def spell_out_kinds(plain: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
+    """``plain`` of a file or of the environment, with the options of each kind that is given by its name alone."""
+    made = dict(plain)
+    for path, kinds in choices.items():
+        *parents, last = path.split(".")
+        node: Any = made
+        for part in parents:
+            if isinstance(node, dict) and isinstance(node.get(part), Mapping):
+                node[part] = dict(node[part])
+                node = node[part]
+            else:
+                node = {}
+        given = node.get(last)
+        full = spelled_out(given, kinds)
+        if isinstance(given, str) and isinstance(full, Mapping):
+            name = full["kind"]
+            full = {**(_chosen(None, name, kinds[name]) or {}), **_without_kind(full)}
+        if last in node:
+            node[last] = full
+    return made
 
 
 def resolve_kinds(
@@ -45,12 +90,13 @@ def resolve_kinds(
             node = node[part] if isinstance(node, Mapping) else None
         if not isinstance(node, dict):
             continue  # a file gave something else, which reading the whole refuses
-        chosen = getattr(known, path)
+        chosen, own = getattr(known, path) or (None, {})
         given = [each.partition("=")[0] for each in arguments if _is_below(each, path)]
         if chosen is None and node.get(last) is None and (given or show_all):
             chosen = _only(kinds)
         if chosen is not None:
-            node[last] = _chosen(node.get(last), chosen, kinds[chosen])
+            kept = _chosen(node.get(last), chosen, kinds[chosen])
+            node[last] = None if kept is None else {**kept, **own}
         if node.get(last) is None and given:
             names = " or ".join(name for name, kind in kinds.items() if kind is not None)
             raise ConfigError(
@@ -59,7 +105,7 @@ def resolve_kinds(
         if isinstance(node.get(last), Mapping):
             kind = kinds.get(node[last].get("kind", _only(kinds)))
             if kind is not None:
-                node[last] = from_plain(_draft(kind), node[last])
+                node[last] = from_plain(_draft(kind), node[last], as_typed=True)
 
 
 def _only(kinds: Mapping[str, type | None]) -> str | None:

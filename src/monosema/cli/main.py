@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from monosema.cli.output import show, show_error
+from monosema.cli.wording import FLAGS
 from monosema.core.console import Console, consoles
 
 VERBS = {
@@ -19,7 +20,8 @@ VERBS = {
     "evaluate": "measure a dictionary on held-out text",
     "benchmark": "measure whether a dictionary has found what is known to be there: probing, absorption and others",
     "features": "collect a dictionary's features and write the page that shows them",
-    "inspect": "say what is in a run folder or a dictionary's folder",
+    "read": "say which latents are active on each token of a prompt",
+    "inspect": "say what is in a folder: dictionary, run, sweep, cache, tokens or features",
 }
 
 HELP = """\
@@ -89,11 +91,12 @@ def _run(verb: str, arguments: list[str]) -> int:
     from monosema.core.errors import UserError, first_line, is_out_of_memory
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    FLAGS.forget()
     try:
         status: int = importlib.import_module(f"monosema.cli.{verb}").run(arguments)
         return status
     except UserError as error:
-        show_error(f"monosema {verb}: {error}")
+        show_error(f"monosema {verb}: {FLAGS.named_in(str(error))}")
         return 2
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):

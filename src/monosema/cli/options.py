@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from monosema.cli.kinds import Choices, add_kinds, resolve_kinds
+from monosema.cli.kinds import Choices, add_kinds, resolve_kinds, spell_out_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
-from monosema.core.config import from_plain, merge, option_paths, to_plain, to_yaml
+from monosema.cli.presets import PREFIX, options_file, preset_table
+from monosema.cli.wording import FLAGS, plain_words, print_plainly
+from monosema.core.config import from_plain, merge, option_paths, option_types, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
+from monosema.core.progress import doing
+from monosema.core.spelling import whole_number
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
 
 C = TypeVar("C")
+_CONFIG = (
+    f"YAML or JSON file of options; for train and plan also {PREFIX}NAME, a preset of the package ({PREFIX} lists them)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,45 +48,92 @@ def parse(
     arguments: Sequence[str],
     parser: argparse.ArgumentParser,
     choices: Choices | None = None,
+    *,
+    section: str | None = None,
+    recorded: Callable[[argparse.Namespace], Mapping[str, Any]] | None = None,
 ) -> Parsed:
-    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help`` and ``--print-config``.
+    """Resolve ``cls`` and the verb's own arguments; prints and exits for ``--help``, ``--print-config`` and
+    ``--config examples:``.
 
+    ``section`` is the section that ``cls`` is in a run's config, by which its options are named in the environment.
+    ``recorded`` gives what is laid over the defaults and under all that the caller says, by the verb's own arguments.
     Raises ``ConfigError`` where a file says what only the caller can (``core/foreign.py``).
     """
     parser.allow_abbrev = False
-    parser.add_argument("--config", type=Path, help="YAML or JSON file of options")
+    parser.add_argument("--config", metavar="FILE", help=_CONFIG)
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
     add_logging(parser)
     add_kinds(parser, choices or {})
+    types = option_types(cls)
+    FLAGS.add_options(types, [path for path, kind in types.items() if kind is bool])
+    FLAGS.add_arguments(parser)
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
     )
-    files = read_option_files(cls, known.config)
-    plain = merge(merge(to_plain(cls()), files.plain), from_variables(cls, os.environ))
+    if known.config == PREFIX:
+        show(preset_table())
+        sys.exit(0)
+    files = read_option_files(cls, None if known.config is None else options_file(known.config), section)
+    plain = to_plain(cls()) if recorded is None else {**to_plain(cls()), **recorded(known)}
+    for given in (files.plain, from_variables(cls, os.environ, section)):
+        plain = merge(plain, spell_out_kinds(given, choices or {}))
     resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
-    default = from_plain(cls, plain)
+    default = from_plain(cls, plain, as_typed=True)
     if wants_help:
         parser.print_help()
         show()
     _answer_peers_names(rest, option_paths(cls))
     import tyro
 
-    config = tyro.cli(
+    read = partial(
+        tyro.cli,
         cls,
-        args=["--help"] if wants_help else rest,
         default=default,
         prog=parser.prog,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
+    with _whole_numbers():
+        if wants_help:
+            print_plainly(lambda: read(args=["--help"]))
+        config = read(args=rest)
     config = from_plain(cls, to_plain(config))
     files.refuse_withheld(to_plain(config))
     configure_logging(known)
-    use_dotenv(files.dotenv, takes_options=True)
+    use_dotenv(files.dotenv, files.options_of_dotenv)
     if known.print_config:
         show(to_yaml(config), end="")
         sys.exit(0)
     return Parsed(config, known)
+
+
+def whole(text: str) -> int:
+    """A whole number on the command line, ``1e6`` too: for ``type=`` of an argument."""
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number (1000 or 1e3), got {text!r:.80}") from None
+
+
+def _whole_numbers() -> ConstructorRegistry:
+    """The rule by which options of a config take whole numbers."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda texts: whole_number(texts[0]),
+            is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
@@ -95,9 +154,17 @@ def _answer_peers_names(arguments: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
-    """``--log-level`` and ``--quiet``."""
+    """``--log-level`` and ``--quiet``, the last options of every verb, whose flags errors name from here on."""
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--quiet", action="store_true", help="only errors and results")
+    parser.description = plain_words(parser.description or "")
+    FLAGS.add_arguments(parser)
+
+
+def load_libraries(module: str) -> None:
+    """Import ``module``, which brings torch and takes seconds, and say so before; ``configure_logging`` comes first."""
+    with doing("loading libraries"):
+        importlib.import_module(module)
 
 
 class _ToStandardError(logging.Handler):
@@ -129,6 +196,18 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let code that comes with the dictionary's model run; whatever files say about it does not count",
     )
+
+
+_NAMED_MODEL = re.compile(r"(\w[\w-]*)=(.+)")
+
+
+def models_given(given: Sequence[str]) -> str | dict[str, str]:
+    """The values of ``--model``: one model, or several by name, each ``NAME=MODEL``."""
+    pairs = [_NAMED_MODEL.fullmatch(each) for each in given]
+    named = {pair[1]: pair[2] for pair in pairs if pair is not None}
+    if len(given) > 1 and len(named) < len(given):
+        raise ConfigError(f"--model: give one model, or NAME=MODEL each, got {' '.join(given)}")
+    return named or given[0]
 
 
 def say_device(config_device: str | None) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from monosema.cli.options import parse
+from monosema.cli.options import load_libraries, parse
 from monosema.cli.output import show, show_error
 from monosema.cli.train import CHOICES
 from monosema.core.plain import dump_json
@@ -26,10 +26,13 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parsed = parse(RunConfig, arguments, parser, CHOICES)
+    load_libraries("monosema.runs.planning")
     from monosema.runs.planning import plan
 
     extra = parsed.extra
-    planned = plan(parsed.config, seconds=extra.seconds, out=extra.out, cache=extra.cache_type)
+    planned = plan(
+        parsed.config, seconds=extra.seconds, out=extra.out, cache=extra.cache_type, progress=not extra.quiet
+    )
     show(dump_json(planned.to_dict(), indent=2) if extra.json else planned)
     for problem in planned.problems:
         show_error(f"monosema plan: {problem}")

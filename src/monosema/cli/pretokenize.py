@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from monosema.cli.options import parse
+from monosema.cli.options import load_libraries, parse
 from monosema.cli.output import show
 from monosema.core.errors import ConfigError
 from monosema.runs.config import PretokenizeConfig
@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         parser.error("--out is required: the folder for the tokens")
     if extra.private and extra.push is None:
         raise ConfigError("--private says how a repository is made; name it with --push owner/name")
+    load_libraries("monosema.runs.pretokenize")
     from monosema.data import push_pretokenized
     from monosema.data.order import indexed
     from monosema.runs.pretokenize import make_tokens

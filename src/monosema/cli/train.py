@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from monosema.cli.kinds import Choices
-from monosema.cli.options import parse
+from monosema.cli.options import load_libraries, parse
 from monosema.cli.output import show
 from monosema.coders.config import ActivationConfig
 from monosema.runs.config import CacheSource, RunConfig
@@ -33,11 +33,15 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parse(RunConfig, arguments, parser, CHOICES)
     if parsed.extra.out is None:
         parser.error("--out is required: the folder for config, checkpoints, dictionary and report")
+    load_libraries("monosema.runs.launch")
     from monosema.runs.launch import launch
 
     progress = False if parsed.extra.quiet else parsed.extra.progress_every
     result = launch(parsed.config, parsed.extra.out, progress=progress)
     if result.report is not None:
-        show(result.report)
+        from monosema.evaluation import short_report
+
+        show(short_report(result.report))
+        show(f"every figure: {result.folder}/report.json")
     show(f"dictionary: {result.folder}/coder")
     return 0

@@ -25,6 +25,7 @@ from monosema.coders.site_transform import SiteTransform, replace_records, site_
 from monosema.coders.token_scaling import ScaledTokens, scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.core.peers_attributes import OF_DICTIONARY, hints_attributes
 from monosema.kernels import (
     Latents,
     Levels,
@@ -42,6 +43,7 @@ from monosema.kernels.precision import autocast_dtype, product, shadow
 
 
 @final
+@hints_attributes(OF_DICTIONARY)
 class SparseCoder(nn.Module):
     """A dictionary that reads activations, encodes them sparsely and writes predicted activations.
 

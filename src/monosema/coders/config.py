@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Union
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar, Literal, Union, cast, get_args
 
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
+from monosema.core.spelling import spelled_out
 
 if TYPE_CHECKING:
     from monosema.coders.activations.base import Activation
@@ -48,7 +50,7 @@ class TopK:
     """The k largest positive pre-activations of each token (Gao et al. 2024, arXiv 2406.04093)."""
 
     is_variant: ClassVar[bool] = True
-    k: int
+    k: int = field(kw_only=False)
     """Active latents per token."""
     inference: Inference = "topk"
     """The rule at inference: the same k of each token, or all above the running threshold."""
@@ -73,7 +75,7 @@ class AbsTopK:
     """The k pre-activations of each token that are largest in magnitude, with their signs (arXiv 2510.00404)."""
 
     is_variant: ClassVar[bool] = True
-    k: int
+    k: int = field(kw_only=False)
     """Active latents per token."""
     inference: Inference = "topk"
     """The rule at inference: the same k of each token, or all whose magnitude exceeds the running threshold."""
@@ -97,7 +99,7 @@ class BatchTopK:
     """The k·B largest positive pre-activations of a batch of B tokens (Bussmann et al. 2024, arXiv 2412.06410)."""
 
     is_variant: ClassVar[bool] = True
-    k: float
+    k: float = field(kw_only=False)
     """Active latents per token, on average over the batch; may be fractional."""
     inference: Inference = "threshold"
     """The rule at inference: all above the running threshold, or the same choice in the batch at hand."""
@@ -159,6 +161,24 @@ class Gated:
 
 FixedCount = Union[TopK, AbsTopK, BatchTopK]
 ActivationConfig = Union[ReLU, TanhReLU, TopK, AbsTopK, BatchTopK, JumpReLU, Gated]
+
+
+def usual_k(width: int) -> int:
+    """The k of a dictionary of ``width`` latents where none is given."""
+    return max(1, min(32, width))
+
+
+def activation_named(text: str, most: int) -> ActivationConfig:
+    """The activation that ``text`` names: ``"topk"``, ``"TopK(16)"``, ``"relu"``; of those with a k, ``usual_k`` of
+    ``most`` latents by default. Raises ``ConfigError`` for another name."""
+    kinds = {kind.__name__: kind for kind in get_args(ActivationConfig)}
+    plain = spelled_out(text, kinds)
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"activation: expected one of {', '.join(kinds)} (ms.TopK(16) or 'topk'), got {text!r:.80}")
+    kind = kinds[plain["kind"]]
+    default = {"k": usual_k(most)} if any(each.name == "k" for each in fields(kind)) else {}
+    return cast(ActivationConfig, kind(**{**default, **{key: plain[key] for key in plain if key != "kind"}}))
+
 
 BDecMode = Literal["input_and_output", "output", "separate", "none"]
 DecoderInit = Literal["random", "orthogonal", "zeros"]

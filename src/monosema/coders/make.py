@@ -15,19 +15,23 @@ from monosema.coders.config import (
     EncoderInit,
     StackConfig,
     TokenScaling,
+    activation_named,
+    usual_k,
 )
 from monosema.coders.stack import CrossLayerTranscoder
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
+from monosema.core.peers_attributes import constructor
 
 
+@constructor
 @explains_options
 def SAE(
     d_in: int,
     d_sae: int | None = None,
     *,
     expansion_factor: float | None = None,
-    activation: ActivationConfig | None = None,
+    activation: ActivationConfig | str | None = None,
     token_scaling: TokenScaling = "none",
     b_dec: BDecMode = "input_and_output",
     decoder_init: DecoderInit = "random",
@@ -40,8 +44,9 @@ def SAE(
     """A sparse autoencoder: reads a site and reconstructs it.
 
     Give ``d_sae`` or ``expansion_factor`` (``d_sae = round(expansion_factor · d_in)``), not both. The activation
-    defaults to ``BatchTopK(k=32)``. Weights come from a random stream keyed by ``seed``. ``hook_name`` says which of a
-    stream's sites it reads, where several coders share one stream.
+    defaults to ``BatchTopK(32)``; its name does as well (``"topk"``, ``"TopK(16)"``), with k = 32 by default. Weights
+    come from a random stream keyed by ``seed``. ``hook_name`` says which of a stream's sites it reads, where several
+    coders share one stream.
     """
     width = _width(d_in, d_sae, expansion_factor)
     config = CoderConfig(
@@ -62,6 +67,7 @@ def SAE(
     return SparseCoder(config)
 
 
+@constructor
 @explains_options
 def Transcoder(
     d_in: int,
@@ -69,7 +75,7 @@ def Transcoder(
     d_sae: int | None = None,
     *,
     expansion_factor: float | None = None,
-    activation: ActivationConfig | None = None,
+    activation: ActivationConfig | str | None = None,
     token_scaling: TokenScaling = "none",
     skip: bool = False,
     b_dec: BDecMode = "output",
@@ -107,13 +113,14 @@ def Transcoder(
     return SparseCoder(config)
 
 
+@constructor
 @explains_options
 def Crosscoder(
     widths: Sequence[int],
     d_sae: int | None = None,
     *,
     expansion_factor: float | None = None,
-    activation: ActivationConfig | None = None,
+    activation: ActivationConfig | str | None = None,
     token_scaling: TokenScaling = "none",
     causal: bool = False,
     decoder_init: DecoderInit = "random",
@@ -154,6 +161,7 @@ def Crosscoder(
     return SparseCoder(config)
 
 
+@constructor
 @explains_options
 def CLT(
     read_widths: Sequence[int],
@@ -161,7 +169,7 @@ def CLT(
     d_sae: int | None = None,
     *,
     expansion_factor: float | None = None,
-    activation: ActivationConfig | None = None,
+    activation: ActivationConfig | str | None = None,
     token_scaling: TokenScaling = "none",
     tied: Literal["none", "per_source", "per_target"] = "none",
     dtype: str = "float32",
@@ -184,8 +192,10 @@ def CLT(
     return CrossLayerTranscoder(config)
 
 
-def _activation(activation: ActivationConfig | None, width: int) -> ActivationConfig:
-    return activation if activation is not None else BatchTopK(k=max(1, min(32, width)))
+def _activation(activation: ActivationConfig | str | None, width: int) -> ActivationConfig:
+    if isinstance(activation, str):
+        return activation_named(activation, most=width)
+    return activation if activation is not None else BatchTopK(k=usual_k(width))
 
 
 def _width(d_in: int, d_sae: int | None, expansion_factor: float | None) -> int:

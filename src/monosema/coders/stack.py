@@ -21,12 +21,14 @@ from monosema.coders.site_transform import SiteTransform, replace_records, site_
 from monosema.coders.token_scaling import scale_tokens
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.core.peers_attributes import OF_DICTIONARY, hints_attributes
 from monosema.kernels import Latents, decode
 from monosema.kernels.latents import concatenate, flat_tokens, split
 from monosema.kernels.precision import product
 
 
 @final
+@hints_attributes(OF_DICTIONARY)
 class CrossLayerTranscoder(nn.Module):
     """Latents of layer l read site l and write sites l, l+1, …: ``ŷ^t = Σ_{l ≤ t} f^l W_dec^{l→t} + b_dec^t``.
 

@@ -26,6 +26,7 @@ from monosema.core.files import read_json, read_text
 from monosema.core.peers import peers_option
 from monosema.core.plain import check_plain, twice
 from monosema.core.printable import terminal_text
+from monosema.core.spelling import spelled_out, with_whole_numbers
 
 C = TypeVar("C")
 MOST_YAML_BYTES = 2**16
@@ -63,10 +64,14 @@ def to_plain(value: Any) -> Any:
     raise ConfigError(f"a config cannot hold a {type(value).__name__}")
 
 
-def from_plain(cls: type[C], plain: Any) -> C:
-    """The config of class ``cls`` that ``plain`` describes; ``ConfigError`` on unknown keys and wrong types."""
+def from_plain(cls: type[C], plain: Any, *, as_typed: bool = False) -> C:
+    """The config of class ``cls`` that ``plain`` describes; ``ConfigError`` on unknown keys and wrong types.
+
+    ``as_typed`` is for options of the caller, and not for files of others: 1e6 is a whole number then, and a config's
+    name may stand for it in any case, with a number where the config takes one (``topk``, ``TopK(16)``).
+    """
     try:
-        return typing.cast(C, _read(cls, plain, ""))
+        return typing.cast(C, _read(cls, plain, "", as_typed))
     except UnknownOptionError as error:
         elsewhere = [path for path in option_paths(cls) if path.rpartition(".")[2] == error.key]
         if error.is_known_here or not elsewhere:
@@ -75,9 +80,9 @@ def from_plain(cls: type[C], plain: Any) -> C:
 
 
 def from_yaml(cls: type[C], text: str) -> C:
-    """Like ``from_plain`` for YAML text (JSON is YAML)."""
+    """Like ``from_plain`` for YAML text of the caller (JSON is YAML)."""
     plain = parse_yaml(text, "the text")
-    return from_plain(cls, {} if plain is None else plain)
+    return from_plain(cls, {} if plain is None else plain, as_typed=True)
 
 
 def parse_yaml(text: str, where: object) -> Any:
@@ -182,12 +187,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def check_types(config: Any) -> None:
     """``ConfigError`` for a field of ``config`` that does not hold what its annotation says: a misspelled word, a class
-    in place of an object, a fraction where a whole number belongs. For use at the start of ``__post_init__``."""
+    in place of an object, a fraction where a whole number belongs. For use at the start of ``__post_init__``.
+
+    A float without a fraction (1e6) is put right where a whole number belongs. Readers of files of others look at the
+    types before they make a config.
+    """
     cls: type = type(config)
     for field in dataclasses.fields(config):
         expected, value = _hints(cls)[field.name], getattr(config, field.name)
-        if not _holds(expected, value):
+        if _holds(expected, value):
+            continue
+        whole = with_whole_numbers(value)
+        if not _holds(expected, whole):
             raise _wrong(f"{cls.__name__}.{field.name}", _words(expected), value)
+        object.__setattr__(config, field.name, whole)
 
 
 def made_of(cls: type[C], values: Mapping[str, Any], where: object) -> C:
@@ -255,18 +268,18 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _read(expected: Any, plain: Any, path: str) -> Any:
+def _read(expected: Any, plain: Any, path: str, as_typed: bool) -> Any:
     origin = typing.get_origin(expected)
     if expected is Any:
         return plain
     if origin in (Union, types.UnionType):
-        return _read_union(typing.get_args(expected), plain, path)
+        return _read_union(typing.get_args(expected), plain, path, as_typed)
     if origin is Literal:
         if not any(plain == option and type(plain) is type(option) for option in typing.get_args(expected)):
             raise _wrong(path, " or ".join(repr(option) for option in typing.get_args(expected)), plain)
         return plain
     if dataclasses.is_dataclass(expected):
-        return _read_dataclass(typing.cast(type, expected), plain, path)
+        return _read_dataclass(typing.cast(type, expected), plain, path, as_typed)
     if origin in (tuple, list):
         if not isinstance(plain, (list, tuple)):
             raise _wrong(path, "a list", plain)
@@ -274,8 +287,9 @@ def _read(expected: Any, plain: Any, path: str) -> Any:
         if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
             if len(plain) != len(arguments):
                 raise _wrong(path, f"{len(arguments)} values", plain)
-            return tuple(_read(a, p, f"{path}[{i}]") for i, (a, p) in enumerate(zip(arguments, plain, strict=True)))
-        return origin(_read(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(plain))
+            pairs = enumerate(zip(arguments, plain, strict=True))
+            return tuple(_read(kind, item, f"{path}[{i}]", as_typed) for i, (kind, item) in pairs)
+        return origin(_read(arguments[0], item, f"{path}[{i}]", as_typed) for i, item in enumerate(plain))
     if origin in (dict, Mapping) or origin is types.MappingProxyType:
         if not isinstance(plain, Mapping):
             raise _wrong(path, "a mapping", plain)
@@ -283,7 +297,9 @@ def _read(expected: Any, plain: Any, path: str) -> Any:
         for key in plain:
             if not isinstance(key, str):
                 raise _wrong(_join(path, str(key)), "text for a key (quote it)", key)
-        return {key: _read(value_type, value, _join(path, key)) for key, value in plain.items()}
+        return {key: _read(value_type, value, _join(path, key), as_typed) for key, value in plain.items()}
+    if expected is int and as_typed:
+        plain = with_whole_numbers(plain)
     return _read_scalar(expected, plain, path)
 
 
@@ -306,34 +322,36 @@ def _read_scalar(expected: Any, plain: Any, path: str) -> Any:
     raise _wrong(path, names.get(expected, getattr(expected, "__name__", str(expected))), plain)
 
 
-def _read_union(options: tuple[Any, ...], plain: Any, path: str) -> Any:
+def _read_union(options: tuple[Any, ...], plain: Any, path: str, as_typed: bool) -> Any:
     if plain is None and type(None) in options:
         return None
     configs: dict[str, type] = {o.__name__: o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)}
     if isinstance(plain, tuple(configs.values())):
         return plain
+    if configs and as_typed:
+        plain = spelled_out(plain, configs)
     if configs and isinstance(plain, Mapping):
         if len(configs) == 1 and "kind" not in plain:
-            return _read(next(iter(configs.values())), plain, path)
+            return _read(next(iter(configs.values())), plain, path, as_typed)
         kind = plain.get("kind")
         if not isinstance(kind, str) or kind not in configs:
             near = nearest_names(str(kind), configs)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(configs)}"
             raise ConfigError(f"{path or 'config'}: expected a mapping with 'kind', got kind {kind!r:.80}{hint}")
-        return _read(configs[kind], plain, path)
+        return _read(configs[kind], plain, path, as_typed)
     errors = []
     for option in options:
         if option is type(None) or dataclasses.is_dataclass(option):
             continue
         try:
-            return _read(option, plain, path)
+            return _read(option, plain, path, as_typed)
         except ConfigError as error:
             errors.append(str(error))
     kinds = "a mapping with 'kind' " + " or ".join(repr(name) for name in configs)
     raise ConfigError("; or ".join(errors) or str(_wrong(path, kinds, plain)))
 
 
-def _read_dataclass(cls: type, plain: Any, path: str) -> Any:
+def _read_dataclass(cls: type, plain: Any, path: str, as_typed: bool) -> Any:
     if isinstance(plain, cls):
         return plain
     if not isinstance(plain, Mapping):
@@ -344,7 +362,7 @@ def _read_dataclass(cls: type, plain: Any, path: str) -> Any:
         if key not in fields:
             raise UnknownOptionError(_join(path, str(key)), fields)
     hints = _hints(cls)
-    values = {key: _read(hints[key], value, _join(path, key)) for key, value in given.items()}
+    values = {key: _read(hints[key], value, _join(path, key), as_typed) for key, value in given.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -369,14 +387,19 @@ class UnknownOptionError(ConfigError):
 
 def option_paths(cls: type, prefix: str = "") -> list[str]:
     """The options of a config and of its sections, as paths: ``training.lr``; without those of one of several kinds."""
-    paths = []
+    return list(option_types(cls, prefix))
+
+
+def option_types(cls: type, prefix: str = "") -> dict[str, Any]:
+    """The annotation of each of ``option_paths``."""
+    types: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         inner = _hints(cls)[field.name]
         if dataclasses.is_dataclass(inner):
-            paths += option_paths(typing.cast(type, inner), f"{prefix}{field.name}.")
+            types |= option_types(typing.cast(type, inner), f"{prefix}{field.name}.")
         else:
-            paths.append(prefix + field.name)
-    return paths
+            types[prefix + field.name] = inner
+    return types
 
 
 def _wrong(path: str, expected: str, plain: Any) -> ConfigError:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from monosema.core.errors import ConfigError, unknown_name
 from monosema.core.logs import get_logger
+from monosema.core.openmp import threads_spin
+from monosema.core.words import counted
 
 logger = get_logger("monosema.core.devices")
 
@@ -24,6 +26,20 @@ _IDENTIFIES_PROCESSOR = (
     "vendor_id", "cpu family", "model", "model name",  # x86
     "CPU implementer", "CPU part", "CPU variant",  # ARM
 )  # fmt: skip
+
+
+def say_if_threads_spin(device: torch.device) -> None:
+    """Log, once a process, that waiting threads spin, where several are about to compute on a CPU; see ``openmp``."""
+    if device.type == "cpu" and torch.get_num_threads() > 1 and threads_spin():
+        _say_that_threads_spin()
+
+
+@functools.cache
+def _say_that_threads_spin() -> None:
+    logger.warning(
+        "torch was imported before monosema, so threads spin while they wait, and beside another busy process a step "
+        "takes three times as long; import monosema first, or set OMP_WAIT_POLICY=PASSIVE"
+    )
 
 
 @functools.cache
@@ -58,7 +74,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 @functools.cache
 def _say_once(device: str, reason: str) -> None:
-    logger.info("device %s: %s; %d threads", device, reason, torch.get_num_threads())
+    logger.info("device %s: %s; %s", device, reason, counted(torch.get_num_threads(), "thread"))
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:

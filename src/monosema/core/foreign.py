@@ -1,10 +1,11 @@
 """What files may decide: the fields that are used and for what, and what only the caller can say.
 
 Nothing that is read from a file may make anything run, fetch or write. ``MODEL``, ``TEXT`` and ``STREAM`` list what is
-used of the record that a dictionary, a run or a cache keeps of the model, text and stream it was made with; every other
-field of it is ignored. ``FILES`` lists what is used of each kind of file. ``CALLER_ALONE`` are consent and options that
-take effect when they come from a Python argument, the command line or the environment of the process, and from no file,
-the caller's own (``--config``, ``.env``) included.
+used of the record that a dictionary, a run or a cache keeps of the model, text and stream it was made with, and
+``EVALUATION`` what is used of a run's options of evaluation; every other field of it is ignored. ``FILES`` lists what
+is used of each kind of file. ``CALLER_ALONE`` are consent and options that take effect when they come from a Python
+argument, the command line or the environment of the process, and from no file, the caller's own (``--config``,
+``.env``) included.
 """
 
 from __future__ import annotations
@@ -93,6 +94,14 @@ def _is_bitsandbytes(value: Any) -> str | None:
 
 def _is_whole(value: Any) -> str | None:
     return None if isinstance(value, int) and not isinstance(value, bool) else "it is no whole number"
+
+
+def _is_count(value: Any) -> str | None:
+    return None if value is None else _is_whole(value)
+
+
+def _is_ablation(value: Any) -> str | None:
+    return None if value in ("zero", "mean", "both") else "it is not zero, mean or both"
 
 
 def _is_number(value: Any) -> str | None:
@@ -221,6 +230,13 @@ STREAM: Mapping[str, Field] = {
 }
 """Used of a recorded stream. ``compile`` is not: it starts a compiler."""
 
+EVALUATION: Mapping[str, Field] = {
+    "n_tokens": Field("held-out tokens used at most; null for all", _is_count),
+    "n_loss_tokens": Field("of these, how many go through the spliced and ablated runs; null for all", _is_count),
+    "ablation": Field("what the site becomes in the ablated run", _is_ablation),
+}
+"""Used of the evaluation options that a run recorded."""
+
 PARTS: Mapping[str, Mapping[str, Field]] = {"model": MODEL, "tokens": TEXT, "stream": STREAM}
 """The record by its parts."""
 
@@ -240,7 +256,8 @@ FILES: Mapping[str, str] = {
     "state.safetensors": "a checkpoint's tensors",
     "latest": "the name of a checkpoint beside it",
     "checksums.json": "checksums of a run's files",
-    "config.yaml": "compared with the options of a resuming call; nothing of it is obeyed",
+    "config.yaml": "compared with the options of a resuming call; EVALUATION of it is used by `monosema evaluate`, and "
+    "`monosema inspect` shows its model, text, sites and number of tokens",
     "run.json": "what a run ran on; compared",
     "metrics.jsonl": "logged figures",
     "failure.json": "why a run was given up; printed",

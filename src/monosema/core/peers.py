@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from monosema.core.errors import UnknownArgumentError, nearest_names
+from monosema.core.spelling import with_whole_numbers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,7 +120,8 @@ def peers_option(name: str) -> str | None:
 def explains_options(target: F) -> F:
     """Make a call of ``target``, a function or a class, with an unknown option say what the option is called here.
 
-    Raises ``UnknownArgumentError``, which is a ``TypeError``, before anything is done.
+    Where a whole number is asked for, one that is written as a float (1e6) is taken for it. Raises
+    ``UnknownArgumentError``, which is a ``TypeError``, before anything is done.
     """
     if isinstance(target, type):
         init = target.__init__  # type: ignore[misc]
@@ -131,6 +134,7 @@ def _explained(function: Callable[..., Any], called: str) -> Callable[..., Any]:
     parameters = inspect.signature(function).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    whole = {each.name for each in parameters if each.annotation in (int, "int", "int | None")}
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
@@ -142,6 +146,11 @@ def _explained(function: Callable[..., Any], called: str) -> Callable[..., Any]:
                 near = nearest_names(name, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(n for n in names if n != 'self')}"
                 raise UnknownArgumentError(f"{called} has no option {name!r}; {hint}")
-        return function(*arguments, **options)
+        plain = [
+            with_whole_numbers(value) if name in whole else value
+            for name, value in zip_longest(names[: len(arguments)], arguments)
+        ]
+        named = {name: with_whole_numbers(value) if name in whole else value for name, value in options.items()}
+        return function(*plain, **named)
 
     return call

@@ -134,8 +134,15 @@ class ChunkMaker:
     device: torch.device
     """Where they are kept."""
 
-    def make(self, contexts: ChunkContexts, before_each: Callable[[], None] = lambda: None) -> Chunk:
+    def make(
+        self,
+        contexts: ChunkContexts,
+        before_each: Callable[[], None] = lambda: None,
+        progress: Callable[[int], None] = lambda n_rows: None,
+    ) -> Chunk:
         """The chunk of ``contexts``; ``before_each`` is called before every forward pass and may raise to end it all.
+
+        ``progress`` is told after every forward pass how many rows it gave.
 
         Raises ``DataError`` where activations are not finite, or as ``Harvester.check``.
         """
@@ -159,6 +166,7 @@ class ChunkMaker:
                 column += values.shape[1]
             total += finite_sum(rows[filled : filled + n])
             filled += n
+            progress(n)
         if not bool(torch.isfinite(total)) and not all(map(all_finite, rows.split(_ROWS_LOOKED_AT))):
             raise DataError(
                 f"activations at {', '.join(self.layout.hook_names)} are not finite in chunk {contexts.number}; "

@@ -68,6 +68,11 @@ class RowRule:
         return mask & chosen
 
 
+def contexts_needed(rows: Tensor, n_rows: int) -> int:
+    """How many of the first contexts, which give ``rows [n]`` each, hold ``n_rows``; all where they give fewer."""
+    return min(len(rows), int((rows.cumsum(0) < n_rows).sum()) + 1)
+
+
 def special_token_ids(tokenizer: Any, exclude: bool | Collection[int]) -> frozenset[int]:
     """The tokenizer's special tokens where ``exclude`` is True, none where it is False, or the ids it lists."""
     if isinstance(exclude, bool):

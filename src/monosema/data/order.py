@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
-from monosema.data.contexts import Contexts
+from monosema.data.contexts import Contexts, contexts_needed
 from monosema.data.streamed import Place, StreamedSplit
 from monosema.data.tokens import TokenSplit
 
@@ -40,13 +40,13 @@ class ContextOrder(Protocol):
         """On average, at least 1."""
         ...
 
-    def after(self, place: Place, n: int) -> tuple[Contexts, Place] | None:
-        """At most ``n`` contexts of one epoch from ``place`` on, and the place behind them; None
-        at the end of the last epoch."""
+    def after(self, place: Place, n: int, n_rows: int | None = None) -> tuple[Contexts, Place] | None:
+        """At most ``n`` contexts of one epoch from ``place`` on, and the place behind them; None at the end of the last
+        epoch. With ``n_rows``, only as many of the first of them as give that many rows."""
         ...
 
-    def chunk_rows(self, size: int) -> Iterator[int]:
-        """Rows in each chunk of ``size`` contexts over all epochs; of those that are known."""
+    def context_rows(self) -> Iterator[Tensor]:
+        """Rows in each context in the order of reading, one tensor for an epoch; nothing where that is not known."""
         ...
 
 
@@ -86,13 +86,15 @@ class IndexedOrder:
         """The order in which the text's contexts are read in an epoch."""
         return torch.randperm(self._split.n_contexts, generator=random_stream(self._seed, "contexts", epoch))
 
-    def after(self, place: Place, n: int) -> tuple[Contexts, Place] | None:
+    def after(self, place: Place, n: int, n_rows: int | None = None) -> tuple[Contexts, Place] | None:
         epoch, start = place["epoch"], place["position"]
         if start >= self._split.n_contexts:
             epoch, start = epoch + 1, 0
         if epoch >= self._epochs:
             return None
         chosen = self.of_epoch(epoch)[start : start + n]
+        if n_rows is not None:
+            chosen = chosen[: contexts_needed(self._rows[chosen], n_rows)]
         return self._split.part(chosen), {"epoch": epoch, "position": start + len(chosen)}
 
     def ends_at(self, place: Place, contexts: Contexts) -> bool:
@@ -101,10 +103,8 @@ class IndexedOrder:
         before = self._split.part(self.of_epoch(place["epoch"])[max(0, end - len(contexts)) : end])
         return torch.equal(before.ids, contexts.ids)
 
-    def chunk_rows(self, size: int) -> Iterator[int]:
-        for epoch in range(self._epochs):
-            rows = self._rows[self.of_epoch(epoch)]
-            yield from (int(part.sum()) for part in rows.split(size))
+    def context_rows(self) -> Iterator[Tensor]:
+        return (self._rows[self.of_epoch(epoch)] for epoch in range(self._epochs))
 
 
 def indexed(split: TokenSplit | StreamedSplit) -> TokenSplit:

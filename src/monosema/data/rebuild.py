@@ -37,6 +37,15 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {**({"models": several} if several else {}), **one}
 
 
+def recorded_models(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``recorded_options`` that says which model it was, or which models; empty where nothing does."""
+    several = {key: foreign.listed("model", _model_options(each)) for key, each in several_models(metadata).items()}
+    if several:
+        return {"models": several}
+    model = metadata.get("model")
+    return {"model": foreign.listed("model", _model_options(model))} if model else {}
+
+
 def described_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All that ``load_model``, ``load_tokens`` and ``ActivationStream`` were given, by the record of live objects.
 

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.finite import all_finite
 from monosema.core.seeds import random_stream
+from monosema.core.words import counted
 from monosema.data.outliers import DEFAULT_MULTIPLE, MEDIAN_ROWS, NormRule, OutlierFilter, outlier_record
 from monosema.data.site_arrays import SiteArrays
 from monosema.data.sites import layout_of
 
 
+@shown_as_facts
 class ArrayRows:
     """Rows ``[n, d]`` of tensors, arrays or memory-mapped ``.npy`` files: shuffled each epoch, resumable to the bit.
 
@@ -93,6 +96,13 @@ class ArrayRows:
     def d_out(self) -> int:
         return self.layout.d_out
 
+    def _facts(self) -> Facts:
+        n_aside = f", {self.n_validation:,} of them set aside" if self.n_validation else ""
+        return Facts(
+            f"ArrayRows: {counted(self._arrays.shape[0], 'row')}{n_aside}",
+            {**self.layout.facts, "batch size": f"{self.batch_size:,}", "epochs": self.epochs, "seed": self.seed},
+        )
+
     @property
     def n_validation(self) -> int:
         """How many rows are set aside."""
@@ -108,7 +118,7 @@ class ArrayRows:
         available = len(self._train_rows) // self.batch_size * self.batch_size * self.epochs
         if n_rows > available:
             raise DataError(
-                f"the run wants {n_rows:,} rows, the array gives {available:,} in {self.epochs} epoch(s); "
+                f"the run wants {n_rows:,} rows, the array gives {available:,} in {counted(self.epochs, 'epoch')}; "
                 "set epochs= higher or lower tokens"
             )
 
@@ -188,6 +198,7 @@ class ArrayRows:
         return self._arrays.take(self._order_of(0)[:MEDIAN_ROWS])
 
 
+@shown_as_facts
 class IterableRows:
     """Rows from a DataLoader or any iterable of ``[n, d]`` tensors, re-cut to ``batch_size``, in the order they come.
 
@@ -231,6 +242,12 @@ class IterableRows:
     @property
     def d_out(self) -> int:
         return self.layout.d_out
+
+    def _facts(self) -> Facts:
+        return Facts(
+            f"IterableRows: of a {type(self._source).__name__}",
+            {**self.layout.facts, "batch size": f"{self.batch_size:,}", "epochs": self.epochs},
+        )
 
     def plan(self, n_rows: int) -> None:
         """Nothing is known about the length beforehand; a source that ends early ends the run."""

@@ -46,6 +46,15 @@ class RowLayout:
         """Whether the sites say where they are; plain rows have an ``input`` and a ``target``."""
         return any(names_site(name) for name in self.hook_names)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The sites and their widths in words."""
+
+        def words(sites: tuple[tuple[str, int], ...]) -> str:
+            return ", ".join(f"{name} ({width:,})" if names_site(name) else f"{width:,} wide" for name, width in sites)
+
+        return {"reads": words(self.reads), **({} if self.is_autoencoder else {"writes": words(self.writes)})}
+
     def record(self) -> dict[str, Any]:
         """The sites as a dictionary records them, JSON-able."""
         reads, writes = ([name for name, _ in sites] for sites in (self.reads, self.writes))

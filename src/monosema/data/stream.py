@@ -3,13 +3,15 @@
 Contexts come in an order drawn across the corpus by the seed. A chunk is a run of whole contexts: they go through the
 model, rows at special tokens are left out, the rest is permuted by a random stream keyed by (seed, chunk number) and
 served in batches. Nothing is carried over to the next chunk; rows that fill no batch are dropped and counted. The state
-is therefore a position and one chunk's token ids, whatever the run's length. Rows with a norm far above the median are
-left out: an ordinary row of the chunk is served in the place of each.
+is therefore a position and one chunk's token ids, whatever the run's length. The last chunk of a run whose length is
+known has only the contexts that its batches need. Rows with a norm far above the median are left out: an ordinary row
+of the chunk is served in the place of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,10 +22,13 @@ from monosema.core.compiling import CompileMode
 from monosema.core.config import differences, to_plain
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.peers import explains_options
+from monosema.core.progress import Progress
+from monosema.core.words import counted
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.config import IN_MEMORY
-from monosema.data.contexts import Contexts
+from monosema.data.contexts import Contexts, contexts_needed
 from monosema.data.harvest import Autocast, Harvester
 from monosema.data.identity import describe_text, other_text
 from monosema.data.named_models import NamedModels
@@ -57,6 +62,7 @@ def check_sizes(
 
 
 @explains_options
+@shown_as_facts
 class ActivationStream:
     """Iterates over tensors ``[batch_size, d]``: activations of one or several sites side by side.
 
@@ -148,6 +154,10 @@ class ActivationStream:
             chunk_contexts = max(1, int(chunk_bytes / (self._row_bytes * self._order.rows_per_context)))
         self._chunk_contexts = chunk_contexts
         self._n_rows_wanted: int | None = None
+        self._cut_to: int | None = None
+        """Rows of the run that the last chunk is cut for; None where every chunk is whole."""
+        self.shows_progress = False
+        """Whether a bar is shown, or lines, while a chunk is collected that is waited for."""
         self._maker = ChunkMaker(
             harvester=self._harvester,
             layout=self.layout,
@@ -177,6 +187,7 @@ class ActivationStream:
     ) -> ActivationStream:
         """The stream a dictionary was trained on, at its start, rebuilt from what the dictionary recorded.
 
+        Its chunks are whole; after ``plan`` with the run's tokens the last one is cut as it was in the run.
         ``model`` and ``tokens`` are loaded unless given; ``overrides`` replace recorded stream options and are
         logged. ``trust_remote_code`` lets code of the recorded model's repository run, whatever the dictionary says
         about it. Raises ``ConfigError`` for a recorded option that is not taken from a file,
@@ -223,11 +234,13 @@ class ActivationStream:
     def plan(self, n_rows: int) -> None:
         """Fix the chunk size for a run of ``n_rows``; refuse a run the corpus cannot serve.
 
-        Called by ``train`` before the first batch; without it the corpus itself is the run.
+        The last chunk of the run has as many contexts as its batches need and no more; whoever goes on reading after it
+        gets whole chunks. Called by ``train`` before the first batch; without it the corpus itself is the run.
         """
         if self._chunk_contexts is None:
             self._chunk_contexts = self._default_chunk_contexts(n_rows)
         self._n_rows_wanted = n_rows
+        self._cut_to = -(-n_rows // self.batch_size) * self.batch_size
         if self._order.n_rows is None:
             return
         available = self.n_rows_served()
@@ -239,32 +252,36 @@ class ActivationStream:
         if n_rows > available:
             wanted = -(-n_rows * self.epochs // available)
             raise DataError(
-                f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in {self.epochs} "
-                f"epoch(s); set epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
+                f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in "
+                f"{counted(self.epochs, 'epoch')}; set "
+                f"epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )
 
     @property
     def n_contexts_wanted(self) -> int:
         """Contexts that the run of ``plan`` takes through the model; without one, all of every epoch."""
-        n, size, wanted = self._order.n_contexts, self.chunk_size, self._n_rows_wanted
-        if n is None:
-            return -(-(wanted or 0) // self.rows_in_chunk) * size
+        size, wanted = self.chunk_size, self._cut_to
+        if self._order.n_contexts is None:
+            in_a_chunk = max(self.batch_size, self._in_batches(round(size * self._order.rows_per_context)))
+            n_whole, rest = divmod(wanted or 0, in_a_chunk)
+            return n_whole * size + math.ceil(rest / self._order.rows_per_context)
         n_contexts = n_rows = 0
-        for rows in self._order.chunk_rows(size):
+        for rows in self._chunk_rows():
             if wanted is not None and n_rows >= wanted:
                 break
-            n_rows += self._in_batches(rows)
-            n_contexts += min(size, n - n_contexts % n)
+            n_contexts += len(rows) if wanted is None else contexts_needed(rows, wanted - n_rows)
+            n_rows += self._in_batches(int(rows.sum()))
         return n_contexts
 
     @property
     def rows_in_chunk(self) -> int:
-        """About how many rows a chunk holds."""
-        return round(self.chunk_size * self._order.rows_per_context)
+        """About how many rows the largest chunk holds."""
+        size = self.chunk_size if self._cut_to is None else min(self.chunk_size, self.n_contexts_wanted)
+        return round(size * self._order.rows_per_context)
 
     def n_rows_served(self) -> int:
         """Rows served in full batches over all epochs; of text whose length is known."""
-        return sum(self._in_batches(rows) for rows in self._order.chunk_rows(self.chunk_size))
+        return sum(self._in_batches(int(rows.sum())) for rows in self._chunk_rows())
 
     def record(self) -> dict[str, Any]:
         """What a dictionary trained on this stream records about it, JSON-able."""
@@ -282,6 +299,22 @@ class ActivationStream:
             **self._named_models.record(),
             "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
         }
+
+    def _facts(self) -> Facts:
+        named = self.models or {"": self.model}
+        return Facts(
+            f"ActivationStream: batches of {counted(self.batch_size, 'row')}",
+            {
+                **self.layout.facts,
+                "model": ", ".join(f"{key}: {model.name}" if key else model.name for key, model in named.items()),
+                "text": f"{self.tokens_record['source']}, {self.split.name} side, contexts of "
+                f"{counted(self.split.context_size, 'token')}",
+                "rows": "as many as the text gives" if self.n_rows is None else f"{self.n_rows:,} at most",
+                "epochs": self.epochs,
+                "seed": self.seed,
+                "type": f"{dtype_name(self.dtype)} on {self.device}",
+            },
+        )
 
     # -- iteration
 
@@ -329,6 +362,7 @@ class ActivationStream:
             **self._place,
             "chunk_number": self._chunk_number,
             "n_begun": self._n_begun,
+            "cut_to": self._cut_to,
             "chunk_contexts": self.chunk_size,
             "offset": self._offset,
             "n_dropped": self.n_dropped,
@@ -356,6 +390,8 @@ class ActivationStream:
         self._place = {key: state[key] for key in self._order.start}
         self._chunk_number, self.n_dropped = int(state["chunk_number"]), int(state["n_dropped"])
         self._n_begun = int(state["n_begun"])
+        cut_to = state.get("cut_to")  # a run of an older version has whole chunks only, and goes on with them
+        self._cut_to = None if cut_to is None else int(cut_to)
         self.outliers.load_state_dict(state.get("outliers", {}))
         if state["in_chunk"]:
             documents = state["chunk_documents"]
@@ -365,7 +401,7 @@ class ActivationStream:
                     "the stream's state is damaged: its token ids are not those of the text at its position; go back "
                     "to an older checkpoint"
                 )
-            self._chunk = self._ordinary(self._maker.make(ChunkContexts(self._chunk_number - 1, self._place, text)))
+            self._chunk = self._ordinary(self._make(ChunkContexts(self._chunk_number - 1, self._place, text)))
             self._offset = int(state["offset"])
 
     def _identity(self) -> dict[str, Any]:
@@ -395,9 +431,10 @@ class ActivationStream:
             raise DataError("the stream is exhausted")
         return drawn[0]
 
-    def make_chunk(self, contexts: ChunkContexts) -> Chunk:
-        """The rows of any contexts as a chunk of this stream; nothing of the stream is consumed."""
-        return self._maker.make(contexts)
+    def make_chunk(self, contexts: ChunkContexts, progress: Callable[[int], None] = lambda n_rows: None) -> Chunk:
+        """The rows of any contexts as a chunk of this stream; nothing of the stream is consumed. ``progress`` is told
+        the rows of every forward pass."""
+        return self._maker.make(contexts, progress=progress)
 
     @property
     def chunk_size(self) -> int:
@@ -427,9 +464,15 @@ class ActivationStream:
     def _in_batches(self, n_rows: int) -> int:
         return n_rows // self.batch_size * self.batch_size
 
+    def _chunk_rows(self) -> Iterator[Tensor]:
+        """Rows in each context of each whole chunk, over all epochs; of text whose length is known."""
+        for rows in self._order.context_rows():
+            yield from rows.split(self.chunk_size)
+
     def _next_contexts(self) -> ChunkContexts | None:
-        """Those of the chunk after the current one; None at the end."""
-        drawn = self._order.after(self._place, self.chunk_size)
+        """Those of the chunk after the current one, as many as the run needs; None at the end."""
+        left = 0 if self._cut_to is None else self._cut_to - self._n_begun
+        drawn = self._order.after(self._place, self.chunk_size, left if left > 0 else None)
         return None if drawn is None else ChunkContexts(self._chunk_number, drawn[1], drawn[0])
 
     def _begin_chunk(self) -> bool:
@@ -438,11 +481,16 @@ class ActivationStream:
             chunk, contexts = None, self._next_contexts()
             if contexts is None:
                 return False
-            chunk = self._maker.make(contexts)
+            chunk = self._make(contexts)
         self._chunk, self._offset = self._ordinary(chunk), 0
         self._place, self._chunk_number = chunk.contexts.end, chunk.contexts.number + 1
         self._n_begun += self._in_batches(len(chunk.order))
         return True
+
+    def _make(self, contexts: ChunkContexts) -> Chunk:
+        n_rows = int(self.split.rule.row_mask(contexts.text).sum())
+        with Progress("collecting activations", n_rows, enabled=self.shows_progress, passing=True) as bar:
+            return self._maker.make(contexts, progress=bar.advance)
 
     def _ordinary(self, chunk: Chunk) -> Chunk:
         """``chunk`` without outliers; the first one says what these are."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
-from monosema.data.contexts import Contexts, RowRule
+from monosema.data.contexts import Contexts, RowRule, contexts_needed
 
 Place = Mapping[str, Any]
 """Where reading goes on: plain values and tensors that a run's state keeps."""
@@ -80,10 +81,10 @@ class StreamedOrder:
     def rows_per_context(self) -> float:
         return max(1.0, self._split.rows_per_context)
 
-    def chunk_rows(self, size: int) -> Iterator[int]:
+    def context_rows(self) -> Iterator[Tensor]:
         return iter(())
 
-    def after(self, place: Place, n: int) -> tuple[Contexts, Place] | None:
+    def after(self, place: Place, n: int, n_rows: int | None = None) -> tuple[Contexts, Place] | None:
         epoch, position, reader = (place[key] for key in ("epoch", "position", "reader"))
         documents = place["pool_documents"]
         pool = Contexts(place["pool"], documents if documents.shape == place["pool"].shape else None)
@@ -98,10 +99,13 @@ class StreamedOrder:
             pool = Contexts.joined([each for each in read if len(each)] or read[:1])
             if len(pool) > 0:
                 drawn = torch.randperm(len(pool), generator=random_stream(self._seed, "pool", epoch, position))
-                end = position + min(n, len(pool))
-                place = self._place(epoch, end, reader, pool[drawn[n:].sort().values])
+                chosen = pool[drawn[:n]]
+                if n_rows is not None:
+                    chosen = chosen[: contexts_needed(self._split.rule.row_mask(chosen).sum(1), n_rows)]
+                end = position + len(chosen)
+                place = self._place(epoch, end, reader, pool[drawn[len(chosen) :].sort().values])
                 self._blocks, self._at = blocks, place
-                return pool[drawn[:n]], place
+                return chosen, place
             if position == 0:
                 raise DataError("the text gives no training context; give more text or a smaller context_size")
             epoch, position, reader, blocks = epoch + 1, 0, None, None

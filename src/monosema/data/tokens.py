@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.core.facts import Facts, shown_as_facts
+from monosema.core.words import counted
 from monosema.data.contexts import Contexts, RowRule
 from monosema.data.named_models import vocabulary_difference
 from monosema.data.packed.contexts import StoredContexts
@@ -21,7 +23,8 @@ from monosema.models import LanguageModel
 _TOKENS_AT_ONCE = 2**24
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class TokenSplit:
     """Packed contexts of one side of the split."""
 
@@ -111,11 +114,13 @@ class TokenSplit:
     def __len__(self) -> int:
         return self.n_contexts
 
-    def __repr__(self) -> str:
-        return f"TokenSplit({self.name}, {self.n_contexts} contexts of {self.context_size} tokens)"
+    def _facts(self) -> Facts:
+        n, size = counted(self.n_contexts, "context"), counted(self.context_size, "token")
+        return Facts(f"TokenSplit({self.name}, {n} of {size})")
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class Tokens:
     """A tokenised corpus, split by document."""
 
@@ -157,9 +162,9 @@ class Tokens:
                 "with model.tokenizer, or, if the ids mean the same, load the model with load_model(..., tokenizer=...)"
             )
 
-    def __repr__(self) -> str:
+    def _facts(self) -> Facts:
         n_train = f"{self.train.n_tokens:,}" if isinstance(self.train, TokenSplit) else "streamed"
-        return (
+        return Facts(
             f"Tokens({self.record['source']}: {n_train} training and {self.heldout.n_tokens:,} held-out tokens in "
             f"contexts of {self.context_size})"
         )

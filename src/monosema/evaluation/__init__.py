@@ -9,8 +9,8 @@ spliced and ablated from the parts in ``edited_runs.py`` and ``predictor.py``, `
 ``patterns.py`` their attention, ``findings.py`` sums up what each dictionary shows and ``losses.py`` makes figures of
 it. ``replacement.py`` puts coders in place of all MLPs at once, by the run in ``replaced.py``; ``crosscoder.py``
 compares the sites of a crosscoder. ``calibrate.py`` sets thresholds by the L0 they give. ``saebench.py`` writes a
-report as SAEBench does. ``benchmarks`` compares a coder with what is known to be there; ``page`` is the HTML page that
-compares reports.
+report as SAEBench does, ``short_report.py`` the figures that are read first. ``benchmarks`` compares a coder with what
+is known to be there; ``page`` is the HTML page that compares reports.
 """
 
 from monosema.evaluation.calibrate import calibrate_threshold
@@ -24,6 +24,7 @@ from monosema.evaluation.replacement import evaluate_replacement
 from monosema.evaluation.replacement_report import ReplacedLayer, ReplacementReport
 from monosema.evaluation.report import AblationLosses, ModelLosses, Report
 from monosema.evaluation.saebench import core_layout
+from monosema.evaluation.short_report import short_report
 
 __all__ = [
     "AblationLosses",
@@ -44,5 +45,6 @@ __all__ = [
     "evaluate_many",
     "evaluate_replacement",
     "loss_recovered",
+    "short_report",
     "write_page",
 ]

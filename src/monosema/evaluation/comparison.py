@@ -6,24 +6,48 @@ import csv
 import io
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 
 from monosema.core.files import write_atomically
-from monosema.core.printable import terminal_line
+from monosema.core.printable import escaped, terminal_line
 from monosema.evaluation.report import Report, shown
 
 _SHOWN = ("d_sae", "l0", "fve", "ce_loss_score", "kl_score", "norm_ratio", "dead_fraction", "max_decoder_cosine")
 
 
+@final
+class Reports(dict[str, Report]):
+    """The reports of several dictionaries by name: a ``dict`` that prints as the table of ``comparison``."""
+
+    def __repr__(self) -> str:
+        return comparison(self)
+
+    def _repr_html_(self) -> str:
+        """The same table for notebooks: static HTML, everything escaped."""
+        head, *rows = _cells(self)
+        columns = "".join(f'<th scope="col">{escaped(name)}</th>' for name in head)
+        lines = (
+            f'<tr><th scope="row">{escaped(name)}</th>{"".join(f"<td>{escaped(value)}</td>" for value in values)}</tr>'
+            for name, *values in rows
+        )
+        return f"<table><thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
 def comparison(reports: Mapping[str, Report]) -> str:
     """A line for each report, by name, with the figures that dictionaries are usually compared by."""
+    rows = _cells(reports)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    aligned = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def _cells(reports: Mapping[str, Report]) -> list[list[str]]:
+    """The head and a row for each report, as text."""
     rows = [["", *_SHOWN]]
     for name, report in reports.items():
         values = [getattr(report, column) for column in _SHOWN]
         rows.append([terminal_line(name), *("" if value is None else shown(value) for value in values)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    aligned = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    return rows
 
 
 def write_csv(reports: Mapping[str, Report], path: str | os.PathLike[str]) -> None:

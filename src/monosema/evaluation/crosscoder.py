@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders import Dictionary, SparseCoder
+from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
@@ -122,6 +123,7 @@ def evaluate_crosscoder(
     """
     check_counts(n_tokens=n_tokens, batch_size=batch_size)
     require_finite_weights(coder)
+    say_if_threads_spin(coder.device)
     cuts = thresholds if thresholds is not None else CrosscoderThresholds()
     names = _require_crosscoder(coder)
     assert isinstance(coder, SparseCoder)

@@ -188,6 +188,9 @@ class CrosscoderReport:
         lines += labelled("data", [f"{name:<29} {text}" for name, text in self._data()])
         return terminal_lines([*lines, *labelled("note", self.notes)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
         names = [each.name for each in fields(SiteFigures)]

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from monosema.coders import Dictionary
+from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
@@ -19,6 +20,7 @@ from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, rule_for
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import measure_activations
+from monosema.evaluation.comparison import Reports
 from monosema.evaluation.contexts import evaluation_contexts, overlap_with_training
 from monosema.evaluation.findings import CLEAN, ROW_TERMS, Findings
 from monosema.evaluation.latent_table import latent_table
@@ -159,14 +161,15 @@ def evaluate_many(
     seed: int = 0,
     outlier_norm_multiple: OutlierMultiple = "recorded",
     progress: bool = True,
-) -> dict[str, Report]:
+) -> Reports:
     """``evaluate`` of several dictionaries on the same tokens: by name, the report that each has alone.
 
     What does not depend on a dictionary is done once for all of them. A batch costs one forward pass, one pass for each
     ablation of each site and one for each dictionary, and those begin at the block of the site edited; where
     attention patterns are compared, each of these and the clean run cost one block's attention more. Where a dictionary
     records no median norm, the first 4,096 positions are captured once more.
-    Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites.
+    Arguments and errors are those of ``evaluate``; the dictionaries may belong to several sites. The result is a
+    ``dict`` that prints as a table.
     """
     check_counts(n_tokens=n_tokens, n_loss_tokens=n_loss_tokens, n_batches=n_batches, batch_size=batch_size)
     ablations = ablations_of(ablation)
@@ -174,6 +177,7 @@ def evaluate_many(
         raise ConfigError("no coder given: name at least one")
     for coder in coders.values():
         require_finite_weights(coder)
+        say_if_threads_spin(coder.device)
     rules = [rule_for(coder, outlier_norm_multiple) for coder in coders.values()]
     if activations is not None:
         if model is not None or tokens is not None:
@@ -181,10 +185,10 @@ def evaluate_many(
         with evaluation_mode(*coders.values()):
             found = measure_activations([*coders.values()], activations, n_tokens, batch_size, n_batches, rules)
         notes = ["no cross-entropy or KL: they need model and tokens"]
-        return {
-            name: _report(coder, own, rule=rule, weights=weights, split="activations", notes=notes)
+        return Reports(
+            (name, _report(coder, own, rule=rule, weights=weights, split="activations", notes=notes))
             for (name, coder), own, rule in zip(coders.items(), found, rules, strict=True)
-        }
+        )
     if model is None or tokens is None:
         raise ConfigError("evaluate needs evaluate(coder, model, tokens), or evaluate(coder, activations=...)")
     if n_batches is not None:
@@ -214,7 +218,7 @@ def evaluate_many(
             seed=seed,
         )
         found = runs.measure(bar)
-    return {
+    reports = {
         name: _report(
             coder,
             own,
@@ -232,6 +236,7 @@ def evaluate_many(
         )
         for (name, coder), subject, own in zip(coders.items(), subjects, found, strict=True)
     }
+    return Reports(reports)
 
 
 def _outlier_note(n_outliers: int, n_tokens: int, rule: NormRule) -> str:

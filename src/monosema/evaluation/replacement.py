@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from monosema.coders import CrossLayerTranscoder, Dictionary, SparseCoder
+from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
@@ -80,6 +81,7 @@ def evaluate_replacement(
     replacement = replacement_of(_listed(coders), model)
     for coder in replacement.coders:
         require_finite_weights(coder)
+        say_if_threads_spin(coder.device)
     models = {"": model}
     if reason := no_task(models):
         raise ConfigError(f"nothing to predict: {reason}; load the model with its tokenizer")

@@ -101,6 +101,9 @@ class ReplacementReport:
                 )
         return terminal_lines([*lines, *labelled("note", self.notes)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
         rows = [

@@ -318,10 +318,13 @@ class Report:
         return report
 
     def __str__(self) -> str:
-        lines = [self._title()]
+        lines = [self.title]
         for group, rows in self._shown_groups().items():
             lines += labelled(group, [f"{name:<29} {text}" for name, text in rows])
         return terminal_lines([*lines, *labelled("note", self.notes)])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
@@ -331,10 +334,12 @@ class Report:
                 head = f'<th rowspan="{len(shown)}" scope="rowgroup">{escaped(group)}</th>' if index == 0 else ""
                 rows.append(f"<tr>{head}<td>{escaped(name)}</td><td>{escaped(text)}</td></tr>")
         notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
-        table = f"<table><caption>{escaped(self._title())}</caption><tbody>{''.join(rows)}</tbody></table>"
+        table = f"<table><caption>{escaped(self.title)}</caption><tbody>{''.join(rows)}</tbody></table>"
         return f"{table}<ul>{notes}</ul>" if notes else table
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """Latents, sites, model and ablation, in a line."""
         sites = self.hook_name or "a site not recorded"
         if self.hook_name_out != self.hook_name:
             sites += f" -> {self.hook_name_out}"

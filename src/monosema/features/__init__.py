@@ -5,12 +5,15 @@ notebook, and as one offline HTML page.
 
 May import: ``core``, ``metrics``, ``coders``, ``models``, ``data``. Start reading in ``collect.py``; ``statistics.py``,
 ``windows.py`` and ``logits.py`` define the numbers, ``texts.py`` turns tokens into something readable, ``store.py``
-and ``feature.py`` are what a user holds, ``dashboard.py`` fills the page in ``page/``.
+and ``feature.py`` are what a user holds, ``dashboard.py`` fills the page in ``page/``. ``read_prompt.py`` reads one
+prompt token by token, and ``render_prompt.py`` shows it.
 """
 
 from monosema.features.collect import collect_features
 from monosema.features.feature import Feature, FeatureContext, Histogram, LogitEffect, TokenSpan
 from monosema.features.logits import ExtremeLogits
+from monosema.features.prompt_reading import PromptReading, TokenLatent, TokenReading
+from monosema.features.read_prompt import read_prompt
 from monosema.features.statistics import LatentNumbers
 from monosema.features.store import ContextTexts, FeatureStore, LatentRow, Provenance
 from monosema.features.windows import Windows
@@ -25,8 +28,12 @@ __all__ = [
     "LatentNumbers",
     "LatentRow",
     "LogitEffect",
+    "PromptReading",
     "Provenance",
+    "TokenLatent",
+    "TokenReading",
     "TokenSpan",
     "Windows",
     "collect_features",
+    "read_prompt",
 ]

@@ -69,8 +69,9 @@ def load_store(folder: Path) -> FeatureStore:
     tensors = read_tensors(folder / _ARRAYS, integers=_INTEGERS)
     try:
         note = text_in(facts, "logits_note", where)
+        provenance = mapping_in(facts, "provenance", where)
         store = FeatureStore(
-            provenance=made_of(Provenance, mapping_in(facts, "provenance", where), where),
+            provenance=made_of(Provenance, {**provenance, "notes": texts_in(provenance, "notes", where)}, where),
             numbers=LatentNumbers(n_tokens=whole_in(facts, "n_tokens", where) or 0, **_group(tensors, "numbers")),
             windows=Windows(**_group(tensors, "windows")),
             texts=ContextTexts(**_group(tensors, "texts"), vocabulary=texts_in(facts, "vocabulary", where)),

@@ -52,7 +52,7 @@ class Source:
 
 def open_source(coder: Dictionary, models: NamedModels, tokens: object, n_tokens: int | None) -> Source:
     """The contexts that ``evaluate`` measures for so many tokens, and the coder's sites in ``models``."""
-    read, written = _sites(coder, models)
+    read, written = sites(coder, models)
     all_models = list(models.by_name.values()) or [models.first]
     split = split_to_read(tokens, all_models)
     which = choose_contexts(split, n_tokens)
@@ -75,7 +75,7 @@ def outlier_rule(coder: Dictionary, source: Source, special_NT: Tensor, multiple
     return estimated(rule, coder, x, x if both.shape[1] == coder.d_in else both[:, coder.d_in :])
 
 
-def _sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]]:
+def sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]]:
     """The sites whose values lie side by side in the coder's input, and those in its output."""
     if not coder.hook_name:
         raise ConfigError(
@@ -87,14 +87,14 @@ def _sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]
         raise ConfigError(
             f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
         )
-    sites = models.sites(coder.hook_name.split("+"))
-    width = sum(width for _, width in sites)
+    found = models.sites(coder.hook_name.split("+"))
+    width = sum(width for _, width in found)
     if width != coder.d_in:
         names = " and ".join(model.name for model in models.by_name.values()) or models.first.name
         raise ShapeError(
             f"the coder's d_in is {coder.d_in}, but {coder.hook_name!r} of {names} is {width} wide; was it "
             "trained on another model or site?"
         )
-    read = [name for name, _ in sites]
+    read = [name for name, _ in found]
     written = (coder.hook_name_out or coder.hook_name).split("+")
     return read, read if written == read else [name for name, _ in models.sites(written)]

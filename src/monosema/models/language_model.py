@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from monosema.core.errors import DataError, ShapeError, UserError, first_line, unknown_name
+from monosema.core.peers_attributes import OF_MODEL, hints_attributes
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
@@ -72,6 +73,7 @@ class _Values:
 
 
 @final
+@hints_attributes(OF_MODEL)
 class LanguageModel:
     """A transformers model, its tokenizer, and its sites.
 

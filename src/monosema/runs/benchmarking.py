@@ -8,6 +8,7 @@ from typing import Any
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, unknown_name
+from monosema.core.progress import doing
 from monosema.data.rebuild import model_again, override, recorded_options
 from monosema.evaluation.benchmarks import data_files
 from monosema.evaluation.benchmarks.absorption import measure_absorption
@@ -73,7 +74,8 @@ class _Given:
         chosen: dict[str, Any] = {} if self.model_source is None else {"source": self.model_source}
         if self.trust_remote_code:
             chosen["trust_remote_code"] = True
-        return model_again(override(recorded["model"], chosen, "model"))
+        with doing("loading the model", enabled=self.progress):
+            return model_again(override(recorded["model"], chosen, "model"))
 
     def labelled(self) -> data_files.LabelledTexts:
         """The texts of the file."""

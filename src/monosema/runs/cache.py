@@ -11,6 +11,7 @@ from typing import Literal
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data.cache import Manifest, export_arrow, export_npy, open_source, shuffle_cache, write_cache
+from monosema.data.cache.write import cache_rows
 from monosema.runs.check import check_rows
 from monosema.runs.config import CacheConfig
 from monosema.runs.session import build_model, build_stream, build_tokens
@@ -23,12 +24,11 @@ Where = str | os.PathLike[str]
 def make_cache(config: CacheConfig, out: Where, *, progress: bool | float = True) -> Manifest | None:
     """Load model and text, and write what their stream serves; None where other writers are not done."""
     check_rows(config.model, config.tokens, config.stream)
-    model = build_model(config.model)
-    tokens = build_tokens(config.tokens, model)
-    stream = build_stream(config.stream, model, tokens)
-    wanted = config.cache.tokens
-    total = (stream.n_rows or 0) if wanted is None else wanted
-    with _bar("cache", total, progress) as bar:
+    shown = progress is not False
+    model = build_model(config.model, progress=shown)
+    tokens = build_tokens(config.tokens, model, progress=shown)
+    stream = build_stream(config.stream, model, tokens, progress=shown)
+    with _bar("cache", cache_rows(stream, config.cache.tokens), progress) as bar:
         return write_cache(stream, out, **asdict(config.cache), progress=bar.advance)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monosema.core.errors import FileError
-from monosema.evaluation import Report
+from monosema.core.progress import doing
+from monosema.evaluation import Report, short_report
 from monosema.features import collect_features
 from monosema.runs.config import CoderOptions, EvaluationOptions, RunConfig
 from monosema.runs.features_page import page_figures
@@ -34,7 +35,7 @@ class DemoResult:
 
     def __str__(self) -> str:
         times = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in self.seconds.items())
-        return f"{self.report}\n\ntime        {times}\nrun folder  {self.folder}\nfeatures    {self.page}"
+        return f"{short_report(self.report)}\n\ntime        {times}\nrun folder  {self.folder}\nfeatures    {self.page}"
 
 
 def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResult:
@@ -48,9 +49,9 @@ def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResul
         now = time.monotonic()
         seconds[part], last = now - last, now
 
-    model = build_model(config.model)
-    tokens = build_tokens(config.tokens, model)
-    stream = build_stream(config.stream, model, tokens)
+    model = build_model(config.model, progress=progress)
+    tokens = build_tokens(config.tokens, model, progress=progress)
+    stream = build_stream(config.stream, model, tokens, progress=progress)
     coder = build_coder(config, stream)
     mark("start")
     result = train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)
@@ -59,6 +60,7 @@ def run_demo(out: str | os.PathLike[str], *, progress: bool = True) -> DemoResul
     mark("train and evaluate")
     store = collect_features(result.coder, model, tokens, n_tokens=N_TOKENS, progress=progress)
     page = result.folder / "features.html"
-    store.dashboard(page, figures=page_figures(result.folder, store))
+    with doing("writing the features page", enabled=progress):
+        store.dashboard(page, figures=page_figures(result.folder, store))
     mark("features")
     return DemoResult(result.report, result.folder, page, seconds)

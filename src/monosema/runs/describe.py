@@ -1,4 +1,4 @@
-"""What is in a run folder or a dictionary's folder, in words."""
+"""What is in a folder, in words: a dictionary or run here, anything else by ``describe_folders``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ from monosema.core.printable import terminal_lines
 from monosema.data.outliers import recorded_rule
 from monosema.data.rebuild import several_models
 from monosema.evaluation import Report
+from monosema.formats.checkpoints import checkpoint_folders, checkpoint_tokens, run_progress, unfinished_names
 from monosema.runs.checksums import Checksums
+from monosema.runs.describe_folders import lines_of
 
 
 def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
-    """Model, site, shapes and figures of the dictionary in ``folder``, a line each."""
+    """Model, site, shapes and figures of the dictionary in ``folder``, a line each.
+
+    Of a run that has not finished, how far it is; of a sweep, the state and main figures of each run; of an activation
+    cache, packed tokens or a feature store, what it holds. ``name`` is a checkpoint, or one dictionary of several.
+    """
+    place = Path(folder) if name is None else Path(folder) / name
+    of_folder = lines_of(place)
+    if of_folder is not None:
+        return _aligned(of_folder)
     coder = hub.load(folder, name)
     tokens = coder.metadata.get("tokens") or {}
     kind, scaling = variant_words(coder), coder.config.token_scaling
@@ -39,7 +49,8 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     if density is not None:
         lines["density"] = f"median {10 ** float(density.median()):.2e}, {int((density < -9).sum())} silent in training"
     lines |= _left_out(coder.metadata)
-    report = Path(folder) / "report.json"
+    home = place if (place / "report.json").exists() else Path(folder)  # one run of several, or a whole run
+    report = home / "report.json"
     if report.exists():
         found = Report.load(report)
         figures = found.to_dict()
@@ -49,7 +60,13 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         apart = ("fve_all_rows", "n_outlier_rows") if found.n_outlier_rows else ()
         shown = ("fve", *apart[:1], *scores, "l0", "dead_fraction", "n_tokens", *apart[1:])
         lines["figures"] = ", ".join(f"{key} {_short(figures.get(key))}" for key in shown)
-    lines |= _of_run(Path(folder))
+    run = Path(folder)
+    if unfinished_names(run):
+        lines["run"] = f"not finished: {run_progress(run)}"
+    return _aligned(lines | _of_run(home))
+
+
+def _aligned(lines: Mapping[str, str]) -> str:
     width = max(map(len, lines))
     return terminal_lines(f"{label:<{width}}  {text}" for label, text in lines.items())
 
@@ -67,7 +84,7 @@ def _of_run(folder: Path) -> dict[str, str]:
     """The checkpoints of a run, each with the tokens it was trained on, and files that are not what was written."""
     lines = {}
     home = folder / "checkpoints"
-    steps = {path.name: hub.checkpoint_tokens(path) for path in sorted(home.glob("step_*"))}
+    steps = {path.name: checkpoint_tokens(path) for path in checkpoint_folders(folder)}
     if steps:
         pointers = {each: home / each for each in ("latest", "best") if (home / each).is_file()}
         named = {each: path.read_text(encoding="utf-8", errors="replace").strip() for each, path in pointers.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from monosema.core.devices import choose_device
 from monosema.core.errors import OutOfMemoryError, first_line, is_out_of_memory
 from monosema.core.memory import free_memory
+from monosema.core.progress import doing
 from monosema.data.named_models import NamedModels
 from monosema.runs.check import check_run
 from monosema.runs.config import CacheSource, RunConfig
@@ -28,12 +29,13 @@ def launch(config: RunConfig, out: Path, *, progress: bool | float = True) -> Tr
     check_run(config)
     tokens = None
     try:
-        models = build_models(config)
+        shown = progress is not False
+        models = build_models(config, progress=shown)
         named = NamedModels(models)
         coder = coder_for(config.coder, build_layout(config.stream, models), named.record()).to(named.first.device)
         check_training(coder, config.training, config.stream.batch_size)
-        tokens = build_tokens(config.tokens, models)
-        stream = build_stream(config.stream, models, tokens)
+        tokens = build_tokens(config.tokens, models, progress=shown)
+        stream = build_stream(config.stream, models, tokens, progress=shown)
         return train(coder, stream, config.training, out=out, evaluation=config.evaluation, progress=progress)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(f"{error}; {less_memory(config, tokens, free)}") from error
@@ -48,7 +50,8 @@ def launch(config: RunConfig, out: Path, *, progress: bool | float = True) -> Tr
 def _launch_from_cache(config: RunConfig, options: CacheSource, out: Path, progress: bool | float) -> TrainingResult:
     device = choose_device(options.device)
     check_run(config)
-    cache = build_cache(options)
+    with doing("reading the cache", enabled=progress is not False):
+        cache = build_cache(options)
     coder = coder_for(config.coder, cache.layout, cache.record()).to(device)
     check_training(coder, config.training, options.batch_size)
     return train(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.errors import ConfigError, DataError, UserError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.memory import readable_bytes
-from monosema.core.progress import short_number
+from monosema.core.progress import doing, short_number
 from monosema.data import Tokens
 from monosema.data.cache.shards import DTYPES, CacheDtype
 from monosema.runs.check import check_run
@@ -26,7 +27,8 @@ from monosema.runs.summary import duration
 _GRAIN = 64
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A run that has not begun; ``str(plan)`` is what the command prints."""
 
@@ -50,9 +52,16 @@ class Plan:
         return plain
 
     def __str__(self) -> str:
-        lines = {**_size_lines(self.needs), **({} if self.times is None else _time_lines(self.pace, self.times))}
+        lines = self._lines()
         width = max(map(len, lines))
         return "\n".join(f"{label:<{width}}  {text}" for label, text in lines.items())
+
+    def _facts(self) -> Facts:
+        problems = {"does not fit": "; ".join(self.problems)} if self.problems else {}
+        return Facts("Plan of a run that has not begun", {**self._lines(), **problems})
+
+    def _lines(self) -> dict[str, str]:
+        return {**_size_lines(self.needs), **({} if self.times is None else _time_lines(self.pace, self.times))}
 
 
 def plan(
@@ -61,6 +70,7 @@ def plan(
     seconds: float = 10.0,
     out: str | os.PathLike[str] = ".",
     cache: str | None = None,
+    progress: bool = False,
 ) -> Plan:
     """Plan the run of ``config``: parameters, memory, operations, disk and time.
 
@@ -73,6 +83,7 @@ def plan(
         seconds: how long to measure; 0 for no measurement, and no weights.
         out: where the run folder would be.
         cache: also count a cache (``write_cache``) of the run's tokens in this type.
+        progress: say each part of the work when it begins.
 
     Raises:
         DataError: the text is too short for the run.
@@ -91,18 +102,20 @@ def plan(
     check_run(config)
     models = outline_models(config)
     began = time.perf_counter()
-    tokens = build_tokens(config.tokens, models)
+    tokens = build_tokens(config.tokens, models, progress=progress)
     load_text = time.perf_counter() - began
 
     def of(other: RunConfig, dtype: CacheDtype | None = stored) -> Needs:
         return needs(other, models, tokens, out=Path(out), cache=dtype, count_model=False)
 
-    wanted = needs(config, models, tokens, out=Path(out), cache=stored)
-    with _quietly():
-        problems = _problems(config, wanted, of, stored)
+    with doing("counting what the run needs", enabled=progress):
+        wanted = needs(config, models, tokens, out=Path(out), cache=stored)
+        with _quietly():
+            problems = _problems(config, wanted, of, stored)
     if problems or seconds == 0:
         return Plan(wanted, problems, None, None)
-    pace = measure(config, tokens, wanted, seconds)
+    with doing("measuring the run's pace", enabled=progress):
+        pace = measure(config, tokens, wanted, seconds)
     return Plan(wanted, problems, pace, times(config, tokens, wanted, pace, load_text))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,7 +10,10 @@ from typing import Any
 
 from monosema import hub
 from monosema.coders import Dictionary
-from monosema.core.errors import ConfigError
+from monosema.core.errors import ConfigError, FileError
+from monosema.core.facts import Facts, shown_as_facts
+from monosema.core.progress import doing
+from monosema.core.words import counted
 from monosema.data import ActivationCache, ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.packed.manifest import is_packed
@@ -22,6 +26,7 @@ from monosema.data.rebuild import (
     other_weights,
     override,
     override_models,
+    recorded_models,
     recorded_options,
     tokens_again,
 )
@@ -48,7 +53,8 @@ _FIXED = ("source", "dtype", "fingerprint")
 """Recorded options that ``open_session`` does not take by these names."""
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class Session:
     """A dictionary and what it was trained with."""
 
@@ -66,9 +72,27 @@ class Session:
         """What ``evaluate`` puts the dictionary into: the model, or all of them by name."""
         return self.stream.models or self.model
 
+    def _facts(self) -> Facts:
+        coder = self.coder
+        named = self.stream.models or {"": self.model}
+        return Facts(
+            "Session: a dictionary and what it was trained with",
+            {
+                "coder": f"{type(coder).__name__}, {counted(coder.d_sae, 'latent')} at {coder.hook_name}",
+                "models": "; ".join(f"{key}: {each}" if key else str(each) for key, each in named.items()),
+                "tokens": str(self.tokens),
+                "stream": f"batches of {counted(self.stream.batch_size, 'row')}",
+            },
+        )
+
 
 def open_session(
-    folder: str | os.PathLike[str], name: str | None = None, *, trust_remote_code: bool = False, **overrides: Any
+    folder: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+    **overrides: Any,
 ) -> Session:
     """Rebuild model, tokens and stream from what the dictionary in ``folder`` recorded.
 
@@ -79,7 +103,8 @@ def open_session(
     ``overrides`` replace recorded options: ``model=`` and ``text=`` their sources, anything else by its name
     (``device="cpu"``, ``batch_size=512``, …). Each one that changes something is logged with both values. Where the
     dictionary reads several models, ``model=`` maps names to sources, and other options of models hold for all of them.
-    A model whose weights are not the recorded ones is logged as a warning, and noted in every report.
+    A model whose weights are not the recorded ones is logged as a warning, and noted in every report. With
+    ``progress`` each part of the work is said when it begins.
     Raises ``FileError`` where the dictionary records no model or text, or its model's folder is gone; ``ConfigError``
     on an unknown option and on a recorded one that is not taken from a file.
     """
@@ -96,10 +121,32 @@ def open_session(
             raise ConfigError(f"unknown option {key!r}; recorded are {', '.join(sorted(homes))}")
         part, option = homes[key]
         chosen[part][option] = value
-    models = models_again(_override_models(recorded, chosen["model"]))
-    tokens = tokens_again(override(recorded["tokens"], chosen["tokens"], "tokens"), NamedModels(models).first)
-    stream = ActivationStream(models, tokens, **override(recorded["stream"], chosen["stream"], "stream"))
+    with doing("loading the model", enabled=progress):
+        models = models_again(_override_models(recorded, chosen["model"]))
+    with _reading(progress):
+        tokens = tokens_again(override(recorded["tokens"], chosen["tokens"], "tokens"), NamedModels(models).first)
+    with _checking(progress):
+        stream = ActivationStream(models, tokens, **override(recorded["stream"], chosen["stream"], "stream"))
     return Session(coder, stream.model, tokens, stream)
+
+
+def open_models(
+    coder: Dictionary, *, model: str | Mapping[str, str] | None = None, trust_remote_code: bool = False
+) -> Models:
+    """The model that ``coder`` records, or its models by name; ``model`` names others in their place.
+
+    No text is read. The rules for what a dictionary may say are those of ``open_session``. Raises ``FileError`` where
+    the dictionary records no model and none is named.
+    """
+    recorded = recorded_models(coder.metadata)
+    chosen: dict[str, Any] = {} if model is None else {"source": model}
+    if not recorded:
+        if not isinstance(model, str):
+            raise FileError("the dictionary does not record the model that it reads; name it with model= (--model)")
+        recorded = {"model": {}}
+    if trust_remote_code:
+        chosen["trust_remote_code"] = True
+    return models_again(_override_models(recorded, chosen))
 
 
 def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,26 +169,27 @@ def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> 
     }
 
 
-def build_model(options: ModelOptions) -> LanguageModel:
+def build_model(options: ModelOptions, *, progress: bool = False) -> LanguageModel:
     """``load_model`` with these options; ``ConfigError`` where the weights are not those of ``options.fingerprint``."""
     chosen = given(options)
-    model = model_again({name: value for name, value in chosen.items() if name != "fingerprint"})
+    with doing(f"loading the model {options.source}", enabled=progress):
+        model = model_again({name: value for name, value in chosen.items() if name != "fingerprint"})
     if problem := other_weights(chosen, model):
         raise ConfigError(f"{problem}; restore those weights, or leave out model.fingerprint for a new run")
     return model
 
 
-def build_models(config: RunConfig) -> Models:
+def build_models(config: RunConfig, *, progress: bool = False) -> Models:
     """The model of ``config``, or, with ``other_models``, all by name; site names are checked before any is loaded."""
     if not config.other_models:
-        return build_model(config.model)
+        return build_model(config.model, progress=progress)
     options = {MAIN_MODEL: config.model, **config.other_models}
     for name in (*config.stream.hook_names, *(config.stream.targets or ())):
         split_site_name(name, options)
-    return {key: build_model(each) for key, each in options.items()}
+    return {key: build_model(each, progress=progress) for key, each in options.items()}
 
 
-def build_tokens(options: TokenOptions, model: Models) -> Tokens:
+def build_tokens(options: TokenOptions, model: Models, *, progress: bool = False) -> Tokens:
     """``load_tokens`` with these options and the (first) model's tokenizer."""
     named = NamedModels(model)
     models = list(named.by_name.values()) or [named.first]
@@ -151,12 +199,23 @@ def build_tokens(options: TokenOptions, model: Models) -> Tokens:
     chosen = {**default, **given(options)}
     if options.mixture:
         del chosen["source"]
-    return tokens_again(chosen, named.first)
+    with _reading(progress):
+        return tokens_again(chosen, named.first)
 
 
-def build_stream(options: StreamOptions, model: Models, tokens: Tokens) -> ActivationStream:
+def build_stream(options: StreamOptions, model: Models, tokens: Tokens, *, progress: bool = False) -> ActivationStream:
     """An ``ActivationStream`` with these options."""
-    return ActivationStream(model, tokens, **{**given(options), "outlier_norm_multiple": options.outlier_norm_multiple})
+    chosen = {**given(options), "outlier_norm_multiple": options.outlier_norm_multiple}
+    with _checking(progress):
+        return ActivationStream(model, tokens, **chosen)
+
+
+def _reading(progress: bool) -> contextlib.AbstractContextManager[None]:
+    return doing("reading and tokenizing the text", enabled=progress)
+
+
+def _checking(progress: bool) -> contextlib.AbstractContextManager[None]:
+    return doing("checking the model and the text", enabled=progress)
 
 
 def build_cache(options: CacheSource) -> ActivationCache:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.memory import readable_bytes
 from monosema.core.printable import terminal_line, terminal_lines
 from monosema.core.progress import short_number
+from monosema.core.words import counted
 from monosema.evaluation import Report
 from monosema.runs.clock import Usage
 from monosema.runs.divergence import explains_nothing
@@ -17,7 +19,8 @@ from monosema.training import Trainer
 from monosema.training.memory import StepMemory
 
 
-@dataclass(frozen=True, kw_only=True)
+@shown_as_facts
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunSummary:
     """The figures of one finished run; None where something was not measured."""
 
@@ -56,6 +59,32 @@ class RunSummary:
     def to_dict(self) -> dict[str, Any]:
         """JSON values: what ``summary.json`` holds."""
         return asdict(self)
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """In words; None for what was not measured."""
+
+        def words(heading: str, figures: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str | None]:
+            known = {name: figures.get(key) for key, name in names.items() if figures.get(key) is not None}
+            return {heading: ", ".join(f"{name} {value:.4g}" for name, value in known.items()) or None}
+
+        trained = f" in {duration(self.seconds)}" if self.seconds is not None else ""
+        return {
+            "trained on": f"{counted(self.tokens, 'token')}{trained}",
+            **words("training", self.training, {"loss": "loss", "fve": "FVE", "l0": "L0"}),
+            **words(
+                "held out",
+                self.report or {},
+                {"fve": "FVE", "l0": "L0", "ce_loss_score": "CE loss score", "dead_fraction": "dead fraction"},
+            ),
+            "latents": f"{self.d_sae:,}, {self.n_dead:,} of them dead at the end of training",
+            "folder": self.folder,
+            "stopped early": self.error,
+            "warning": self.warning,
+        }
+
+    def _facts(self) -> Facts:
+        return Facts(f"Summary of {self.name}", self.facts)
 
 
 def summarise(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, final, overload
 
 from torch import Tensor
 
 from monosema import hub
 from monosema.coders import Dictionary, SparseCoder
+from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
+from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.files import write_atomically, write_json
 from monosema.core.logs import get_logger
 from monosema.core.peers import explains_options
-from monosema.core.progress import Progress, say
+from monosema.core.progress import Progress, doing, say
 from monosema.data import ActivationCache, ActivationStream, IterableRows, as_row_source
 from monosema.data.cache import is_cache
 from monosema.data.cache.expectations import model_differences
@@ -45,7 +48,8 @@ logger = get_logger("monosema.runs")
 Several = Mapping[str, "Dictionary | tuple[Dictionary, TrainingConfig]"]
 
 
-@dataclass(frozen=True)
+@shown_as_facts
+@dataclass(frozen=True, repr=False)
 class TrainingResult:
     """What a run gave."""
 
@@ -65,6 +69,22 @@ class TrainingResult:
     """Figures, latents, tokens and time in one row: what ``summary.json`` holds."""
     error: str | None = None
     """Why the run stopped early, where it is one of several; the coder then has the weights before."""
+
+    def _facts(self) -> Facts:
+        kind = f"{type(self.coder).__name__} at {self.coder.hook_name or 'a site not recorded'}"
+        return Facts(f"TrainingResult of {self.summary.name}", {"coder": kind, **self.summary.facts})
+
+
+@final
+class TrainingResults(dict[str, TrainingResult]):
+    """The results of several coders by name: a ``dict`` that prints as the table that the run ends with."""
+
+    def __repr__(self) -> str:
+        return summary_table([result.summary for result in self.values()]) if self else "no results"
+
+    def _repr_html_(self) -> str:
+        """The same table, as text."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 @overload
@@ -112,7 +132,8 @@ def train(
         callbacks: further callbacks of the loop.
         optimizer: makes the optimiser in place of Adam, ``torch.optim.NAdam`` or
             ``lambda parameters: torch.optim.SGD(parameters, momentum=0.9)``; see ``Trainer``.
-        progress: show a bar on a terminal, a line every 30 seconds elsewhere (every so many, given a number).
+        progress: show bars on a terminal and lines elsewhere: every 2.5 seconds in the first minute and every 30 after
+            it (every so many, given a number).
         start_at_other_sites: whether a coder that names sites may be trained on others, and be named by those. A coder
             without names takes the source's; one with names keeps them on plain rows, which have none.
 
@@ -133,6 +154,8 @@ def train(
     if isinstance(coder, Mapping):
         _check_names(pairs)
     rows = _rows(source, next(iter(pairs.values()))[0], row_options)
+    if isinstance(rows, ActivationStream):
+        rows.shows_progress = progress is not False
     if out is not None:
         _as_begun(rows, [Path(out) / name for name in pairs])
     rows.plan(max(_tokens(config, rows.batch_size) for _, config in pairs.values()))
@@ -150,14 +173,15 @@ def train(
             run.open(extra, folders)
         kept = [str(run.folder.path) for run in runs if run.folder is not None]
         with memory_explained([run.trainer for run in runs], rows, kept):
-            _seek(runs, rows, clock)
+            say_if_threads_spin(runs[0].trainer.coder.device)
+            _seek(runs, rows, clock, progress is not False)
             for run in runs:
                 run.record_outliers()
             _fit(runs, rows, progress, clock)
             if not isinstance(coder, Mapping) and runs[0].fit.error is not None:
                 raise runs[0].fit.error
             wants_report = evaluation is not False and not isinstance(rows, IterableRows)
-            results = {run.name: run.finish(progress, wants_report) for run in runs}
+            results = TrainingResults((run.name, run.finish(progress, wants_report)) for run in runs)
         table = summary_table([result.summary for result in results.values()])
         if out is not None:
             write_atomically(Path(out) / "summary.txt", table + "\n")
@@ -398,7 +422,7 @@ def connection_directions(config: TrainingConfig, coder: Dictionary) -> Tensor |
     return directions.detach()
 
 
-def _seek(runs: Sequence[_Run], rows: RowSource, clock: Clock) -> None:
+def _seek(runs: Sequence[_Run], rows: RowSource, clock: Clock, shown: bool) -> None:
     """Put ``rows`` where the run that is furthest behind stands, and prepare fresh ones."""
     unfinished = [run for run in runs if run.is_unfinished]
     if not unfinished:
@@ -407,10 +431,10 @@ def _seek(runs: Sequence[_Run], rows: RowSource, clock: Clock) -> None:
         return
     behind = min(unfinished, key=lambda run: run.start)
     with stop_requests():
-        _go_to(behind, unfinished, rows, clock)
+        _go_to(behind, unfinished, rows, clock, shown)
 
 
-def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource, clock: Clock) -> None:
+def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource, clock: Clock, shown: bool) -> None:
     if behind.checkpoint is not None:
         if isinstance(rows, IterableRows):
             logger.warning(
@@ -429,7 +453,7 @@ def _go_to(behind: _Run, unfinished: Sequence[_Run], rows: RowSource, clock: Clo
         if run.checkpoint is None:
             with clock.part("collecting"):
                 first = rows.preview(INITIAL_ROWS)
-            with clock.part("steps"):
+            with clock.part("steps"), doing("setting the initial values", enabled=shown):
                 run.trainer.initialise(run.columns.of(first))
 
 

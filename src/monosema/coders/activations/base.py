@@ -150,7 +150,7 @@ class Activation(nn.Module, ABC):
 
     @abstractmethod
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        """``infer`` as a dense ``[B, F]`` through which autograd can pass."""
+        """``infer`` as a dense ``[B, F]`` through which autograd can pass; what is inactive is 0, never -0."""
 
     @abstractmethod
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
@@ -185,3 +185,8 @@ class Activation(nn.Module, ABC):
 
     def project_(self) -> None:
         """Put own parameters back into their allowed range in place after an optimiser step."""
+
+
+def where_active(active: Tensor, values: Tensor) -> Tensor:
+    """``values`` where ``active``, elsewhere 0; NaN stays. A product with 0 and ``relu`` would give -0 in places."""
+    return torch.where(active | values.isnan(), values, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
 from monosema.coders.activations.running import RunningThreshold, common_factor
 from monosema.coders.config import FixedCount
 from monosema.kernels import Latents, Scores, select_above, select_row_top_k
@@ -70,7 +70,7 @@ class FixedCountActivation(Activation):
         return scores.activations(select_above(scores.dense(), threshold))
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return pre_BF * (self.infer(pre_BF.detach(), weights_F).to_dense() != 0)
+        return where_active(self.infer(pre_BF.detach(), weights_F).to_dense() != 0, pre_BF)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         latents = selection.latents  # where a selection was filled up, what has the value 0 is not active

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
 from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import Gated
 from monosema.kernels import Latents, entries_above
@@ -54,8 +54,8 @@ class GatedActivation(Activation):
         return opened.at(active, magnitude), active
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        magnitude = torch.relu(pre_BF * self.r_mag.exp() + self.b_mag)
-        return magnitude * (pre_BF + self.b_gate > 0)
+        magnitude = pre_BF * self.r_mag.exp() + self.b_mag
+        return where_active((pre_BF + self.b_gate > 0) & (magnitude > 0), magnitude)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         assert selection.gate is not None and gradients.gate is not None and selection.active_in_gate is not None

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
 from monosema.coders.activations.windows import kernel_density, reach
 from monosema.coders.config import JumpReLU
 from monosema.kernels import Latents, entries_above, select_above
@@ -59,7 +59,7 @@ class JumpReLUActivation(Activation):
         return select_above(pre_BF, self.threshold)
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return pre_BF * ((pre_BF > self.threshold) & (pre_BF > 0))
+        return where_active((pre_BF > self.threshold) & (pre_BF > 0), pre_BF)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         near = selection.near

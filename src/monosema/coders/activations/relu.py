@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
 
-from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
 from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import ReLU
 from monosema.kernels import Latents, select_above
@@ -37,7 +36,7 @@ class ReLUActivation(Activation):
         return select_above(pre_BF, 0.0)
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return torch.relu(pre_BF)
+        return where_active(pre_BF > 0, pre_BF)
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         pre = [selection.latents.with_values(gradients.latents)]

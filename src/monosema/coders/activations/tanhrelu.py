@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection
+from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
 from monosema.coders.activations.windows import kernel_density, near_entries
 from monosema.coders.config import TanhReLU
 from monosema.core.errors import ConfigError
@@ -34,7 +34,7 @@ class TanhReLUActivation(Activation):
         return replace(latents, values=latents.values.tanh())
 
     def infer_dense(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Tensor:
-        return torch.relu(pre_BF).tanh()
+        return where_active(pre_BF > 0, pre_BF).tanh()
 
     def backward(self, selection: Selection, gradients: ChannelGradients) -> ActivationGradients:
         values = selection.latents.values

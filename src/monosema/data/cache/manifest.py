@@ -42,6 +42,8 @@ class CachePlan:
     """Rows in a shard; the last one of a chunk has fewer."""
     stream: Mapping[str, Any]
     """``ActivationStream.record``: model, text, seed and the rest."""
+    n_contexts: int | None = None
+    """Contexts that it is made of; None where that is not recorded."""
 
     @property
     def layout(self) -> RowLayout:
@@ -54,7 +56,8 @@ class CachePlan:
 
     def plain(self) -> dict[str, Any]:
         """As it is written."""
-        return {"format": FORMAT, "version": VERSION, **parse_json(dump_json(asdict(self)))}
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"format": FORMAT, "version": VERSION, **parse_json(dump_json(values))}
 
     @staticmethod
     def parse(values: Any, where: str) -> CachePlan:
@@ -73,6 +76,7 @@ class CachePlan:
                 _positive(values["n_chunks"]),
                 _positive(values["shard_rows"]),
                 checked_metadata(values["stream"], where),
+                _positive(values["n_contexts"]) if "n_contexts" in values else None,
             )
         except FileError:
             raise

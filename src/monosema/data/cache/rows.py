@@ -12,8 +12,11 @@ from torch import Tensor
 
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.facts import Facts, shown_as_facts
+from monosema.core.memory import readable_bytes
 from monosema.core.recycling import Recycler
 from monosema.core.seeds import random_stream
+from monosema.core.words import counted
 from monosema.data.cache.expectations import ExpectedModel, check_model
 from monosema.data.cache.groups import Group, group_bytes, read_group
 from monosema.data.cache.opening import open_source
@@ -27,6 +30,7 @@ MIX_BYTES = 2**30
 LEAST_MIXED = 8
 
 
+@shown_as_facts
 class ActivationCache:
     """Rows of a cache, shuffled, resumable to the bit.
 
@@ -156,8 +160,8 @@ class ActivationCache:
                     self._last = (epoch, number)
                     return
         raise DataError(
-            f"the run wants {n_rows:,} rows, the cache gives {available:,} in {self.epochs} epoch(s); set epochs= "
-            "higher, lower tokens, or cache more"
+            f"the run wants {n_rows:,} rows, the cache gives {available:,} in {counted(self.epochs, 'epoch')}; set "
+            "epochs= higher, lower tokens, or cache more"
         )
 
     def record(self) -> dict[str, Any]:
@@ -171,6 +175,21 @@ class ActivationCache:
             **outlier_record(self.outliers.rule),
             "cache": {"fingerprint": self.manifest.fingerprint, "dtype": self.manifest.plan.dtype},
         }
+
+    def _facts(self) -> Facts:
+        manifest = self.manifest
+        return Facts(
+            f"ActivationCache: {self.folder}",
+            {
+                **self.layout.facts,
+                "rows": f"{self.n_rows:,}" + (f" and {self.n_validation:,} set aside" if self.n_validation else ""),
+                "stored": f"{manifest.plan.dtype}, {readable_bytes(manifest.n_bytes)} in "
+                f"{counted(len(manifest.shards), 'shard')}",
+                "batch size": f"{self.batch_size:,}",
+                "epochs": self.epochs,
+                "seed": self.seed,
+            },
+        )
 
     # -- rows
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 
-import torch
 from torch import Tensor
 
 from monosema.core.config import differences
@@ -26,6 +25,7 @@ from monosema.data.cache.manifest import (
 )
 from monosema.data.cache.shards import DTYPES, SHARD_BYTES, CacheDtype, Shard, ShardLayout, ShardRecord, write_shard
 from monosema.data.chunks import ChunkContexts
+from monosema.data.contexts import contexts_needed
 from monosema.data.order import indexed
 from monosema.data.outliers import RECORDED
 from monosema.data.stream import ActivationStream
@@ -42,7 +42,7 @@ def write_cache(
     shard_bytes: int = SHARD_BYTES,
     rank: int = 0,
     n_writers: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda n_rows: None,
 ) -> Manifest | None:
     """Harvest what ``stream`` would serve in its first epoch into ``folder``; returns the manifest once all is there.
 
@@ -55,10 +55,11 @@ def write_cache(
     Args:
         folder: a path, or an fsspec URL (``s3://bucket/cache``), where a file is one object that is put whole.
         stream: sites, text, seed and chunk size; nothing of it is consumed.
-        tokens: rows wanted, all of the text by default; whole chunks are written.
+        tokens: rows wanted, all of the text by default; whole contexts are written, the last one being the one that
+            reaches them.
         dtype: type to store; ``int8`` has a scale for each channel of each shard.
         shard_bytes: about the size of a shard.
-        progress: is told the rows of each chunk that is done.
+        progress: is told the rows of every forward pass, and of each chunk that is there already or another writer's.
 
     Raises:
         ConfigError: options out of range; a cache in ``folder`` that was begun with others.
@@ -71,16 +72,16 @@ def write_cache(
     if not 0 <= rank < n_writers:
         raise ConfigError(f"rank must be at least 0 and below n_writers={n_writers}, got {rank}")
     kept = _kept(stream)
-    windows = _windows(stream, kept, tokens)
-    n_rows = int(kept[torch.cat(windows)].sum())
+    chosen = _chosen(stream, kept, tokens)
+    windows, n_rows = chosen.split(stream.chunk_size), int(kept[chosen].sum())
     record = {name: value for name, value in stream.record().items() if name not in RECORDED}  # every row is written
-    plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, record)
+    plan = CachePlan(stream.layout.reads, stream.layout.writes, dtype, len(windows), 1, record, len(chosen))
     plan = replace(plan, shard_rows=plan.shards.rows_in(shard_bytes))
     begin(target, plan, n_rows * plan.shards.row_bytes)
     for number, window in enumerate(windows):
         if number % n_writers == rank and read_chunk(target, number) is None:
-            _write_chunk(target, plan, stream, number, window)
-        if progress is not None:
+            _write_chunk(target, plan, stream, number, window, progress)
+        else:
             progress(int(kept[window].sum()))
     return finish(target, plan)
 
@@ -90,10 +91,14 @@ def cache_bytes(stream: ActivationStream, tokens: int | None, dtype: CacheDtype)
 
     Raises ``DataError`` where the text has fewer than ``tokens``.
     """
-    kept = _kept(stream)
-    n_rows = int(kept[torch.cat(_windows(stream, kept, tokens))].sum())
     sites = stream.layout.reads if stream.layout.is_autoencoder else stream.layout.reads + stream.layout.writes
-    return n_rows * ShardLayout(sites, dtype).row_bytes
+    return cache_rows(stream, tokens) * ShardLayout(sites, dtype).row_bytes
+
+
+def cache_rows(stream: ActivationStream, tokens: int | None) -> int:
+    """Rows that ``write_cache`` writes of ``stream``; ``DataError`` where the text has fewer than ``tokens``."""
+    kept = _kept(stream)
+    return int(kept[_chosen(stream, kept, tokens)].sum())
 
 
 def _kept(stream: ActivationStream) -> Tensor:
@@ -101,17 +106,16 @@ def _kept(stream: ActivationStream) -> Tensor:
     return indexed(stream.split).rows_in_contexts()
 
 
-def _windows(stream: ActivationStream, kept: Tensor, tokens: int | None) -> list[Tensor]:
-    """The contexts of each chunk, as many chunks as ``tokens`` need."""
-    windows = list(stream.context_order(0).split(stream.chunk_size))
+def _chosen(stream: ActivationStream, kept: Tensor, tokens: int | None) -> Tensor:
+    """The contexts that are written, in the order of reading: as many as ``tokens`` need."""
+    order = stream.context_order(0)
     if tokens is None:
-        return windows
+        return order
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
-    reached = torch.stack([kept[window].sum() for window in windows]).cumsum(0)
-    if tokens > int(reached[-1]):
-        raise DataError(f"{tokens:,} tokens wanted, the text has {int(reached[-1]):,}; give more text, or lower tokens")
-    return windows[: int((reached < tokens).sum()) + 1]
+    if tokens > int(kept.sum()):
+        raise DataError(f"{tokens:,} tokens wanted, the text has {int(kept.sum()):,}; give more text, or lower tokens")
+    return order[: contexts_needed(kept[order], tokens)]
 
 
 def begin(folder: CacheFolder, plan: CachePlan, n_bytes: int) -> None:
@@ -119,6 +123,8 @@ def begin(folder: CacheFolder, plan: CachePlan, n_bytes: int) -> None:
     names = folder.names()
     if PLAN in names:
         begun, wanted = folder.read_json(PLAN), plan.plain()
+        if isinstance(begun, dict) and "n_contexts" not in begun:  # of an older version
+            wanted.pop("n_contexts", None)
         if not isinstance(begun, dict) or begun != wanted:
             different = differences(begun, wanted)[:5] if isinstance(begun, dict) else ["all of them"]
             raise ConfigError(
@@ -143,10 +149,17 @@ def begin(folder: CacheFolder, plan: CachePlan, n_bytes: int) -> None:
         write_json(folder, PLAN, plan.plain())
 
 
-def _write_chunk(folder: CacheFolder, plan: CachePlan, stream: ActivationStream, number: int, window: Tensor) -> None:
+def _write_chunk(
+    folder: CacheFolder,
+    plan: CachePlan,
+    stream: ActivationStream,
+    number: int,
+    window: Tensor,
+    progress: Callable[[int], None],
+) -> None:
     split = indexed(stream.split)
     text = split.part(window)
-    chunk = stream.make_chunk(ChunkContexts(number, {}, text))
+    chunk = stream.make_chunk(ChunkContexts(number, {}, text), progress)
     places = split.row_mask(window).nonzero()  # row by row, in the order of the chunk's rows
     origin = (text.ids[places[:, 0], places[:, 1]], window[places[:, 0]], places[:, 1])
     write_permuted(folder, plan, number, Shard(chunk.rows, *origin), chunk.order)

@@ -106,6 +106,9 @@ class BenchmarkReport(abc.ABC):
                 lines.append("  " + "  ".join([first.ljust(widths[0]), *aligned]))
         return terminal_lines([*lines, *labelled("note", self.notes)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
         parts = [f"<p>{escaped(self._title())}</p>"]
