@@ -124,11 +124,11 @@ def test_save_and_load_give_the_same_store(hostile_store: FeatureStore, tmp_path
 def test_a_store_of_an_earlier_version_is_read(known_store: FeatureStore, tmp_path: Path):
     facts = known_store.save(tmp_path / "features") / "features.json"
     written = json.loads(facts.read_text())
-    for name in ("architecture", "k", "layer_sites"):
+    for name in ("architecture", "k", "is_stack"):
         del written["provenance"][name]
     facts.write_text(json.dumps(written))
     loaded = FeatureStore.load(tmp_path / "features")
-    assert loaded.provenance == replace(known_store.provenance, architecture="", k=None, layer_sites=())
+    assert loaded.provenance == replace(known_store.provenance, architecture="", k=None, is_stack=False)
     assert loaded.order("clarity") == known_store.order("clarity")
     header, _ = embedded(loaded.dashboard(tmp_path / "page.html"))
     assert header["figures"] == [["dead fraction", "0.25"]]

@@ -123,7 +123,7 @@ def collect_features(
             n_outlier_positions=n_outliers,
             architecture=f"{type(coder.config.activation).__name__} {variant_words(coder)}",
             k=getattr(coder.config.activation, "k", None),
-            layer_sites=_layer_sites(coder),
+            is_stack=not isinstance(coder, SparseCoder),
         ),
         numbers=statistics.numbers(),
         windows=replace(windows, context=_in_split(windows.context, which)),
@@ -199,14 +199,6 @@ def _context_texts(
     logit_texts = {token: number_of(texts.label(token)) for token in listed}
     ids = torch.tensor(text_ids, dtype=torch.int32).view(len(kept), contexts_NT.shape[1])
     return ContextTexts(which[kept], token_ids, ids, tuple(vocabulary)), logit_texts
-
-
-def _layer_sites(coder: Dictionary) -> tuple[tuple[str, str], ...]:
-    """What the latents of each layer of a stack read and write; empty for one group of latents."""
-    if isinstance(coder, SparseCoder):
-        return ()
-    read, written = (coder.hook_name or "").split("+"), (coder.hook_name_out or "").split("+")
-    return tuple((site, "+".join(written[layer:])) for layer, site in enumerate(read))
 
 
 def _in_split(kept_FK: Tensor, which: Tensor) -> Tensor:

@@ -62,9 +62,16 @@ class Provenance:
     """Activation and variant in words: ``BatchTopK SAE``; empty where not recorded."""
     k: float | None = None
     """Active latents per token that the activation was trained for; None where it names none."""
-    layer_sites: tuple[tuple[str, str], ...] = ()
-    """Of a cross-layer transcoder, what the latents of each layer read and write; equally many latents a layer,
-    numbered through. Empty for a dictionary with one group of latents."""
+    is_stack: bool = False
+    """Whether it is a cross-layer transcoder: equally many latents for each site read, numbered through."""
+
+    @property
+    def layer_sites(self) -> tuple[tuple[str, str], ...]:
+        """Of a cross-layer transcoder, what the latents of each layer read and write; else empty."""
+        if not self.is_stack:
+            return ()
+        written = self.hook_name_out.split("+")
+        return tuple((read, "+".join(written[layer:])) for layer, read in enumerate(self.hook_name.split("+")))
 
     @property
     def site(self) -> str:
