@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import monosema as ms
 from monosema.cli.main import main
@@ -60,6 +61,8 @@ def test_it_resolves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("path", EXAMPLES.values(), ids=list(EXAMPLES))
 def test_it_trains_on_the_embedded_model(path: Path, tmp_path: Path) -> None:
     config = embedded(from_plain(RunConfig, merge(to_plain(RunConfig()), load_plain(path))))
+    if config.other_models and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("torch's attention in bfloat16 asks for vectors, turned off here")
     result = launch(config, tmp_path / "run", progress=False)
     assert result.n_steps == FEW // 128
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -44,7 +44,7 @@ def test_norms_of_any_size_are_exact():
 def test_the_rule_by_hand():
     # norms at the first site: 0, 1, 2, 3, 30; the median of those not 0 is the lower one, 2; the limit is 20
     rows = torch.tensor([[0.0, 0.0, 5.0], [1, 0, 5], [2, 0, 51], [3, 0, 5], [30, 0, 5]])
-    rule = NormRule(10.0).estimated([("a", 2), ("b", 1)], rows)
+    rule = NormRule(10.0).estimated([("a", 2), ("b", 1)], [rows])
     assert rule.medians == (2.0, 5.0)
     assert rule.outliers(rows).tolist() == [False, False, True, False, True]  # 51 > 10 * 5 at the other site
     assert rule.outliers(rows[:, :2]).tolist() == [False, False, False, False, True]  # the first sites alone
@@ -55,7 +55,7 @@ def test_the_rule_by_hand():
 
 
 def test_a_site_that_is_all_zero_has_no_outliers():
-    rule = NormRule(10.0).estimated([("a", 2)], torch.zeros(3, 2))
+    rule = NormRule(10.0).estimated([("a", 2)], [torch.zeros(3, 2)])
     assert rule.medians == (0.0,)
     assert not bool(rule.outliers(torch.ones(2, 2)).any())
 

@@ -249,7 +249,8 @@ def test_the_held_out_split_is_used_and_overlap_is_named(decoder: LanguageModel,
     report = evaluate(coder, decoder, tokens)
     assert (report.split, report.overlap, report.n_tokens) == ("heldout", "none", 16)
     assert report.tokens_fingerprint == heldout.fingerprint
-    assert numbers(report) == numbers(evaluate(coder, decoder, contexts[4:]))
+    # two passes of float64: MKL's sums may depend on where in memory their terms lie
+    assert numbers(report) == pytest.approx(numbers(evaluate(coder, decoder, contexts[4:])), rel=1e-12)
     trained_on = evaluate(coder, decoder, train)
     assert (trained_on.split, trained_on.overlap) == ("train", "same tokens")
     assert any("trained on these very tokens" in note for note in trained_on.notes)

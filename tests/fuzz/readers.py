@@ -25,7 +25,7 @@ import pyarrow
 import torch
 from mutate import Case
 from plant import CODE, planted
-from traps import hub_may_be_asked, set_traps
+from traps import hub_may_be_asked
 
 import monosema as ms
 from monosema.cli.option_files import read_option_files
@@ -604,5 +604,3 @@ def _with_listed_files(seeds: Callable[[], list[Case]]) -> Callable[[], list[Cas
 
 
 READERS = {name: replace(each, seeds=_with_listed_files(each.seeds)) for name, each in READERS.items()}
-
-set_traps()

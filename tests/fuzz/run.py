@@ -89,8 +89,10 @@ def child(options: argparse.Namespace) -> None:
     import logging
 
     import readers
+    import traps
     import watch
 
+    traps.set_traps()  # in this process alone
     logging.getLogger("monosema").setLevel(logging.CRITICAL)
     work: Path = options.child
     folder = work / "case"

@@ -152,7 +152,6 @@ def test_inspect_names_what_is_damaged(run: Path) -> None:
     ],
 )
 def test_a_run_that_goes_on_elsewhere_says_that_its_bits_differ(run, monkeypatch, caplog, change, message):
-    monkeypatch.delenv("MKL_CBWR", raising=False)
     change(monkeypatch)
     with caplog.at_level(logging.WARNING, logger="monosema.runs"):
         train(run)

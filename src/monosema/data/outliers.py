@@ -7,7 +7,7 @@ dictionary and hide what it does on all the others, so by default they are left 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -63,10 +63,12 @@ class NormRule:
     """By site, the median of the norms that are not 0; 0 where all are, and then no row is an outlier there. None
     before any row was seen."""
 
-    def estimated(self, sites: Sequence[tuple[str, int]], rows: Tensor) -> NormRule:
-        """The rule with the medians of ``rows [n, d]``, whose columns are those of ``sites``."""
-        parts = rows.split([width for _, width in sites], 1)
-        return replace(self, sites=tuple(sites), medians=tuple(_median(row_norms(part)) for part in parts))
+    def estimated(self, sites: Sequence[tuple[str, int]], parts: Iterable[Tensor]) -> NormRule:
+        """The rule with the medians of all rows of ``parts``, each ``[n, d]`` with the columns of ``sites``."""
+        widths = [width for _, width in sites]
+        norms = [[row_norms(of_site) for of_site in part.split(widths, 1)] for part in parts]
+        medians = tuple(_median(torch.cat(of_site)) for of_site in zip(*norms, strict=True))
+        return replace(self, sites=tuple(sites), medians=medians)
 
     def outliers(self, rows: Tensor) -> Tensor:
         """``[n]`` bool on the CPU: which of ``rows [n, d]`` are outliers; ``d`` is the width of the first sites or all.
@@ -165,10 +167,10 @@ class OutlierFilter:
         """Whether medians are wanted and not known."""
         return self.rule is not None and self.rule.medians is None
 
-    def estimate(self, rows: Tensor) -> None:
-        """Take the medians of the source's first rows ``[n, d]``."""
+    def estimate(self, parts: Iterable[Tensor]) -> None:
+        """Take the medians of the source's first rows, in parts ``[n, d]``."""
         assert self.rule is not None
-        self.rule = self.rule.estimated(self._sites, rows)
+        self.rule = self.rule.estimated(self._sites, parts)
 
     def outliers(self, rows: Tensor) -> Tensor | None:
         """``[n]`` bool on the CPU; None where the rule is off or nothing is left out."""

@@ -129,7 +129,7 @@ class ArrayRows:
     def norm_rule(self) -> NormRule | None:
         """Which rows are left out; the first rows are read where that is not known yet. None where none are."""
         if self.outliers.needs_rows:
-            self.outliers.estimate(self._first_rows())
+            self.outliers.estimate([self._first_rows()])
         return self.outliers.rule
 
     def record(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class IterableRows:
     def norm_rule(self) -> NormRule | None:
         """Which rows are left out; the first rows are read where that is not known yet. None where none are."""
         if self.outliers.needs_rows:
-            self.outliers.estimate(self._first_rows())
+            self.outliers.estimate([self._first_rows()])
         return self.outliers.rule
 
     def record(self) -> dict[str, Any]:

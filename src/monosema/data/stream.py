@@ -495,7 +495,9 @@ class ActivationStream:
     def _ordinary(self, chunk: Chunk) -> Chunk:
         """``chunk`` without outliers; the first one says what these are."""
         if self.outliers.needs_rows:
-            self.outliers.estimate(chunk.served(0, MEDIAN_ROWS))
+            # in small pieces: the allocator would keep large ones
+            n, part = min(MEDIAN_ROWS, len(chunk.order)), MEDIAN_ROWS // 16
+            self.outliers.estimate(chunk.served(start, min(start + part, n)) for start in range(0, n, part))
         return chunk.without(self.outliers.outliers(chunk.rows))
 
     def _look_ahead(self) -> None:

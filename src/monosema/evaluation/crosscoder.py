@@ -170,7 +170,7 @@ class _OrdinaryRows:
             widths = self._coder.config.read_widths
             if first.shape[1] != self._coder.d_in:
                 widths += self._coder.config.write_widths
-            self._rule = self._rule.estimated([("", width) for width in widths], first)
+            self._rule = self._rule.estimated([("", width) for width in widths], [first])
         self.n_left_out = 0
         for batch in batches:
             require_finite(f"activations read at {batch.where}", batch.x)

@@ -297,7 +297,7 @@ class ActivationCache:
         coming = None if self._prefetch is None else self._prefetch.take()
         self._group = self._reader(self._epoch, self._number)() if coming is None else coming
         if self.outliers.needs_rows:
-            self.outliers.estimate(self._first_rows())
+            self.outliers.estimate([self._first_rows()])
         return True
 
     def _look_ahead(self) -> None:
