@@ -13,6 +13,7 @@ from monosema.evaluation import LatentSites, ReplacedLayer, SiteFigures
 from monosema.evaluation.benchmarks import AbsorptionReport, GroundTruthReport, ProbingReport
 from monosema.evaluation.benchmarks.ravel_report import AttributeScore
 from monosema.evaluation.benchmarks.tpp import PerturbationScore
+from monosema.features import Feature, LatentRow
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,6 +142,8 @@ def test_every_docs_metric_is_logged_or_reported() -> None:
         PerturbationScore,
         GroundTruthReport,
         ProbingReport,
+        Feature,
+        LatentRow,
     ):
         fields |= set(part.__dataclass_fields__)
     assert names <= fields, names - fields

@@ -10,6 +10,7 @@ import torch
 from monosema.core import devices
 from monosema.core.devices import choose_device, dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, UnknownNameError
+from monosema.core.words import counted
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool = False) -> None:
@@ -53,9 +54,8 @@ def test_the_reason_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     with caplog.at_level(logging.INFO, logger="monosema"):
         choose_device()
         choose_device()
-    assert [r.message for r in caplog.records] == [
-        f"device cpu: torch sees no CUDA device; {torch.get_num_threads()} threads"
-    ]
+    threads = counted(torch.get_num_threads(), "thread")
+    assert [r.message for r in caplog.records] == [f"device cpu: torch sees no CUDA device; {threads}"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

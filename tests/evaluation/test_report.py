@@ -8,31 +8,9 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
+from known_report import report
 
 from monosema.evaluation import AblationLosses, Report
-
-
-def report(**changes) -> Report:
-    values = {
-        "fve": 0.75,
-        "mse": 12345.678,
-        "cosine": 0.9,
-        "norm_ratio": 0.95,
-        "relative_reconstruction_bias": math.nan,
-        "l0": 32.0,
-        "l0_std": 0.0,
-        "l1": 3.5,
-        "dead_fraction": 0.25,
-        "dead_fraction_reliable": True,
-        "n_alive": 1536,
-        "d_sae": 2048,
-        "n_tokens": 200_192,
-        "hook_name": "blocks.1.hook_resid_post",
-        "hook_name_out": "blocks.1.hook_resid_post",
-        "split": "heldout",
-        "firing_density": torch.tensor([0.5, 0.0]),
-    }
-    return Report(**(values | changes))
 
 
 def test_text_shows_what_was_measured_and_nothing_else():

@@ -1,6 +1,6 @@
 """The figures that are read first: those of the report, with their intervals and every note."""
 
-from test_report import report
+from known_report import report
 
 from monosema.evaluation import ModelLosses, short_report
 

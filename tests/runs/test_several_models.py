@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 import monosema as ms
 from monosema.core.config import from_plain, from_yaml, to_plain
 from monosema.core.errors import ConfigError
+from monosema.data.chosen import choose_contexts
 from monosema.runs.config import CoderOptions, EvaluationOptions, ModelOptions, RunConfig, StreamOptions, TokenOptions
 from monosema.runs.describe import describe
 from monosema.runs.launch import launch
@@ -120,7 +121,7 @@ def test_features_are_read_from_both_models(run_folder: Path) -> None:
     store = ms.collect_features(session.coder, session.models, session.tokens, n_tokens=512, progress=False)
     names = {key: model.name for key, model in session.stream.models.items()}
     assert store.provenance.model == f"base: {names['base']}, chat: {names['chat']}"
-    contexts = session.tokens.heldout.contexts[:16].long()
+    contexts = session.tokens.heldout.contexts[choose_contexts(session.tokens.heldout, 512)].long()
     usable = ~session.tokens.heldout.special_mask(contexts)
     rows = [model.capture(contexts, [SITE])[SITE][usable] for model in session.stream.models.values()]
     latents = session.coder.encode(torch.cat(rows, 1))

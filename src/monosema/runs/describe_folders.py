@@ -19,7 +19,7 @@ from monosema.evaluation import Report
 from monosema.features import FeatureStore
 from monosema.formats import saelens
 from monosema.formats.checkpoints import checkpoint_folders, is_run, run_progress, tokens_wanted, unfinished_names
-from monosema.runs.folder import held_config
+from monosema.runs.held_config import held_config
 
 _MOST_RUNS = 200
 """Of a sweep, that are shown."""

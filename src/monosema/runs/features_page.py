@@ -10,7 +10,7 @@ from monosema.core.errors import FileError
 from monosema.core.files import read_json
 from monosema.evaluation import Report
 from monosema.features import FeatureStore
-from monosema.runs.folder import held_config
+from monosema.runs.held_config import held_config
 
 DEFAULT_TOKENS = 200_000
 """Held-out tokens read where no run says how many it was evaluated on."""

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from monosema.core.config import differences, dump_yaml, load_plain
 from monosema.core.devices import processor
-from monosema.core.errors import ConfigError, FileError, UserError
+from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import (
     cannot_write,
     is_leftover,
@@ -35,6 +35,7 @@ from monosema.core.logs import get_logger
 from monosema.core.plain import dump_json, parse_json
 from monosema.runs.checksums import Checksums
 from monosema.runs.config import HARMLESS
+from monosema.runs.held_config import CONFIG
 from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 
 logger = get_logger("monosema.runs.folder")
@@ -43,7 +44,7 @@ _CONSENT_AGAIN = (
     ". The run was started with consent to the model's own code, and its folder cannot consent again: give "
     "--model.trust-remote-code, or load_model(..., trust_remote_code=True)"
 )
-CONFIG, ENVIRONMENT, LOST_METRICS = "config.yaml", "run.json", "metrics.lost.jsonl"
+ENVIRONMENT, LOST_METRICS = "run.json", "metrics.lost.jsonl"
 _KERNEL_SETTINGS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
 """Environment variables with which MKL and oneDNN take other kernels."""
 
@@ -310,15 +311,6 @@ def _is_harmless(difference: str) -> bool:
 def _is_fingerprint(name: str) -> bool:
     """Whether an option is the fingerprint of a model's weights."""
     return name.endswith(".fingerprint") and name.partition(".")[0] in ("model", "models", "other_models")
-
-
-def held_config(folder: Path) -> Mapping[str, Any] | None:
-    """What ``config.yaml`` of a run folder holds; None where there is none that can be read."""
-    file = folder / CONFIG
-    try:
-        return load_plain(file) if file.is_file() else None
-    except UserError:
-        return None  # the run itself says what is wrong with it
 
 
 def _logged(checkpoint: Checkpoint) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from monosema.core import foreign
 from monosema.core.errors import ConfigError
-from monosema.runs.folder import CONFIG, held_config
+from monosema.runs.held_config import CONFIG, held_config
 
 
 def recorded_evaluation(folder: str | os.PathLike[str], name: str | None = None) -> dict[str, Any]:

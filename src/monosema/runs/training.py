@@ -31,7 +31,8 @@ from monosema.runs.clock import PARTS, Clock, TimedBatches, Usage, times_of
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.divergence import DivergenceWarning
-from monosema.runs.folder import RunFolder, held_config
+from monosema.runs.folder import RunFolder
+from monosema.runs.held_config import held_config
 from monosema.runs.heldout import RowSource, check_heldout, measure, outlier_figures, why_no_losses
 from monosema.runs.keeper import Keeper, save_coder
 from monosema.runs.memory_advice import memory_explained
