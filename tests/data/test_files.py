@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
 import fsspec
 import pyarrow
 import pytest
+from pyarrow import parquet
 
 from monosema.core.errors import DataError, FileError, MissingExtraError
 from monosema.data.config import TextSource
@@ -149,6 +151,18 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, error, mes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
         texts_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", os.fsdecode(b"\xff.parquet")])
+def test_arrow_reads_a_parquet_file_without_calling_python(tmp_path, monkeypatch, name):
+    # Arrow reads in a thread of its own. Where that thread calls Python while the process ends, the process aborts.
+    table = pyarrow.table({"text": [f"row {i}" for i in range(2000)]})
+    parquet.write_table(table, tmp_path / "ours.parquet", row_group_size=700)
+    os.rename(tmp_path / "ours.parquet", tmp_path / name)
+    monkeypatch.setattr(
+        "fsspec.implementations.local.LocalFileOpener.read", lambda *_: pytest.fail("Python was called")
+    )
+    assert texts_of(tmp_path / name) == table["text"].to_pylist()
 
 
 def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from monosema.core.errors import DataError
 from monosema.core.plain import parse_json
-from monosema.data.files import ByteStream, TextFile
+from monosema.data.files import ByteStream, TextFile, is_remote
 from monosema.data.records import RecordText
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -194,9 +195,11 @@ def _parquet(file: TextFile, text_of: RecordText) -> Iterator[str]:
         raise DataError(f"{file.label}: Parquet is compressed inside; unpack it first")
     with file.open() as stream:
         try:
-            table = parquet.ParquetFile(stream)
+            # Arrow reads in a thread of its own. At the end of a process that thread must not be inside Python.
+            source = stream if is_remote(file.label) else pyarrow.OSFile(os.fsencode(file.path))
+            table = parquet.ParquetFile(source)
             column = text_of.column_among(table.schema_arrow.names, file.label)
-            for batch in table.iter_batches(_ROWS, columns=[column]):
+            for batch in table.iter_batches(_ROWS, columns=[column], use_threads=False):
                 for value in batch.column(0).to_pylist():
                     yield text_of({column: value}, file.label)
         # what pyarrow says of damaged files, names that are not UTF-8 and sizes beyond the memory among it
