@@ -153,7 +153,7 @@ def test_a_kind_is_completed_on_the_command_line(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--training.levels", "Matryoshka"], "Matryoshka: give widths or fractions"),
+        (["--training.levels", "Matryoshka"], "give --training.levels.widths or --training.levels.fractions"),
         (["--training.levels", "Matryoshka", "--training.levels.fractions", "0.5", "0.6"], "must sum to 1, got 1.1"),
         (["--training.levels.fractions", "0.5", "0.5"], "add --training.levels Matryoshka or HierarchicalTopK"),
         (["--training.sparsity.target-l0", "4"], "add --training.sparsity L1 or Lp"),

@@ -45,9 +45,8 @@ def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         assert main(["pretokenize", *out, *arguments]) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["pretokenize", *out, "--tokens.exclude-special-tokens", "False"])
-    assert "tokens.exclude_special_tokens is said where" in capsys.readouterr().err
+    assert main(["pretokenize", *out, "--tokens.exclude-special-tokens", "False"]) == 2
+    assert "--tokens.exclude-special-tokens is said where" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["pretokenize"])
     assert "--out is required" in capsys.readouterr().err

@@ -107,10 +107,10 @@ def test_evaluate_prints_every_figure_when_asked(run_folder: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--n-tokens", "0"], "n_tokens must be at least 1, or None, got 0"),
-        (["--n-tokens=-3"], "n_tokens must be at least 1, or None, got -3"),
+        (["--n-tokens", "0"], "--n-tokens must be at least 1, or None, got 0"),
+        (["--n-tokens=-3"], "--n-tokens must be at least 1, or None, got -3"),
         (["--n-tokens", "many"], "n-tokens"),
-        (["--n-loss-tokens", "0"], "n_loss_tokens must be at least 1"),
+        (["--n-loss-tokens", "0"], "--n-loss-tokens must be at least 1"),
         (["--ablation", "men"], "men"),
         (["--text", "SHORT"], "fills no context of 32 tokens; give more text or a smaller context_size"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
@@ -244,7 +244,7 @@ def test_inspect_says_what_is_there(run_folder: Path, capsys: pytest.CaptureFixt
             ["train", "--coder.d-sae", "8", "--coder.activation.k", "32", "--out", "x"],
             "exceeds --coder.d-sae=8; lower k",
         ),
-        (["train", "--coder.causal", "--out", "x"], "two or more sites in stream.hook_names"),
+        (["train", "--coder.causal", "--out", "x"], "two or more sites in --stream.hook-names"),
         (["trian"], "did you mean 'train'?"),
     ],
 )
@@ -499,14 +499,14 @@ def test_what_does_not_fit_the_saved_dictionary_is_refused(
     sae, sae_arguments = starts["sae"]
     other_site = [each.replace("blocks.1.hook_resid_post", "blocks.0.hook_resid_post") for each in sae_arguments]
     cases = [
-        (other_site, sae, [], "the run's sites are blocks.0.hook_resid_post; set stream.hook_names"),
+        (other_site, sae, [], "the run's sites are blocks.0.hook_resid_post; set --stream.hook-names"),
         (starts["crosscoder"][1], sae, [], "sites read [16] wide; the run's sites"),
         (starts["transcoder"][1], sae, [], "reconstructs what it reads"),
         (starts["clt"][1], starts["crosscoder"][0], [], "reconstructs what it reads"),
         (sae_arguments, starts["transcoder"][0], [], "writes other sites than it reads"),
         (sae_arguments, "nowhere/at-all", [], "nowhere/at-all"),
-        (sae_arguments, sae, ["--coder.d-sae", "64"], "coder.d_sae=64 contradicts coder.start_from"),
-        (sae_arguments, sae, ["--coder.activation.k", "5"], "coder.activation=TopK(k=5"),
+        (sae_arguments, sae, ["--coder.d-sae", "64"], "--coder.d-sae=64 contradicts --coder.start-from"),
+        (sae_arguments, sae, ["--coder.activation.k", "5"], "--coder.activation=TopK(k=5"),
     ]
     for arguments, folder, more, message in cases:
         out = str(tmp_path / "run")

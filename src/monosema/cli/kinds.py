@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,7 +106,7 @@ def resolve_kinds(
         if isinstance(node.get(last), Mapping):
             kind = kinds.get(node[last].get("kind", _only(kinds)))
             if kind is not None:
-                node[last] = from_plain(_draft(kind), node[last], as_typed=True)
+                node[last] = from_plain(draft(kind), node[last], as_typed=True)
 
 
 def _only(kinds: Mapping[str, type | None]) -> str | None:
@@ -135,17 +136,36 @@ def _chosen(old: Mapping[str, Any] | None, name: str, kind: type | None) -> dict
     return {**({"kind": name} if getattr(kind, "is_variant", False) else {}), **values}
 
 
-def _draft(kind: type) -> type:
-    """``kind`` without its checks; what it requires is asked for on the command line where nothing gives it."""
+def draft(kind: type) -> type:
+    """``kind`` without its checks and without those of its sections; reading the whole config again checks them.
+
+    What it requires is asked for on the command line where nothing gives it.
+    """
     import tyro
 
     hints = typing.get_type_hints(kind)
-    required = [
-        (each.name, hints[each.name], dataclasses.field(default=tyro.MISSING))
-        for each in dataclasses.fields(kind)
-        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-    ]
+    changed: list[tuple[str, Any, Any]] = []
+    for each in dataclasses.fields(kind):
+        hint = _drafted(hints[each.name])
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            changed.append((each.name, hint, dataclasses.field(default=tyro.MISSING)))
+        elif hint is not hints[each.name]:
+            changed.append((each.name, hint, dataclasses.field(default_factory=functools.partial(_default, each))))
     unchecked = {"__post_init__": lambda self: None, "__doc__": kind.__doc__, "__module__": kind.__module__}
     return dataclasses.make_dataclass(
-        kind.__name__, required, bases=(kind,), namespace=unchecked, frozen=True, kw_only=True
+        kind.__name__, changed, bases=(kind,), namespace=unchecked, frozen=True, kw_only=True
     )
+
+
+def _drafted(hint: Any) -> Any:
+    """``hint`` with the draft of a section, or of the sections in a mapping."""
+    if dataclasses.is_dataclass(hint):
+        return draft(typing.cast(type, hint))
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is dict and dataclasses.is_dataclass(arguments[1]):
+        return types.GenericAlias(dict, (arguments[0], _drafted(arguments[1])))
+    return hint
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

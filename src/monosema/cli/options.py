@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from monosema.cli.kinds import Choices, add_kinds, resolve_kinds, spell_out_kinds
+from monosema.cli.kinds import Choices, add_kinds, draft, resolve_kinds, spell_out_kinds
 from monosema.cli.option_files import from_variables, read_option_files, use_dotenv
 from monosema.cli.output import show, show_error
 from monosema.cli.presets import PREFIX, options_file, preset_table
-from monosema.cli.wording import FLAGS, plain_words, print_plainly
+from monosema.cli.wording import FLAGS, plain_words, run_plainly
 from monosema.core.config import from_plain, merge, option_paths, option_types, to_plain, to_yaml
 from monosema.core.errors import ConfigError
 from monosema.core.peers import peers_option
@@ -64,9 +64,6 @@ def parse(
     parser.add_argument("--print-config", action="store_true", help="print the resolved options and stop")
     add_logging(parser)
     add_kinds(parser, choices or {})
-    types = option_types(cls)
-    FLAGS.add_options(types, [path for path, kind in types.items() if kind is bool])
-    FLAGS.add_arguments(parser)
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     known, rest = parser.parse_known_args(
         [a for a in arguments if a not in ("-h", "--help")] if wants_help else arguments
@@ -79,7 +76,8 @@ def parse(
     for given in (files.plain, from_variables(cls, os.environ, section)):
         plain = merge(plain, spell_out_kinds(given, choices or {}))
     resolve_kinds(plain, choices or {}, known, rest, show_all=wants_help)
-    default = from_plain(cls, plain, as_typed=True)
+    from_plain(cls, plain, as_typed=True)  # what is wrong in files is named by its keys
+    unchecked = draft(cls)
     if wants_help:
         parser.print_help()
         show()
@@ -88,17 +86,22 @@ def parse(
 
     read = partial(
         tyro.cli,
-        cls,
-        default=default,
+        unchecked,
+        default=from_plain(unchecked, plain, as_typed=True),
         prog=parser.prog,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
     )
     with _whole_numbers():
         if wants_help:
-            print_plainly(lambda: read(args=["--help"]))
-        config = read(args=rest)
-    config = from_plain(cls, to_plain(config))
-    files.refuse_withheld(to_plain(config))
+            run_plainly(lambda: read(args=["--help"]))
+        resolved = to_plain(run_plainly(lambda: read(args=rest)))
+    files.refuse_withheld(resolved)
+    if not rest and not any(getattr(known, path) for path in choices or {}):
+        from_plain(cls, resolved)  # all is of files; kinds among it were drafts so far
+    FLAGS.add_options(option_types(cls))
+    FLAGS.add_kinds(choices or {})
+    FLAGS.add_arguments(parser)
+    config = from_plain(cls, resolved)
     configure_logging(known)
     use_dotenv(files.dotenv, files.options_of_dotenv)
     if known.print_config:

@@ -370,7 +370,18 @@ def _read_dataclass(cls: type, plain: Any, path: str, as_typed: bool) -> Any:
     ]
     if missing:
         raise ConfigError(f"{path or cls.__name__}: missing {', '.join(missing)}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if not path:
+            raise
+        raise ConfigError(_with_paths(str(error), cls, fields, path)) from error
+
+
+def _with_paths(message: str, cls: type, names: Iterable[str], path: str) -> str:
+    """``message`` of the checks of ``cls``, which stands at ``path``: ``training.lr must …`` for ``lr must …``."""
+    own = message.removeprefix(f"{cls.__name__}: ").replace(f"{cls.__name__}.", "")
+    return re.sub(rf"(?<![\w.'\"/-])({'|'.join(names)})(?![\w'\"])", rf"{path}.\1", own)
 
 
 class UnknownOptionError(ConfigError):

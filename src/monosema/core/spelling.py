@@ -5,6 +5,7 @@ This is for options of the caller. Files of others are held to exact types (``co
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -28,13 +29,12 @@ def with_whole_numbers(value: Any) -> Any:
 
 def whole_number(text: str) -> int:
     """The whole number in ``text``, as ``1000000`` or ``1e6``; ``ValueError`` for anything else."""
-    try:
-        return int(text)
-    except ValueError:
-        value = with_whole_numbers(float(text))
-    if not isinstance(value, int):
-        raise ValueError(f"expected a whole number, got {text!r:.80}")
-    return value
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            value = with_whole_numbers(kind(text))
+            if isinstance(value, int):
+                return value
+    raise ValueError(f"expected a whole number, got {text!r:.80}")
 
 
 def matching_name(name: str, names: Iterable[str]) -> str | None:

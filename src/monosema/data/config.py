@@ -56,9 +56,9 @@ class TextSource:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
-            raise ConfigError(f"the weight of a part must be positive, got {self.weight}; leave out what has no share")
+            raise ConfigError(f"TextSource: weight must be positive, got {self.weight}; leave out what has no share")
         if self.max_documents is not None and self.max_documents < 1:
-            raise ConfigError(f"max_documents must be at least 1, got {self.max_documents}")
+            raise ConfigError(f"TextSource: max_documents must be at least 1, got {self.max_documents}")
 
     def chosen(self) -> dict[str, Any]:
         """The ``SOURCE_OPTIONS`` that are not at their defaults, by name."""

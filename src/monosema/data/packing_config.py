@@ -113,7 +113,7 @@ class Positions:
     def __post_init__(self) -> None:
         check_types(self)
         if self.step is not None and self.step < 1:
-            raise ConfigError(f"positions.step must be at least 1, got {self.step}")
+            raise ConfigError(f"Positions: step must be at least 1, got {self.step}")
 
     def of(self, context_size: int) -> range:
         """The positions chosen of a context; ``ConfigError`` where there is none."""

@@ -92,7 +92,7 @@ class TokenOptions:
             default = {each.name: each.default for each in fields(self)}
             own = [name for name in ("source", *SOURCE_OPTIONS) if getattr(self, name) != default[name]]
             if own:
-                raise ConfigError(f"tokens.mixture has its parts' own {', '.join(own)}; leave out tokens.{own[0]}")
+                raise ConfigError(f"mixture has parts with options of their own; leave out {' and '.join(own)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,12 +224,12 @@ class HierarchicalTopK:
     """w_g; 1/G each by default."""
 
     def __post_init__(self) -> None:
-        _require(len(self.budgets) > 0, "HierarchicalTopK: give at least one budget")
+        _require(len(self.budgets) > 0, "HierarchicalTopK: give budgets, at least one")
         _check_ascending("HierarchicalTopK: budgets", self.budgets)
         _check_weights("HierarchicalTopK", self.weights)
         if self.weights is not None:
-            count = len(self.weights)
-            _require(count == len(self.budgets), f"HierarchicalTopK: {count} weights for {len(self.budgets)} budgets")
+            count, n = len(self.weights), len(self.budgets)
+            _require(count == n, f"HierarchicalTopK: weights must be as many as budgets, {n}, got {count}")
 
 
 LevelsConfig = Union[Matryoshka, HierarchicalTopK]
