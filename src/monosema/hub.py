@@ -35,6 +35,7 @@ from monosema.core.errors import ConfigError, DataError, FileError, ShapeError, 
 from monosema.core.files import atomic_folder, looks_like_path
 from monosema.core.finite import all_finite
 from monosema.core.logs import get_logger
+from monosema.core.words import counted
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.checkpoints import is_run, named_checkpoint, run_progress, tokens_wanted, unfinished_names
 from monosema.formats.native import NativeSpec
@@ -64,7 +65,7 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
     density = coder.metadata.get("log10_density") if log10_density is None else log10_density
     if density is not None and tuple(density.shape) != (coder.d_sae,):
         raise ShapeError(
-            f"log10_density must have a number for each of {coder.d_sae} latents, got {list(density.shape)}"
+            f"log10_density must have a number for each of {counted(coder.d_sae, 'latent')}, got {list(density.shape)}"
         )
     with atomic_folder(target) as temporary:
         if isinstance(coder, SparseCoder) and fits_saelens(coder):
@@ -377,7 +378,7 @@ def _refuse_unfinished(run: Path) -> None:
         )
     if is_run(run):
         wanted = tokens_wanted(run)
-        of = "" if wanted is None else f" of the {wanted:,} tokens it is to be trained on"
+        of = "" if wanted is None else f" of the {counted(wanted, 'token')} it is to be trained on"
         raise FileError(
             f"{run} is a run that has written no checkpoint yet{of}; start it again with the call that began it"
         )

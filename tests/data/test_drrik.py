@@ -159,7 +159,7 @@ def test_a_layer_path_names_what_a_model_has() -> None:
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
-    "other rows": ({"n_samples": N + 1}, "is of 91 samples, the activations of 90"),
+    "other rows": ({"n_samples": N + 1}, "n_samples is 91, the activations are of 90 samples"),
     "other width": ({"activation_dim": 7}, "activation_dim is 7 for 2 layers, the activations are 8 wide"),
     "uneven width": ({"layer_paths": [*PATHS, "model.layers[6].mlp"]}, "for 3 layers"),
     "no layers": ({"layer_paths": []}, "names no layers"),
@@ -344,7 +344,7 @@ def test_an_export_that_is_damaged_is_refused(tmp_path: Path) -> None:
     for name, change, message in (
         ("sites", lambda v: v["monosema"].update(reads=[[WIDTHS[0][0], 9]]), "metadata.json does not describe"),
         ("plan", lambda v: v["monosema"].pop("reads"), "metadata.json is damaged"),
-        ("rows", lambda v: v.update(n_samples=299), "of 299 samples"),
+        ("rows", lambda v: v.update(n_samples=299), "n_samples is 299, the activations are of 300 samples"),
     ):
         where = tmp_path / name
         export_npy(open_source(tmp_path / "c"), where)

@@ -221,7 +221,7 @@ def test_a_run_the_corpus_cannot_serve_is_refused_with_the_numbers(model):
     with pytest.raises(DataError, match="usable tokens, one batch needs 5000"):
         make_stream(model, batch_size=5000, epochs=1000)  # no batch spans two epochs
     short = make_stream(model, batch_size=60, chunk_contexts=1, epochs=50)
-    with pytest.raises(DataError, match="no chunk of 1 contexts fills a batch of 60 rows; raise chunk_contexts"):
+    with pytest.raises(DataError, match="no chunk of 1 context fills a batch of 60 rows; raise chunk_contexts"):
         short.plan(60)
 
 

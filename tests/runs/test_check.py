@@ -36,7 +36,7 @@ REFUSED = {
         {"coder": {"d_sae": 64}, "training": {"levels": {"kind": "Matryoshka", "widths": [8, 65]}}},
         "Matryoshka",
     ),
-    "site weights of other sites": ({"training": {"site_weights": [1, 2]}}, "2 site_weights for 1 sites written"),
+    "site weights of other sites": ({"training": {"site_weights": [1, 2]}}, "2 site_weights for 1 site written"),
     "fine-tuning alone of nothing": ({"training": {"tokens": 0, "finetuning": {"tokens": 64}}}, "tokens=0 leaves"),
     "more parts than rows": (
         {"stream": {"batch_size": 4}, "training": {"gradient_accumulation": 5}},

@@ -84,7 +84,7 @@ def test_a_cache(tmp_path: Path) -> None:
     record = ShardRecord("chunk-00000-0000.safetensors", 50, 2**29, "a", "b")
     write_json(tmp_path / "manifest.json", Manifest(plan, (record,)).plain())
     text = describe(tmp_path)
-    for part in ("50 rows in 1 shards of float16, 0.50 GiB", "blocks.0.hook_mlp_out (8 wide)", "tiny", "stdlib"):
+    for part in ("50 rows in 1 shard of float16, 0.50 GiB", "blocks.0.hook_mlp_out (8 wide)", "tiny", "stdlib"):
         assert part in text
 
 

@@ -285,7 +285,7 @@ def test_the_run_ends_at_its_last_step():
     data = batches(3)
     for batch in data[:2]:
         trainer.step(batch)
-    with pytest.raises(ConfigError, match="2 steps are done; raise tokens="):
+    with pytest.raises(ConfigError, match="the run is done, after 2 steps; raise tokens="):
         trainer.step(data[2])
     with pytest.raises(ConfigError, match="batch_size must be at least 1"):
         Trainer(SAE(D, F), TrainingConfig(), 0)

@@ -71,7 +71,7 @@ def _export(arguments: Sequence[str]) -> int:
     from monosema.runs.cache import export
 
     n_left = export(extra.folder, extra.out, to=extra.format, context_size=extra.context_size)
-    show(f"{extra.out}" + (f" (without the last {n_left:,} rows, which fill no context)" if n_left else ""))
+    show(f"{extra.out}" + (f" (without the last {counted(n_left, 'row')}, which fill no context)" if n_left else ""))
     return 0
 
 
@@ -118,6 +118,6 @@ def _progress(extra: argparse.Namespace) -> bool | float:
 
 def _summary(manifest: Manifest, out: str | Path) -> str:
     return (
-        f"{manifest.n_rows:,} rows of {', '.join(name for name, _ in manifest.plan.shards.sites)} in "
+        f"{counted(manifest.n_rows, 'row')} of {', '.join(name for name, _ in manifest.plan.shards.sites)} in "
         f"{counted(len(manifest.shards), 'shard')} of {manifest.plan.dtype}, {manifest.n_bytes / 2**30:.2f} GiB: {out}"
     )

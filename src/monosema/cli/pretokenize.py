@@ -9,6 +9,7 @@ from pathlib import Path
 from monosema.cli.options import load_libraries, parse
 from monosema.cli.output import show
 from monosema.core.errors import ConfigError
+from monosema.core.words import counted
 from monosema.runs.config import PretokenizeConfig
 
 
@@ -32,7 +33,8 @@ def run(arguments: Sequence[str]) -> int:
 
     tokens = make_tokens(parsed.config, extra.out, progress=False if extra.quiet else extra.progress_every)
     show(
-        f"{indexed(tokens.train).n_tokens:,} training and {tokens.heldout.n_tokens:,} held-out tokens in contexts of "
+        f"{indexed(tokens.train).n_tokens:,} training and {counted(tokens.heldout.n_tokens, 'held-out token')} in "
+        "contexts of "
         f"{tokens.context_size}: {extra.out}"
     )
     if extra.push is not None:

@@ -27,6 +27,7 @@ from monosema.core.peers import peers_option
 from monosema.core.plain import check_plain, twice
 from monosema.core.printable import terminal_text
 from monosema.core.spelling import spelled_out, with_whole_numbers
+from monosema.core.words import counted
 
 C = TypeVar("C")
 MOST_YAML_BYTES = 2**16
@@ -286,7 +287,7 @@ def _read(expected: Any, plain: Any, path: str, as_typed: bool) -> Any:
         arguments = typing.get_args(expected)
         if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
             if len(plain) != len(arguments):
-                raise _wrong(path, f"{len(arguments)} values", plain)
+                raise _wrong(path, counted(len(arguments), "value"), plain)
             pairs = enumerate(zip(arguments, plain, strict=True))
             return tuple(_read(kind, item, f"{path}[{i}]", as_typed) for i, (kind, item) in pairs)
         return origin(_read(arguments[0], item, f"{path}[{i}]", as_typed) for i, item in enumerate(plain))

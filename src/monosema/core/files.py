@@ -15,6 +15,7 @@ from typing import Any
 
 from monosema.core.errors import FileError
 from monosema.core.plain import check_plain, dump_json, parse_json
+from monosema.core.words import counted
 
 _TEMPORARY = ".writing-"
 MOST_JSON_BYTES = 2**26
@@ -83,7 +84,9 @@ def read_text(path: str | os.PathLike[str], most_bytes: int | None = None) -> st
     try:
         size = require_regular(path)
         if most_bytes is not None and size > most_bytes:
-            raise FileError(f"{path} has {size:,} bytes, at most {most_bytes:,} are read; is it the right file?")
+            raise FileError(
+                f"{path} has {counted(size, 'byte')}, at most {most_bytes:,} are read; is it the right file?"
+            )
         return Path(path).read_bytes().decode()
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error

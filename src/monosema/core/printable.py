@@ -12,6 +12,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from monosema.core.words import counted
+
 WHITESPACE_SYMBOLS = {"\n": "↵", "\r": "⇤", "\t": "⇥", " ": "·", "\u00a0": "⍽", "\u202f": "⍽", "\u3000": "□"}
 """How white space is shown where it must be seen."""
 
@@ -48,7 +50,7 @@ def terminal_text(text: str, most: int | None = None) -> str:
     """
     if most is not None and len(text) > most:
         head, tail = 3 * most // 4, most // 4
-        text = f"{text[:head]}… ({len(text) - head - tail:,} characters left out) …{text[-tail:]}"
+        text = f"{text[:head]}… ({counted(len(text) - head - tail, 'character')} left out) …{text[-tail:]}"
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
     shown = printable.__wrapped__(text)  # long texts are not worth remembering

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.core.words import counted
 from monosema.data.tokens import Tokens, TokenSplit
 from monosema.models import LanguageModel
 
@@ -32,7 +33,8 @@ def split_to_read(tokens: object, models: Collection[LanguageModel]) -> TokenSpl
     for model in models:
         if model.context_size is not None and split.context_size > model.context_size:
             raise ShapeError(
-                f"contexts of {split.context_size} tokens are longer than the {model.context_size} positions of "
+                f"contexts of {counted(split.context_size, 'token')} are longer than the "
+                f"{counted(model.context_size, 'position')} of "
                 f"{model.name}; tokenise with a smaller context_size"
             )
     return split

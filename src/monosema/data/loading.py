@@ -16,6 +16,7 @@ from monosema.core.config import to_plain
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.logs import get_logger
 from monosema.core.peers import explains_options
+from monosema.core.words import counted
 from monosema.data.config import MIXTURE, Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule, special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
@@ -329,7 +330,8 @@ def refuse_too_little(n_contexts: int, context_size: int) -> None:
     """Raise ``DataError`` where there is no training context."""
     if n_contexts == 0:
         raise DataError(
-            f"the training text fills no context of {context_size} tokens; give more text or a smaller context_size"
+            f"the training text fills no context of {counted(context_size, 'token')}; give more text or a smaller "
+            "context_size"
         )
 
 

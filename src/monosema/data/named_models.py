@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, UserError, unknown_name
+from monosema.core.words import counted
 from monosema.models import LanguageModel
 from monosema.models.fingerprint import weights_fingerprint
 
@@ -144,7 +145,9 @@ def _refuse_another_vocabulary(first: str, a: LanguageModel, other: str, b: Lang
     if a.tokenizer is b.tokenizer and (a.tokenizer is not None or a.vocab_size == b.vocab_size):
         return
     if a.tokenizer is None and b.tokenizer is None:
-        problem = f"neither has a tokenizer, and the vocabularies have {a.vocab_size} and {b.vocab_size} tokens"
+        problem = (
+            f"neither has a tokenizer, and the vocabularies have {a.vocab_size} and {counted(b.vocab_size, 'token')}"
+        )
     elif a.tokenizer is None or b.tokenizer is None:
         problem = f"{first if a.tokenizer is None else other!r} has no tokenizer to compare"
     else:
@@ -165,7 +168,7 @@ def vocabulary_difference(first: str, a: Any, other: str, b: Any, *, additions: 
         ids_a, ids_b = dict(a.get_vocab()), dict(b.get_vocab())
     except (AttributeError, NotImplementedError):  # a tokenizer may encode without listing its tokens
         if additions and len(a) != len(b):
-            return f"they have {len(a)} and {len(b)} tokens"
+            return f"they have {len(a)} and {counted(len(b), 'token')}"
         encoded = [tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"] for tokenizer in (a, b)]
         return "" if list(encoded[0]) == list(encoded[1]) else f"they encode {_SAMPLE!r} differently"
     in_a, in_b = (sorted(ids, key=lambda token: ids[token]) for ids in (ids_a, ids_b))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, DataError, FileError
+from monosema.core.words import counted
 from monosema.data.sites import RowLayout
 
 DEFAULT_MULTIPLE = 10.0
@@ -86,7 +87,7 @@ class NormRule:
         if column != rows.shape[1]:
             raise DataError(
                 f"median norms are known for sites {[width for _, width in self.sites]} wide, rows of "
-                f"{rows.shape[1]} columns came; give the rows of those sites, or outlier_norm_multiple=None"
+                f"{counted(rows.shape[1], 'column')} came; give the rows of those sites, or outlier_norm_multiple=None"
             )
         return found
 
@@ -142,7 +143,8 @@ def instead_of(outlier: Tensor, ordinary: Tensor) -> Tensor:
     m, k = int(outlier.sum()), len(ordinary)
     if k == 0:
         raise DataError(
-            f"all of {m:,} rows in a row have norms far above the median of the first rows; shuffle the rows, raise "
+            f"all of {counted(m, 'row')} in a row have norms far above the median of the first rows; shuffle the "
+            "rows, raise "
             "outlier_norm_multiple, or set it to None to train on all of them"
         )
     return ordinary[torch.arange(m, device=ordinary.device) * k // m]

@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 
 from monosema.core.errors import ConfigError
+from monosema.core.words import counted
 from monosema.data.packing_config import Mark, Packing, PackingMode
 
 PADDING = -1
@@ -343,6 +344,6 @@ def _own_mark(tokenizer: Any, *, at_end: bool) -> int | None:
     marks = framed[start + len(plain) :] if at_end else framed[:start]
     if len(marks) > 1:
         raise ConfigError(
-            f"the tokenizer puts {len(marks)} tokens there by itself ({list(marks)}); name one, or 'none'"
+            f"the tokenizer puts {counted(len(marks), 'token')} there by itself ({list(marks)}); name one, or 'none'"
         )
     return int(marks[0]) if marks else None

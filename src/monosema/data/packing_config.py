@@ -10,6 +10,7 @@ from typing import Any, Literal
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
+from monosema.core.words import counted
 
 PackingMode = Literal["packed", "one_document", "truncate", "windows"]
 PackingPreset = Literal["sae_lens", "dictionary_learning", "transcoder_circuits", "e2e"]
@@ -120,7 +121,8 @@ class Positions:
         chosen = range(context_size)[self.start : self.stop : self.step]
         if not chosen:
             raise ConfigError(
-                f"positions {self.start}:{self.stop}:{self.step} choose none of the {context_size} positions of a "
+                f"positions {self.start}:{self.stop}:{self.step} choose none of the "
+                f"{counted(context_size, 'position')} of a "
                 "context; widen them"
             )
         return chosen

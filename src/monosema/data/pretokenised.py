@@ -10,6 +10,7 @@ from monosema.core.errors import ConfigError, DataError
 from monosema.core.files import read_json
 from monosema.core.logs import get_logger
 from monosema.core.plain import text_in, whole_in
+from monosema.core.words import counted
 from monosema.data.token_rows import TokenRows, token_rows
 
 logger = get_logger("monosema.data")
@@ -91,7 +92,8 @@ def _check(rows: TokenRows, tokenizer: Any, metadata: Mapping[str, Any]) -> None
         )
     if whole_in(metadata, "context_size", METADATA) not in (None, rows.longest):
         raise DataError(
-            f"{METADATA} speaks of rows of {metadata['context_size']} tokens, the dataset has rows of {rows.longest}; "
+            f"{METADATA} speaks of rows of {counted(metadata['context_size'], 'token')}, the dataset has rows of "
+            f"{rows.longest}; "
             "the file belongs to another dataset: delete it, or get the right one"
         )
     begin, first = framing(tokenizer, metadata).get("begin_context"), rows.ids[:, 0]

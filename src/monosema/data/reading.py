@@ -15,6 +15,7 @@ import torch
 from monosema.core.config import to_plain
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
+from monosema.core.words import counted
 from monosema.data.config import Mixture, TextSource
 from monosema.data.contexts import Contexts, RowRule
 from monosema.data.documents import documents_from, open_source
@@ -211,7 +212,7 @@ def streamed_split(reader: BlockReader, rule: RowRule, record: Mapping[str, Any]
     first = next((block.contexts for block in reader(0, 0, None) if len(block.contexts)), None)
     if first is None:
         raise DataError(
-            f"the training text fills no context of {size} tokens; give more text or a smaller context_size"
+            f"the training text fills no context of {counted(size, 'token')}; give more text or a smaller context_size"
         )
     rows = rule.row_mask(first).sum(1).double().mean().item()
     return StreamedSplit(reader, size, rule, "train", fingerprint, rows)

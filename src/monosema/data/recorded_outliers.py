@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import FileError
+from monosema.core.words import counted
 from monosema.data.outliers import MEDIAN_ROWS, NormRule, check_multiple, recorded_rule
 
 OutlierMultiple = float | None | Literal["recorded"]
@@ -37,7 +38,7 @@ def rule_for(coder: Dictionary, multiple: OutlierMultiple = "recorded") -> NormR
     if rule is not None and rule.medians is not None and not _fits(rule, coder):
         raise FileError(
             f"the dictionary records median norms of sites {[width for _, width in rule.sites]} wide, it reads "
-            f"{coder.d_in} columns and writes {coder.d_out}; its metadata are damaged: evaluate it with "
+            f"{counted(coder.d_in, 'column')} and writes {coder.d_out}; its metadata are damaged: evaluate it with "
             "outlier_norm_multiple=None"
         )
     return rule

@@ -84,7 +84,7 @@ class ArrayRows:
         self._train_rows = np.sort(shuffled[n_validation:])
         self._validation_rows = np.sort(shuffled[:n_validation])
         if len(self._train_rows) < batch_size:
-            raise DataError(f"{len(self._train_rows)} training rows, one batch needs {batch_size}")
+            raise DataError(f"{counted(len(self._train_rows), 'training row')}, one batch needs {batch_size}")
         self._epoch = self._batch = 0
         self._order: np.ndarray | None = None
 
@@ -118,7 +118,8 @@ class ArrayRows:
         available = len(self._train_rows) // self.batch_size * self.batch_size * self.epochs
         if n_rows > available:
             raise DataError(
-                f"the run wants {n_rows:,} rows, the array gives {available:,} in {counted(self.epochs, 'epoch')}; "
+                f"the run wants {counted(n_rows, 'row')}, the array gives {available:,} in "
+                f"{counted(self.epochs, 'epoch')}; "
                 "set epochs= higher or lower tokens"
             )
 

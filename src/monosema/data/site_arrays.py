@@ -18,6 +18,7 @@ from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError, DataError, FileError
 from monosema.core.files import require_regular
 from monosema.core.finite import all_finite
+from monosema.core.words import counted
 from monosema.data.sites import RowLayout, layout_of
 
 DIGEST_BYTES = 2**28
@@ -147,7 +148,8 @@ def _check_same_tokens(arrays: Mapping[str, Array]) -> None:
     different = [f"{name!r} has {count:,}" for name, count in others if count != n]
     if different:
         raise DataError(
-            f"arrays must hold the same tokens, a row for each: {first!r} has {n:,} rows, {', '.join(different)}"
+            f"arrays must hold the same tokens, a row for each: {first!r} has {counted(n, 'row')}, "
+            f"{', '.join(different)}"
         )
 
 

@@ -147,7 +147,8 @@ class ActivationStream:
         self._order = _order_of(self.split, seed, epochs)
         if self._order.n_rows is not None and self._order.n_rows < batch_size * epochs:
             raise DataError(  # more epochs do not help: no batch crosses from one into the next
-                f"the corpus has {self._order.n_rows // epochs} usable tokens, one batch needs {batch_size}; give more "
+                f"the corpus has {counted(self._order.n_rows // epochs, 'usable token')}, one batch needs "
+                f"{batch_size}; give more "
                 "text or a smaller batch_size"
             )
         if chunk_bytes is not None:
@@ -246,13 +247,14 @@ class ActivationStream:
         available = self.n_rows_served()
         if available == 0:
             raise DataError(
-                f"no chunk of {self._chunk_contexts} contexts fills a batch of {self.batch_size} rows; "
+                f"no chunk of {counted(self._chunk_contexts, 'context')} fills a batch of "
+                f"{counted(self.batch_size, 'row')}; "
                 "raise chunk_contexts or lower batch_size"
             )
         if n_rows > available:
             wanted = -(-n_rows * self.epochs // available)
             raise DataError(
-                f"the run wants {n_rows:,} training tokens, the corpus gives {available:,} in "
+                f"the run wants {counted(n_rows, 'training token')}, the corpus gives {available:,} in "
                 f"{counted(self.epochs, 'epoch')}; set "
                 f"epochs={max(wanted, self.epochs + 1)}, lower tokens to {available}, or give more text"
             )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
+from monosema.core.words import counted
 from monosema.data.contexts import Contexts, RowRule, contexts_needed
 
 Place = Mapping[str, Any]
@@ -57,7 +58,7 @@ class StreamedSplit:
     """Training rows of a context, on average over the first ones."""
 
     def __repr__(self) -> str:
-        return f"StreamedSplit({self.name}, contexts of {self.context_size} tokens, read as they are needed)"
+        return f"StreamedSplit({self.name}, contexts of {counted(self.context_size, 'token')}, read as they are needed)"
 
 
 @final

@@ -10,6 +10,7 @@ import numpy as np
 
 from monosema.core.errors import DataError
 from monosema.core.logs import get_logger
+from monosema.core.words import counted
 from monosema.data.documents import require_sound
 
 logger = get_logger("monosema.data")
@@ -60,10 +61,13 @@ def token_rows(
     lengths = {len(row) for row in rows}
     size = context_size if context_size is not None else len(rows[0])
     if size < 1:
-        raise DataError(f"column {column!r}: contexts of {size} tokens hold nothing; give a larger context_size")
+        raise DataError(
+            f"column {column!r}: contexts of {counted(size, 'token')} hold nothing; give a larger context_size"
+        )
     if min(lengths) < size:
         raise DataError(
-            f"a pretokenised row has {min(lengths)} tokens, context_size is {size}; use context_size={min(lengths)}"
+            f"a pretokenised row has {counted(min(lengths), 'token')}, context_size is {size}; use "
+            f"context_size={min(lengths)}"
         )
     if max(lengths) > size:
         logger.warning("pretokenised rows of up to %d are cut to %d", max(lengths), size)
@@ -154,7 +158,7 @@ def _unmasked(row: np.ndarray, kept: np.ndarray, number: int) -> np.ndarray:
     """The tokens of ``row`` that its mask keeps; ``DataError`` where these do not lie together."""
     where = f"column {MASK_COLUMN!r}, row {number}"
     if len(kept) != len(row):
-        raise DataError(f"{where}: {len(kept)} values for {len(row)} tokens; {_AGAIN}")
+        raise DataError(f"{where}: {counted(len(kept), 'value')} for {counted(len(row), 'token')}; {_AGAIN}")
     other = kept[(kept != 0) & (kept != 1)]
     if len(other):
         raise DataError(f"{where}: expected 0 for padding and 1 for text, got {other[0]}; {_NO_MASK}")

@@ -144,7 +144,8 @@ class Tokens:
         if not self.record.get("heldout_fraction"):
             return f"{function}(..., heldout_fraction=0.02) sets some text aside"
         return (
-            f"the text has too few documents to fill a context of {self.context_size} tokens beside those trained on; "
+            f"the text has too few documents to fill a context of {counted(self.context_size, 'token')} beside those "
+            "trained on; "
             f"give {function} more text or a smaller context_size"
         )
 
@@ -165,6 +166,7 @@ class Tokens:
     def _facts(self) -> Facts:
         n_train = f"{self.train.n_tokens:,}" if isinstance(self.train, TokenSplit) else "streamed"
         return Facts(
-            f"Tokens({self.record['source']}: {n_train} training and {self.heldout.n_tokens:,} held-out tokens in "
+            f"Tokens({self.record['source']}: {n_train} training and "
+            f"{counted(self.heldout.n_tokens, 'held-out token')} in "
             f"contexts of {self.context_size})"
         )

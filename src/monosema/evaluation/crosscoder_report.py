@@ -18,6 +18,7 @@ from monosema.core.errors import ConfigError, FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.plain import mapping_in, texts_in
 from monosema.core.printable import escaped, terminal_lines
+from monosema.core.words import counted
 from monosema.evaluation.report import Overlap, labelled, plain_value, shown
 from monosema.formats.tensors import read_tensors
 from monosema.metrics import BETWEEN, NOWHERE, SHARED
@@ -210,7 +211,7 @@ class CrosscoderReport:
 
     def _title(self) -> str:
         of_model = f" of {self.model_name}" if self.model_name else ""
-        return f"{self.d_sae:,} latents over {len(self.sites)} sites{of_model}"
+        return f"{counted(self.d_sae, 'latent')} over {counted(len(self.sites), 'site')}{of_model}"
 
     def _others(self) -> list[tuple[str, str]]:
         names = ("n_shared", "mean_cosine_shared", "n_between", "n_zero")

@@ -15,6 +15,7 @@ from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
+from monosema.core.words import counted
 from monosema.data import Tokens, TokenSplit
 from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, rule_for
@@ -244,7 +245,7 @@ def _outlier_note(n_outliers: int, n_tokens: int, rule: NormRule) -> str:
     median = "" if rule.medians else "; the dictionary records no median: that of the first rows was taken"
     n = n_tokens + n_outliers
     return (
-        f"{n_outliers:,} of {n:,} rows ({n_outliers / n:.2%}) have a norm above "
+        f"{n_outliers:,} of {counted(n, 'row')} ({n_outliers / n:.2%}) have a norm above "
         f"{rule.multiple:g} times the median and are in no figure of the activations but fve_all_rows{median}"
     )
 
@@ -349,7 +350,8 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
     notes += few_documents(min((n for each in groups if (n := each.n_with_tokens)), default=0))
     if not sparsity.dead_fraction_reliable:
         notes.append(
-            f"dead_fraction counts silence on {sparsity.n_tokens:,} tokens only; below {RELIABLE_DEAD_TOKENS:,} a "
+            f"dead_fraction counts silence on {counted(sparsity.n_tokens, 'token')} only; below "
+            f"{RELIABLE_DEAD_TOKENS:,} a "
             "latent may merely be rare"
         )
     if overlap == "same tokens":

@@ -59,7 +59,7 @@ def loss_recovered(
     if model.tokenizer is None:
         raise UserError(f"{model.name} has no tokenizer; load it with one, or evaluate token ids")
     if max_len is not None and not 2 <= max_len <= (model.context_size or max_len):
-        raise ConfigError(f"max_len must be from 2 to the model's {model.context_size} positions, got {max_len}")
+        raise ConfigError(f"max_len must be from 2 to the model's positions, {model.context_size:,}, got {max_len}")
     texts = [text] if isinstance(text, str) else list(text)
     lengths = [len(row) for row in model.tokenizer(texts, verbose=False)["input_ids"]] if texts else []
     longest = min(max(lengths, default=0), max_len or model.context_size or max(lengths, default=0))

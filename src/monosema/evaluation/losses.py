@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from monosema.core.words import counted
 from monosema.evaluation.findings import CLEAN, SPLICED
 from monosema.evaluation.patterns import TERMS as PATTERN_TERMS
 from monosema.evaluation.patterns import PatternSums
@@ -82,7 +83,8 @@ def few_documents(n_documents: int) -> list[str]:
     if n_documents == 1:
         return ["there is one document, so the figures have no intervals; give more held-out text"]
     return [
-        f"the intervals rest on {n_documents} documents; below {FEW_DOCUMENTS} they are wide and rough: give more "
+        f"the intervals rest on {counted(n_documents, 'document')}; below {FEW_DOCUMENTS} they are wide and rough: "
+        "give more "
         "held-out text"
     ]
 

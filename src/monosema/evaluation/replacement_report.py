@@ -9,6 +9,7 @@ from typing import Any
 
 from monosema.core.plain import texts_in
 from monosema.core.printable import escaped, terminal_lines
+from monosema.core.words import counted
 from monosema.evaluation.report import Interval, Overlap, between, intervals_of, labelled, plain_value, shown
 
 _GROUPS = {
@@ -128,11 +129,13 @@ class ReplacementReport:
         return between(getattr(self, name), self.intervals.get(name))
 
     def _title(self) -> str:
-        return f"{len(self.layers)} sites of {self.model_name} replaced at once (zero ablation)"
+        return f"{counted(len(self.layers), 'site')} of {self.model_name} replaced at once (zero ablation)"
 
 
 def _brief(layer: ReplacedLayer) -> str:
-    return f"fve {shown(layer.fve)}  l0 {shown(layer.l0)}  of {layer.d_sae:,} latents that read {layer.hook_name}"
+    return (
+        f"fve {shown(layer.fve)}  l0 {shown(layer.l0)}  of {counted(layer.d_sae, 'latent')} that read {layer.hook_name}"
+    )
 
 
 def _with_nan(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from monosema.core.errors import FileError, first_line
 from monosema.core.files import read_json
 from monosema.core.plain import is_same, list_in, texts_in
 from monosema.core.printable import escaped, terminal_lines
+from monosema.core.words import counted
 from monosema.evaluation.latent_table import LatentTable
 
 VERSION = 1
@@ -345,7 +346,7 @@ class Report:
             sites += f" -> {self.hook_name_out}"
         of_model = f" of {self.model_name}" if self.model_name else ""
         ablated = f" ({self.ablation} ablation)" if self.ablation else ""
-        return f"{self.d_sae:,} latents at {sites}{of_model}{ablated}"
+        return f"{counted(self.d_sae, 'latent')} at {sites}{of_model}{ablated}"
 
     def _shown_groups(self) -> dict[str, list[tuple[str, str]]]:
         """Name and text of what was measured, by group."""

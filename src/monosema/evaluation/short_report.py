@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monosema.core.printable import terminal_lines
+from monosema.core.words import counted
 from monosema.evaluation.report import ModelLosses, Report, between, labelled, shown
 
 
@@ -48,7 +49,9 @@ def _losses(of: Report | ModelLosses, of_model: str) -> list[tuple[str, str, str
 
 
 def _on(report: Report) -> str:
-    documents = "" if report.n_documents is None else f" of {report.n_documents:,} documents"
-    predicted = "" if report.n_predicted_tokens is None else f", {report.n_predicted_tokens:,} predictions"
+    documents = "" if report.n_documents is None else f" of {counted(report.n_documents, 'document')}"
+    predicted = "" if report.n_predicted_tokens is None else f", {counted(report.n_predicted_tokens, 'prediction')}"
     overlap = {"none": ", not trained on", "same tokens": ", trained on", "unknown": ""}[report.overlap]
-    return f"{report.n_tokens:,} tokens{documents} ({report.split or 'split not recorded'}{overlap}){predicted}"
+    return (
+        f"{counted(report.n_tokens, 'token')}{documents} ({report.split or 'split not recorded'}{overlap}){predicted}"
+    )

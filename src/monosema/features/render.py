@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 
 from monosema.core.printable import escaped, terminal_lines
+from monosema.core.words import counted
 from monosema.features.feature import Feature, FeatureContext, LogitEffect
 from monosema.features.texts import visible
 
@@ -19,9 +20,9 @@ def feature_text(feature: Feature) -> str:
     """Several lines; ``«…»`` marks tokens on which the latent fires at half its context's maximum or more."""
     lines = [f"latent {feature.index} of {feature.site}"]
     if not feature.is_alive:
-        return f"{lines[0]}\n  never fired on {feature.n_tokens:,} tokens"
+        return f"{lines[0]}\n  never fired on {counted(feature.n_tokens, 'token')}"
     lines.append(
-        f"  density {number(feature.density)} ({feature.count:,} of {feature.n_tokens:,} tokens)   "
+        f"  density {number(feature.density)} ({feature.count:,} of {counted(feature.n_tokens, 'token')})   "
         f"maximum {number(feature.maximum)}   mean {number(feature.mean)}"
     )
     counts = used_bins(feature.histogram.counts)
@@ -40,9 +41,10 @@ def feature_html(feature: Feature) -> str:
     """Static HTML with inline styles, readable on light and dark backgrounds."""
     title = escaped(f"latent {feature.index} of {feature.site}")
     if not feature.is_alive:
-        return f"<div><b>{title}</b><br>never fired on {feature.n_tokens:,} tokens</div>"
+        return f"<div><b>{title}</b><br>never fired on {counted(feature.n_tokens, 'token')}</div>"
     parts = [
-        f"<div><b>{title}</b><br>density {number(feature.density)} ({feature.count:,} of {feature.n_tokens:,} tokens)"
+        f"<div><b>{title}</b><br>density {number(feature.density)} ({feature.count:,} of "
+        f"{counted(feature.n_tokens, 'token')})"
         f" · maximum {number(feature.maximum)} · mean {number(feature.mean)}</div>",
         _histogram_svg(feature),
     ]
@@ -114,8 +116,8 @@ def _histogram_svg(feature: Feature) -> str:
             tall = max(1.0, height * count / max(counts))
             bars.append(
                 f'<rect x="{index * step:.1f}" y="{height - tall:.1f}" width="{max(step - 1, 0.5):.1f}" '
-                f'height="{tall:.1f}" fill="#e08a00"><title>{number(low)} to {number(high)}: {count:,} tokens</title>'
-                "</rect>"
+                f'height="{tall:.1f}" fill="#e08a00"><title>{number(low)} to {number(high)}: '
+                f"{counted(count, 'token')}</title></rect>"
             )
     label = f"histogram of activations, 0 to {number(len(counts) * feature.histogram.bin_width)}"
     return f'<svg width="{width}" height="{height}" role="img" aria-label="{label}">{"".join(bars)}</svg>'

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import UserError
+from monosema.core.words import counted
 from monosema.features.clarity import clarity
 from monosema.features.feature import Feature, FeatureContext, Histogram, LogitEffect, TokenSpan
 from monosema.features.logits import ExtremeLogits
@@ -283,8 +284,8 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return (
-            f"FeatureStore({len(self):,} of {self.d_sae:,} latents of {self.provenance.site} fired on "
-            f"{self.numbers.n_tokens:,} tokens)" + "".join(f"\nnote: {note}" for note in self.provenance.notes)
+            f"FeatureStore({len(self):,} of {counted(self.d_sae, 'latent')} of {self.provenance.site} fired on "
+            f"{counted(self.numbers.n_tokens, 'token')})" + "".join(f"\nnote: {note}" for note in self.provenance.notes)
         )
 
     def _effects(self, latent: int, end: Literal["top", "bottom"]) -> tuple[LogitEffect, ...] | None:
@@ -344,7 +345,7 @@ def _sites_in_words(read: str, written: str) -> str:
     words = []
     for name in (read, written) if read != written else (read,):
         sites = name.split("+")
-        words.append(name if len(sites) <= _MOST_SITES else f"{sites[0]} … {sites[-1]} ({len(sites)} sites)")
+        words.append(name if len(sites) <= _MOST_SITES else f"{sites[0]} … {sites[-1]} ({counted(len(sites), 'site')})")
     return " → ".join(words)
 
 

@@ -11,6 +11,7 @@ from monosema.core.config import load_plain
 from monosema.core.errors import FileError, UserError
 from monosema.core.files import read_json
 from monosema.core.plain import mapping_in, whole_in
+from monosema.core.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,9 @@ class RunProgress:
         if self.n_tokens is None:
             return step
         if not self.n_tokens_wanted:
-            return f"{step}, {self.n_tokens:,} tokens"
+            return f"{step}, {counted(self.n_tokens, 'token')}"
         share = self.n_tokens / self.n_tokens_wanted
-        return f"{step}, {self.n_tokens:,} of {self.n_tokens_wanted:,} tokens ({share:.0%})"
+        return f"{step}, {self.n_tokens:,} of {counted(self.n_tokens_wanted, 'token')} ({share:.0%})"
 
 
 def run_progress(run: Path) -> RunProgress | None:

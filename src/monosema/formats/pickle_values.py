@@ -15,6 +15,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from monosema.core.words import counted
+
 _LEAST_BYTES = 2**16
 _MOST_DIMENSIONS = 32
 _MOST_SIZE = 2**62
@@ -220,7 +222,7 @@ class Values:
             raise PickleRefusedError("a NumPy array's content is no bytes")
         size = math.prod(_shape(shape)) * dtype.itemsize
         if not dtype.itemsize or size != len(content):
-            raise PickleRefusedError(f"a NumPy array of {size:,} bytes has {len(content):,}")
+            raise PickleRefusedError(f"a NumPy array of {counted(size, 'byte')} has {len(content):,}")
 
 
 def key_of(value: Any) -> Any:

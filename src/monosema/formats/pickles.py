@@ -16,6 +16,7 @@ from typing import Any, final
 
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import require_regular
+from monosema.core.words import counted
 from monosema.formats.pickle_values import ForeignRecord, PickleRefusedError, Values, key_of
 
 __all__ = ["ForeignRecord", "read_pickle"]
@@ -50,7 +51,7 @@ def read_pickle(
         if size == 0:
             raise PickleRefusedError("it is empty")
         if size > most_bytes:
-            raise PickleRefusedError(f"it has {size:,} bytes, at most {most_bytes:,} are read")
+            raise PickleRefusedError(f"it has {counted(size, 'byte')}, at most {most_bytes:,} are read")
         with (
             open(path, "rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -84,7 +85,7 @@ class _Machine:
         """The value left at the end."""
         for number, (opcode, argument, _) in enumerate(operations):
             if number >= self._most:
-                raise PickleRefusedError(f"it has more than {self._most:,} operations")
+                raise PickleRefusedError(f"it has more operations than {self._most:,}")
             self._values.elements_left += 1
             action = _ACTIONS.get(opcode.name)
             if action is not None:
@@ -123,7 +124,7 @@ class _Machine:
 
     def push_tuple(self, n: int) -> None:
         if len(self._stack) < n:
-            raise IndexError(f"{n} values are wanted, {len(self._stack)} are there")
+            raise IndexError(f"expected {counted(n, 'value')}, got {len(self._stack)}")
         self._stack[-n:] = [tuple(self._stack[-n:])]
 
     def repeat(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError, ShapeError
 from monosema.core.finite import all_finite
+from monosema.core.words import counted
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -31,7 +32,8 @@ def require_finite(name: str, tensor: Tensor) -> None:
     first = tuple(bad[0].tolist())
     value = tensor[first].item()
     raise DataError(
-        f"{name} must be finite, but {len(bad)} of {tensor.numel()} values are not; the first is {value} at index "
+        f"{name} must be finite, but {len(bad):,} of {counted(tensor.numel(), 'value')} are not; the first is {value} "
+        "at index "
         f"{list(first)}. Look for overflow in float16, a diverged run, or damaged weights"
     )
 

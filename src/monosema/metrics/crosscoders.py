@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.core.words import counted
 from monosema.metrics.checks import require_finite, wide
 from monosema.metrics.sparsity import SparseRows
 
@@ -55,7 +56,8 @@ def site_classes(shares_FS: Tensor, *, exclusive: float = 0.9, shared: float = 0
     if not (0.5 <= exclusive < 1 and 0 < shared <= 0.5 and 1 - exclusive <= 2 * shared * (1 - 1 / n_sites) + 1e-9):
         raise ConfigError(
             "thresholds of decoder shares need 0.5 <= exclusive < 1, 0 < shared <= 0.5 and "
-            f"1 - exclusive <= 2 shared (1 - 1/S), got exclusive={exclusive}, shared={shared} of {n_sites} sites"
+            f"1 - exclusive <= 2 shared (1 - 1/S), got exclusive={exclusive}, shared={shared} of "
+            f"{counted(n_sites, 'site')}"
         )
     largest, site = shares_FS.max(dim=1)
     classes = torch.full_like(site, BETWEEN)

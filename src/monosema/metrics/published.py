@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, ShapeError
+from monosema.core.words import counted
 from monosema.metrics.checks import ratio, require_finite, require_same_shape, wide
 
 
@@ -119,7 +120,7 @@ class PublishedSums:
 
     def __add__(self, other: PublishedSums) -> PublishedSums:
         if self.d != other.d:
-            raise ShapeError(f"cannot add sums over {other.d} dimensions to those over {self.d}")
+            raise ShapeError(f"cannot add sums over {counted(other.d, 'dimension')} to those over {self.d}")
         return PublishedSums(
             d=self.d,
             n_batches=self.n_batches + other.n_batches,

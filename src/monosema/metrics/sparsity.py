@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ShapeError
+from monosema.core.words import counted
 from monosema.metrics.checks import ratio, require_finite, wide
 
 RELIABLE_DEAD_TOKENS = 100_000
@@ -141,7 +142,9 @@ class SparsitySums:
 
     def __add__(self, other: SparsitySums) -> SparsitySums:
         if self.firings.shape != other.firings.shape:
-            raise ShapeError(f"cannot add counts of {len(self.firings)} latents to those of {len(other.firings)}")
+            raise ShapeError(
+                f"cannot add counts of {counted(len(self.firings), 'latent')} to those of {len(other.firings)}"
+            )
         return SparsitySums(
             n_tokens=self.n_tokens + other.n_tokens,
             firings=self.firings + other.firings,

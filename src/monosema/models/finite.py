@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from monosema.core.errors import UserError
+from monosema.core.words import counted
 from monosema.models.parts import ModelParts
 from monosema.models.trace import Record
 
@@ -27,7 +28,7 @@ def check_finite(hf: Any, parts: ModelParts, records: dict[nn.Module, Record]) -
     other_dtype = "load it with dtype='bfloat16' or 'float32' (a model in memory: hand in model.to(torch.float32))"
     damaged = [name for name, parameter in hf.named_parameters() if not _is_finite(parameter)]
     if damaged:
-        more = f" and {len(damaged) - 1} more parameters" if len(damaged) > 1 else ""
+        more = f" and {counted(len(damaged) - 1, 'more parameter')}" if len(damaged) > 1 else ""
         fix = f"if they were cast to float16, {other_dtype}; else load" if narrow else "load"
         raise UserError(f"{what}: {damaged[0]!r}{more} hold NaN or infinite weights; {fix} a checkpoint without them")
     if narrow:

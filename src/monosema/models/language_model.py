@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from monosema.core.errors import DataError, ShapeError, UserError, first_line, unknown_name
 from monosema.core.peers_attributes import OF_MODEL, hints_attributes
+from monosema.core.words import counted
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
@@ -363,7 +364,7 @@ class LanguageModel:
     def __repr__(self) -> str:
         kind = "encoder" if self.is_encoder else "decoder"
         return (
-            f"LanguageModel({self.name!r}: {type(self.hf).__name__}, {kind}, {self.n_layers} layers, "
+            f"LanguageModel({self.name!r}: {type(self.hf).__name__}, {kind}, {counted(self.n_layers, 'layer')}, "
             f"d_model {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
@@ -438,8 +439,8 @@ class LanguageModel:
             raise DataError(f"expected at least one token, got shape {list(tokens_BT.shape)}")
         if self.context_size is not None and tokens_BT.shape[1] > self.context_size:
             raise DataError(
-                f"{tokens_BT.shape[1]} tokens are more than {self.name!r} has positions for; "
-                f"use contexts of at most {self.context_size} tokens"
+                f"{self.name!r} has no positions for {counted(tokens_BT.shape[1], 'token')}; "
+                f"use contexts of at most {counted(self.context_size, 'token')}"
             )
         if tokens_BT.is_meta:
             return tokens_BT.long()

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from monosema.core.errors import UserError
+from monosema.core.words import counted
 from monosema.models.calls import ModuleCall
 from monosema.models.sitemap import SiteMap
 from monosema.models.sites import ON_REQUEST, join_name, split_name
@@ -54,7 +55,8 @@ def check_shapes(
 def wrong_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """What is wrong with a value of shape ``found``."""
     return (
-        f"expected a value of shape [batch, token, width], {list(expected)} on {expected[0]} x {expected[1]} tokens, "
+        f"expected a value of shape [batch, token, width], {list(expected)} on {expected[0]} x "
+        f"{counted(expected[1], 'token')}, "
         f"but the model gives {list(found)}"
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, ShapeError, unknown_name
+from monosema.core.words import counted
 from monosema.data.sites import RowLayout, names_site
 
 
@@ -58,7 +59,7 @@ def columns_of(coder: Dictionary, layout: RowLayout, *, at_other_sites: bool = F
         raise ConfigError(f"the coder {what} ({_shown(*theirs)}), the source's sites are {here}; {fix}")
     if (coder.d_in, coder.d_out) != (own.d_in, own.d_out):
         raise ShapeError(
-            f"the coder reads {coder.d_in} and writes {coder.d_out} dimensions; the source gives {own.d_in} "
+            f"the coder reads {coder.d_in} and writes {counted(coder.d_out, 'dimension')}; the source gives {own.d_in} "
             f"({own.read_name}) and {own.d_out} ({own.write_name}). Make the coder with d_in={own.d_in}"
             + (f", d_out={own.d_out}" if own.d_in != own.d_out or not own.is_autoencoder else "")
         )

@@ -12,6 +12,7 @@ from monosema import hub
 from monosema.coders.variant import variant_words
 from monosema.core.files import read_json
 from monosema.core.printable import terminal_lines
+from monosema.core.words import counted
 from monosema.data.outliers import recorded_rule
 from monosema.data.rebuild import several_models
 from monosema.evaluation import Report
@@ -34,7 +35,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
     tokens = coder.metadata.get("tokens") or {}
     kind, scaling = variant_words(coder), coder.config.token_scaling
     lines = {
-        "dictionary": f"{kind}, {coder.d_sae:,} latents, {_brief(coder.config.activation)}",
+        "dictionary": f"{kind}, {counted(coder.d_sae, 'latent')}, {_brief(coder.config.activation)}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",
         **({} if scaling == "none" else {"scaling": f"{scaling} of each token"}),
         "model": _model(coder.metadata),
@@ -90,13 +91,13 @@ def _of_run(folder: Path) -> dict[str, str]:
         named = {each: path.read_text(encoding="utf-8", errors="replace").strip() for each, path in pointers.items()}
         notes = {name: "".join(f", {each}" for each, target in named.items() if target == name) for name in steps}
         lines["checkpoints"] = "; ".join(
-            f"{name} ({n_tokens:,} tokens{notes[name]})" for name, n_tokens in steps.items()
+            f"{name} ({counted(n_tokens, 'token')}{notes[name]})" for name, n_tokens in steps.items()
         )
     summary = folder / "summary.json"
     if summary.is_file():
         match read_json(summary):
             case {"training": {"n_outlier_rows": int(n_rows)}, "tokens": int(n_tokens)}:
-                lines["left out"] = f"{n_rows:,} of {n_tokens:,} training rows, for their norm"
+                lines["left out"] = f"{n_rows:,} of {counted(n_tokens, 'training row')}, for their norm"
     damaged = Checksums(folder).damaged()
     return {**lines, "damaged": "; ".join(damaged)} if damaged else lines
 

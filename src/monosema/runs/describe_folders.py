@@ -9,6 +9,7 @@ from typing import Any
 
 from monosema.core.errors import FileError, UserError, first_line
 from monosema.core.files import read_json
+from monosema.core.words import counted
 from monosema.data.cache.arrow import is_arrow
 from monosema.data.cache.drrik import is_drrik
 from monosema.data.cache.manifest import MANIFEST, PLAN, Manifest
@@ -82,7 +83,7 @@ def _how_far(folder: Path) -> str:
     progress, wanted = run_progress(folder), tokens_wanted(folder)
     if progress is not None:
         return str(progress)
-    return "no checkpoint yet" + ("" if wanted is None else f", {wanted:,} tokens to train on")
+    return "no checkpoint yet" + ("" if wanted is None else f", {counted(wanted, 'token')} to train on")
 
 
 def _failure(file: Path) -> str:
@@ -108,7 +109,8 @@ def _cache_lines(folder: Path) -> dict[str, str]:
     plan = manifest.plan
     size = f"{manifest.n_bytes / 2**30:.2f} GiB"
     return {
-        "activation cache": f"{manifest.n_rows:,} rows in {len(manifest.shards):,} shards of {plan.dtype}, {size}",
+        "activation cache": f"{counted(manifest.n_rows, 'row')} in {counted(len(manifest.shards), 'shard')} of "
+        f"{plan.dtype}, {size}",
         "reads": _sites(plan.reads),
         **({"writes": _sites(plan.writes)} if plan.writes != plan.reads else {}),
         "model": _name_in(plan.stream, "model", "name"),
@@ -131,9 +133,9 @@ def _tokens_lines(folder: Path) -> dict[str, str]:
     plan, found = manifest.plan, manifest.text
     sides = f"{manifest.train.n_contexts:,} for training, {manifest.heldout.n_contexts:,} held out"
     lines = {
-        "packed tokens": f"contexts of {plan.context_size:,} tokens: {sides}",
+        "packed tokens": f"contexts of {counted(plan.context_size, 'token')}: {sides}",
         "text": plan.source,
-        "tokenizer": f"{plan.tokenizer.name}, {plan.tokenizer.vocab_size:,} tokens",
+        "tokenizer": f"{plan.tokenizer.name}, {counted(plan.tokenizer.vocab_size, 'token')}",
     }
     if found is None:
         return {**lines, "to go on": "not finished: the command that writes it goes on from here"}
@@ -144,11 +146,11 @@ def _tokens_lines(folder: Path) -> dict[str, str]:
 def _feature_lines(folder: Path) -> dict[str, str]:
     store = FeatureStore.load(folder)
     made = store.provenance
-    n_tokens = f"{store.numbers.n_tokens:,} tokens ({made.split})"
+    n_tokens = f"{counted(store.numbers.n_tokens, 'token')} ({made.split})"
     return {
-        "features": f"{len(store):,} of {store.d_sae:,} latents fired on {n_tokens}",
+        "features": f"{len(store):,} of {counted(store.d_sae, 'latent')} fired on {n_tokens}",
         "site": made.site,
-        "contexts": f"{store.windows.context.shape[1]} best of each latent, {made.context_size} tokens each",
+        "contexts": f"{store.windows.context.shape[1]} best of each latent, {counted(made.context_size, 'token')} each",
         **{f"note {number}": note for number, note in enumerate(made.notes, 1)},
         "to read it": f"monosema.FeatureStore.load({str(folder)!r})",
     }

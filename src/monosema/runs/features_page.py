@@ -8,6 +8,7 @@ from typing import Any
 
 from monosema.core.errors import FileError
 from monosema.core.files import read_json
+from monosema.core.words import counted
 from monosema.evaluation import Report
 from monosema.features import FeatureStore
 from monosema.runs.held_config import held_config
@@ -35,7 +36,7 @@ def page_figures(folder: str | os.PathLike[str], store: FeatureStore) -> dict[st
     if isinstance(name := summary.get("name"), str):
         figures["run"] = name
     if isinstance(tokens := summary.get("tokens"), int):
-        figures["trained on"] = f"{tokens:,} tokens"
+        figures["trained on"] = counted(tokens, "token")
     if (file := home / "report.json").is_file():
         report, read = Report.load(file), store.provenance
         same_text = report.tokens_fingerprint in (None, read.tokens_fingerprint)

@@ -15,6 +15,7 @@ from monosema.core.errors import ConfigError, DataError, UserError
 from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.memory import readable_bytes
 from monosema.core.progress import doing, short_number
+from monosema.core.words import counted
 from monosema.data import Tokens
 from monosema.data.cache.shards import DTYPES, CacheDtype
 from monosema.runs.check import check_run
@@ -231,7 +232,7 @@ def _memory_text(device: DeviceMemory) -> str:
 def _disk_text(needs: Needs) -> str:
     disk = needs.disk
     parts = [
-        f"{disk.n_checkpoints} checkpoints of {readable_bytes(disk.checkpoint)}",
+        f"{counted(disk.n_checkpoints, 'checkpoint')} of {readable_bytes(disk.checkpoint)}",
         f"dictionary {readable_bytes(disk.dictionary)}",
         *([f"cache {readable_bytes(disk.cache)}"] if disk.cache else []),
     ]
@@ -243,10 +244,11 @@ def _size_lines(needs: Needs) -> dict[str, str]:
     model = "not counted" if work.model is None else short_number(work.model)
     total = "" if work.total is None else f"; {work.total:.3g} in all"
     return {
-        "model": f"{needs.model_parameters:,} parameters",
-        "dictionary": f"{needs.dictionary_parameters:,} parameters, {needs.d_sae:,} latents",
-        "run": f"{needs.n_steps:,} steps, {needs.n_tokens:,} tokens; {needs.n_model_tokens:,} through the model, "
-        f"{needs.rows_in_chunk:,} rows in a chunk",
+        "model": counted(needs.model_parameters, "parameter"),
+        "dictionary": f"{counted(needs.dictionary_parameters, 'parameter')}, {counted(needs.d_sae, 'latent')}",
+        "run": f"{counted(needs.n_steps, 'step')}, {counted(needs.n_tokens, 'token')}; {needs.n_model_tokens:,} "
+        "through the model, "
+        f"{counted(needs.rows_in_chunk, 'row')} in a chunk",
         **{f"memory ({each.device})": _memory_text(each) for each in needs.memory},
         "operations": f"a token: model {model}, encoder {short_number(work.encoder)}, rest of the step "
         f"{short_number(work.rest)}{total}",

@@ -148,7 +148,8 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
         for row in table
     ]
     lines += [
-        f"{summary.name}: {n:,} rows ({n / max(1, summary.tokens):.2%}) with norms far above the median left out"
+        f"{summary.name}: {counted(n, 'row')} ({n / max(1, summary.tokens):.2%}) with norms far above the median left "
+        "out"
         for summary in summaries
         if (n := summary.training.get("n_outlier_rows") or 0) > 0
     ]

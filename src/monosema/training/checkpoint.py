@@ -34,6 +34,7 @@ from monosema.core.files import (
 from monosema.core.logs import get_logger
 from monosema.core.plain import without_nan
 from monosema.core.tensors import write_tensors
+from monosema.core.words import counted
 from monosema.training.checkpoint_plan import CheckpointPlan
 
 logger = get_logger("monosema.training.checkpoint")
@@ -122,7 +123,8 @@ class Checkpoints:
             return checkpoint
         if last is not None:
             raise FileError(
-                f"none of the {len(folders)} checkpoints in {self.folder} can be used ({last}); put back whole files, "
+                f"of {counted(len(folders), 'checkpoint')} in {self.folder} none can be used ({last}); put back "
+                "whole files, "
                 "or start in a new folder"
             ) from last
         if self._pointed("latest") is not None:

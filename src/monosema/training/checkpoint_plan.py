@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from monosema.core.errors import ConfigError
+from monosema.core.words import counted
 from monosema.training.config import TrainingConfig
 
 
@@ -29,7 +30,8 @@ class CheckpointPlan:
         n_tokens = n_steps * batch_size
         if config.checkpoint_tokens and max(config.checkpoint_tokens) > n_tokens:
             raise ConfigError(
-                f"checkpoint_tokens has {max(config.checkpoint_tokens):,}, the run ends after {n_tokens:,} tokens; "
+                f"checkpoint_tokens has {max(config.checkpoint_tokens):,}, the run ends after "
+                f"{counted(n_tokens, 'token')}; "
                 "leave that one out, or raise tokens"
             )
         parts = config.n_checkpoints + 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.finite import all_finite
+from monosema.core.words import counted
 
 Points = Tensor | np.ndarray
 
@@ -61,7 +62,9 @@ def geometric_median(
         if each.ndim != 2 or each.shape[0] == 0:
             raise DataError(f"geometric_median: expected points [n, d] with n > 0, got {list(each.shape)}")
         if len(each) != len(given[0]):
-            raise DataError(f"geometric_median: {len(each)} points beside {len(given[0])}; give as many in each entry")
+            raise DataError(
+                f"geometric_median: {counted(len(each), 'point')} beside {len(given[0])}; give as many in each entry"
+            )
     w = None if weights is None else torch.as_tensor(weights)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
         if per_component:

@@ -17,6 +17,7 @@ from monosema.coders.parts import Part
 from monosema.coders.stack import Dictionary, offset
 from monosema.core.devices import constant
 from monosema.core.errors import ConfigError
+from monosema.core.words import counted
 from monosema.kernels import Levels, budget_levels, decode, decode_levels, prefix_levels, sampled_products
 from monosema.training.config import TrainingConfig
 from monosema.training.penalties import penalty
@@ -95,7 +96,9 @@ class Objective:
         spread = None
         if weights is not None:
             if len(weights) != len(widths):
-                raise ConfigError(f"{len(weights)} site_weights for {len(widths)} sites written; give one for each")
+                raise ConfigError(
+                    f"{len(weights)} site_weights for {counted(len(widths), 'site')} written; give one for each"
+                )
             each = torch.tensor(weights, dtype=dictionary.dtype, device=dictionary.device)
             spread = each.repeat_interleave(torch.tensor(widths, device=dictionary.device))
         if isinstance(config.levels, Matryoshka):
@@ -235,6 +238,8 @@ def _gate_error(parts: Sequence[Part], encodings: Sequence[Encoding], y_BO: Tens
 def _level_weights(levels: LevelsConfig, n_levels: int) -> tuple[float, ...]:
     if levels.weights is not None:
         if len(levels.weights) != n_levels:
-            raise ConfigError(f"{type(levels).__name__}: {len(levels.weights)} weights for {n_levels} levels")
+            raise ConfigError(
+                f"{type(levels).__name__}: {counted(len(levels.weights), 'weight')} for {counted(n_levels, 'level')}"
+            )
         return levels.weights
     return (1.0,) * n_levels if isinstance(levels, Matryoshka) else (1 / n_levels,) * n_levels

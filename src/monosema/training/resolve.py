@@ -12,6 +12,7 @@ from monosema.coders.config import Gated, TanhReLU, TokenScaling
 from monosema.coders.variant import variant_of
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
+from monosema.core.words import counted
 from monosema.training.allowed import check_combination, resolve_sparsity
 from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Objective
@@ -68,7 +69,7 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
             name = type(coder.config.activation).__name__
             raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
         if config.k_start > coder.parts[0].coder.d_sae:
-            raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
+            raise ConfigError(f"k_start={config.k_start} exceeds the {counted(coder.parts[0].coder.d_sae, 'latent')}")
     if config.tokens == 0 and not coder.is_trained:
         raise ConfigError(
             "tokens=0 leaves nothing but fine-tuning, which needs a trained dictionary: load one (coder.start_from in "

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Union
 
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
+from monosema.core.words import counted
 from monosema.training.resample_presets import RESAMPLE_PRESETS, ResampleBy, ResamplePreset, ResampleRule
 
 Weighting = Literal["decoder_norm", "concatenated_norm", "none"]
@@ -204,8 +205,10 @@ class Matryoshka:
         else:
             bounds = self.widths or ()
             bounds = bounds if bounds and bounds[-1] == d_sae else (*bounds, d_sae)
-        _check_ascending(f"Matryoshka: the prefixes of {d_sae} latents", bounds)
-        _require(bounds[-1] == d_sae, f"Matryoshka: prefix {bounds[-1]} exceeds the dictionary's {d_sae} latents")
+        _check_ascending(f"Matryoshka: the prefixes of {counted(d_sae, 'latent')}", bounds)
+        _require(
+            bounds[-1] == d_sae, f"Matryoshka: prefix {bounds[-1]} exceeds the dictionary's {counted(d_sae, 'latent')}"
+        )
         return bounds
 
 

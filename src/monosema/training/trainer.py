@@ -18,6 +18,7 @@ from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.logs import get_logger
 from monosema.core.seeds import random_stream
+from monosema.core.words import counted
 from monosema.kernels.precision import Shadows
 from monosema.training.allowed import resolve_sparsity
 from monosema.training.calibration import CALIBRATION_ROWS, calibrate_
@@ -207,7 +208,7 @@ class Trainer:
     def step_prepared(self, rows: Rows) -> None:
         """``step`` of what ``prepare`` returned."""
         if self.step_number >= self.n_steps:
-            raise ConfigError(f"the run's {self.n_steps} steps are done; raise tokens= to go on")
+            raise ConfigError(f"the run is done, after {counted(self.n_steps, 'step')}; raise tokens= to go on")
         if self.is_finetuning and not self._has_begun_finetuning:
             self._begin_finetuning()
         x, y = rows.x, rows.y

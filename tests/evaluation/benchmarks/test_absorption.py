@@ -140,7 +140,7 @@ def test_a_parent_with_too_few_rows_is_left_out():
     labels = ["kiwi", *LABELS[1:]]
     report = measure_absorption(axis_sae(3), site(), labels, HIERARCHY | {"bird": ["kiwi"]})
     assert [each.parent for each in report.parents] == ["animal"]
-    assert "bird: left out, its 1 rows are too few" in report.notes[0]
+    assert "bird: left out, too few to fit on some and test on others: 1 row" in report.notes[0]
 
 
 def test_copies_of_a_word_are_on_one_side():

@@ -68,7 +68,7 @@ def test_the_report_can_be_written():
     with pytest.raises(ConfigError, match="measure again"):
         MetaReport.from_dict(report.to_dict()).decomposition(3)
     assert "meta-dictionaries of 4 decoder directions at site" in str(report)
-    assert "1 latents without a direction" in str(report)
+    assert "1 latent without a direction" in str(report)
 
 
 def test_bad_input_is_refused():

@@ -155,7 +155,7 @@ def test_a_feature_that_never_fires_is_left_out_of_detection() -> None:
     assert values(report, *DIRECTIONS, *DETECTION) == [1.0] * 6
     assert math.isnan(matches(report).recall[3])
     assert report.n_silent_features == 1
-    assert "1 features fire on no row" in report.notes[0]
+    assert "features that fire on no row: 1;" in report.notes[0]
 
 
 def test_random_rows_match_as_well_as_the_best_of_all_pairings() -> None:

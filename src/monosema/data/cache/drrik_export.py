@@ -15,6 +15,7 @@ import torch
 from monosema.core.errors import ConfigError
 from monosema.core.files import MOST_JSON_BYTES, atomic_folder, write_atomically
 from monosema.core.plain import dump_json
+from monosema.core.words import counted
 from monosema.data.cache.drrik import ACTIVATIONS, METADATA, DrrikShards
 from monosema.data.cache.drrik_metadata import OWN, DrrikSample, layer_path_of
 from monosema.data.cache.folders import LocalFolder, require_room
@@ -95,7 +96,7 @@ def _metadata(manifest: Manifest, width: int, samples: Sequence[DrrikSample]) ->
         size += len(listed[-1].encode()) + 2
         if size > MOST_JSON_BYTES:
             raise ConfigError(
-                f"the text and token ids of {len(samples):,} samples are more than a JSON file of "
+                f"the text and token ids of {counted(len(samples), 'sample')} are more than a JSON file of "
                 f"{MOST_JSON_BYTES / 2**20:.0f} MiB holds; use the folder as it is, it is read without an export"
             )
     return f'{text[:-1]}, "samples_metadata": [{", ".join(listed)}]}}\n'

@@ -13,6 +13,7 @@ import torch
 
 from monosema.core.errors import FileError, first_line
 from monosema.core.plain import is_same
+from monosema.core.words import counted
 from monosema.data.cache.manifest import CachePlan
 from monosema.data.cache.shards import ORIGIN
 
@@ -76,7 +77,9 @@ def parse_metadata(values: Any, shape: tuple[int, int], where: str) -> DrrikMeta
             raise ValueError("it is no mapping")
         n, width = shape
         if not is_same(_whole(values.get("n_samples", n)), n):
-            raise ValueError(f"it is of {_shown(values['n_samples'])} samples, the activations of {n:,}")
+            raise ValueError(
+                f"n_samples is {_shown(values['n_samples'])}, the activations are of {counted(n, 'sample')}"
+            )
         listed = values.get("samples_metadata")
         samples = _samples(() if listed is None else listed, n)
         if OWN in values:
@@ -92,7 +95,8 @@ def parse_metadata(values: Any, shape: tuple[int, int], where: str) -> DrrikMeta
         recorded = _whole(values.get("activation_dim", width))
         if width % len(names) or type(recorded) is not int or recorded not in (width, each):
             raise ValueError(
-                f"activation_dim is {_shown(values.get('activation_dim'))} for {len(names)} layers, the activations "
+                f"activation_dim is {_shown(values.get('activation_dim'))} for {counted(len(names), 'layer')}, the "
+                "activations "
                 f"are {width} wide"
             )
         sites = tuple((name, each) for name in names)
@@ -175,7 +179,7 @@ def _hook_names(paths: Any, model: str) -> list[str]:
 
 def _samples(values: Any, n: int) -> tuple[DrrikSample, ...]:
     if not isinstance(values, Sequence) or len(values) not in (0, n):
-        raise ValueError(f"samples_metadata is not one mapping for each of {n:,} samples")
+        raise ValueError(f"samples_metadata is not one mapping for each of {counted(n, 'sample')}")
     known: dict[int, Any] = {}
 
     def once(value: Any, convert: Callable[[Any], Any]) -> Any:

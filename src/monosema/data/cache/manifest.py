@@ -14,6 +14,7 @@ from typing import Any
 
 from monosema.core.errors import FileError
 from monosema.core.plain import dump_json, is_same, parse_json, require_version, text_in
+from monosema.core.words import counted
 from monosema.data.cache.folders import CacheFolder
 from monosema.data.cache.shards import DTYPES, ShardLayout, ShardRecord
 from monosema.data.sites import RowLayout
@@ -120,7 +121,8 @@ def read_manifest(folder: CacheFolder) -> Manifest:
             plan = CachePlan.parse(folder.read_json(PLAN), f"{folder}/{PLAN}")
             done = sum(bool(_CHUNK_NAME.fullmatch(name)) for name in folder.names())
             raise FileError(
-                f"the cache in {folder} is not finished ({done} of {plan.n_chunks} chunks); run the command that "
+                f"the cache in {folder} is not finished ({done} of {counted(plan.n_chunks, 'chunk')}); run the "
+                "command that "
                 "writes it again, it goes on from there"
             )
         raise FileError(f"{folder} holds no activation cache ({MANIFEST} is missing)")

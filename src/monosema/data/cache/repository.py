@@ -7,6 +7,7 @@ from pathlib import Path
 
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import looks_like_path
+from monosema.core.words import counted
 from monosema.data.cache.folders import LocalFolder, open_folder
 from monosema.data.cache.manifest import MANIFEST, read_manifest
 from monosema.data.cache.shards import require_shard
@@ -46,7 +47,8 @@ def push_cache(
             folder_path=local.path,
             allow_patterns=[MANIFEST, *(record.file for record in manifest.shards)],
             revision=revision,
-            commit_message=f"Activations: {manifest.n_rows:,} rows of {', '.join(manifest.plan.layout.hook_names)}",
+            commit_message=f"Activations: {counted(manifest.n_rows, 'row')} of "
+            f"{', '.join(manifest.plan.layout.hook_names)}",
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileError(f"the hub did not take {folder} as {repository!r}: {first_line(error)}") from error

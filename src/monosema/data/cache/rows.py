@@ -106,8 +106,8 @@ class ActivationCache:
         self._known_groups: dict[int, list[list[ShardRecord]]] = {}
         if not self._groups(0):
             raise DataError(
-                f"no group of shards in {folder} fills a batch of {batch_size} rows "
-                f"({self.manifest.n_rows:,} rows in all); lower batch_size or raise mix_bytes"
+                f"no group of shards in {folder} fills a batch of {counted(batch_size, 'row')} "
+                f"({counted(self.manifest.n_rows, 'row')} in all); lower batch_size or raise mix_bytes"
             )
         self._epoch = self._number = self._offset = 0
         self._last = (epochs, 0)
@@ -160,7 +160,8 @@ class ActivationCache:
                     self._last = (epoch, number)
                     return
         raise DataError(
-            f"the run wants {n_rows:,} rows, the cache gives {available:,} in {counted(self.epochs, 'epoch')}; set "
+            f"the run wants {counted(n_rows, 'row')}, the cache gives {available:,} in "
+            f"{counted(self.epochs, 'epoch')}; set "
             "epochs= higher, lower tokens, or cache more"
         )
 

@@ -19,6 +19,7 @@ from xxhash import xxh3_128
 from monosema.core.errors import FileError, first_line
 from monosema.core.plain import parse_json
 from monosema.core.tensors import file_pieces
+from monosema.core.words import counted
 from monosema.data.cache.folders import CacheFolder, Readable
 
 CacheDtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -158,9 +159,11 @@ def require_shard(folder: CacheFolder, layout: ShardLayout, record: ShardRecord)
     if size is None:
         raise FileError(f"{where} is missing; {_ADVICE}")
     if size != record.n_bytes:
-        raise FileError(f"{where} has {size:,} bytes, {record.n_bytes:,} were written; {_ADVICE}")
+        raise FileError(f"{where} has {counted(size, 'byte')}, {record.n_bytes:,} were written; {_ADVICE}")
     if record.n_rows * layout.row_bytes > size:
-        raise FileError(f"{where} is not a shard of this cache: {record.n_rows:,} rows do not fit into it; {_ADVICE}")
+        raise FileError(
+            f"{where} is not a shard of this cache: it is too short for {counted(record.n_rows, 'row')}; {_ADVICE}"
+        )
 
 
 def read_shard_into(

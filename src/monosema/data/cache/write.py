@@ -12,6 +12,7 @@ from torch import Tensor
 from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.logs import get_logger
+from monosema.core.words import counted
 from monosema.data.cache.folders import CacheFolder, open_folder, require_room, write_json
 from monosema.data.cache.manifest import (
     MANIFEST,
@@ -114,7 +115,9 @@ def _chosen(stream: ActivationStream, kept: Tensor, tokens: int | None) -> Tenso
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
     if tokens > int(kept.sum()):
-        raise DataError(f"{tokens:,} tokens wanted, the text has {int(kept.sum()):,}; give more text, or lower tokens")
+        raise DataError(
+            f"{counted(tokens, 'token')} wanted, the text has {int(kept.sum()):,}; give more text, or lower tokens"
+        )
     return order[: contexts_needed(kept[order], tokens)]
 
 

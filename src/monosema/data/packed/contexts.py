@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import require_regular, write_atomically
+from monosema.core.words import counted
 from monosema.data.packed.manifest import StoredShard
 from monosema.data.packing import PackedBlock, document_type
 
@@ -61,11 +62,11 @@ class StoredShards:
             except OSError as error:
                 raise FileError(f"cannot read {path}: {error.strerror or error}; {_ADVICE}") from error
             if n_bytes != shard.n_bytes:
-                raise FileError(f"{path} has {n_bytes:,} bytes, {shard.n_bytes:,} were written; {_ADVICE}")
+                raise FileError(f"{path} has {counted(n_bytes, 'byte')}, {shard.n_bytes:,} were written; {_ADVICE}")
             if shard.n_contexts * context_bytes > n_bytes:
                 raise FileError(
-                    f"{path} is no shard of packed tokens: {shard.n_contexts:,} contexts of {context_size:,} tokens do "
-                    f"not fit into its {n_bytes:,} bytes; {_ADVICE}"
+                    f"{path} is no shard of packed tokens: {counted(shard.n_contexts, 'context')} of "
+                    f"{counted(context_size, 'token')} do not fit into its {counted(n_bytes, 'byte')}; {_ADVICE}"
                 )
         self.ends = np.array(list(accumulate(shard.n_contexts for shard in shards)), dtype=np.int64)
         """Contexts up to the end of each."""
@@ -150,7 +151,7 @@ def _open(path: Path, shard: StoredShard, schema: Any, context_size: int) -> dic
         batch = pa.ipc.open_stream(content).read_next_batch()
         batch.validate(full=True)
         if not batch.schema.equals(schema) or batch.num_rows != shard.n_contexts:
-            raise ValueError(f"it holds {batch.num_rows} rows of {batch.schema}")
+            raise ValueError(f"it holds {counted(batch.num_rows, 'row')} of {batch.schema}")
         columns = {name: batch.column(name).flatten().to_numpy(zero_copy_only=True) for name in schema.names}
         return {name: column.reshape(shard.n_contexts, context_size) for name, column in columns.items()}
     except (pa.ArrowException, OSError, ValueError, StopIteration) as error:

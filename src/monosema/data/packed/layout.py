@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.files import write_atomically, write_json
+from monosema.core.words import counted
 from monosema.data.packed.manifest import Manifest, TokenPlan
 from monosema.formats.saelens import SAELENS_VERSION
 
@@ -81,8 +82,9 @@ tags:
 
 # Packed tokens
 
-{counts} contexts of {plan.context_size} tokens in `input_ids`, from {text.n_documents:,} documents of `{plan.source}`,
-tokenised with `{plan.tokenizer.name}`. Of the documents {text.n_heldout_documents:,} are held out, chosen by a hash of
+Contexts of {counted(plan.context_size, "token")} in `input_ids`: {counts}. They are of
+{counted(text.n_documents, "document")} of `{plan.source}`, tokenised with
+`{plan.tokenizer.name}`. Of the documents {text.n_heldout_documents:,} are held out, chosen by a hash of
 each, in contexts of their own.
 
 The mode of packing is `{plan.packing.mode}`. Every context begins with token {marks["begin_context"]}, every document

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from monosema.core.errors import FileError, UserError, first_line
+from monosema.core.words import counted
 from monosema.data.packed.contexts import StoredContexts
 from monosema.data.packed.layout import files
 from monosema.data.packed.manifest import MANIFEST, is_packed, read_manifest
@@ -41,7 +42,8 @@ def push_pretokenized(folder: str | os.PathLike[str], repository: str, *, privat
             folder_path=path,
             allow_patterns=[MANIFEST, *files(manifest)],
             delete_patterns=["train/*", "heldout/*"],
-            commit_message=f"{manifest.train.n_contexts:,} contexts of {manifest.plan.context_size} tokens",
+            commit_message=f"{counted(manifest.train.n_contexts, 'context')} of "
+            f"{counted(manifest.plan.context_size, 'token')}",
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from monosema.core.config import to_plain
 from monosema.core.errors import ConfigError, FileError
+from monosema.core.words import counted
 from monosema.data.packed.contexts import StoredShards
 from monosema.data.packed.manifest import Manifest, read_manifest
 from monosema.data.packing_config import Packing
@@ -65,7 +66,8 @@ def open_packed(
     if manifest.text is None:
         n_contexts = manifest.train.n_contexts + manifest.heldout.n_contexts
         raise FileError(
-            f"the tokens in {folder} are not finished ({n_contexts:,} contexts so far); run the command that writes "
+            f"the tokens in {folder} are not finished ({counted(n_contexts, 'context')} so far); run the command that "
+            "writes "
             "them again, it goes on from there"
         )
     decided = {"context_size": plan.context_size, "heldout_fraction": plan.heldout_fraction}

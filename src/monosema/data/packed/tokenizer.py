@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosema.core.errors import ConfigError
+from monosema.core.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,10 @@ class TokenizerIdentity:
         other = TokenizerIdentity.of(tokenizer)
         if other.vocab_sha256 != self.vocab_sha256:
             raise ConfigError(
-                f"{where} was made with the tokenizer {self.name} ({self.vocab_size:,} tokens), the model's is "
-                f"{other.name} ({other.vocab_size:,} tokens, {'another' if other.name == self.name else 'its own'} "
+                f"{where} was made with the tokenizer {self.name} ({counted(self.vocab_size, 'token')}), the model's "
+                "is "
+                f"{other.name} ({counted(other.vocab_size, 'token')}, "
+                f"{'another' if other.name == self.name else 'its own'} "
                 "vocabulary); use the model it was made for, or tokenise the text for this one"
             )
 

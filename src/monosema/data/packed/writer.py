@@ -12,6 +12,7 @@ import numpy as np
 
 from monosema.core.errors import DataError, FileError
 from monosema.core.files import free_disk, remove_leftovers
+from monosema.core.words import counted
 from monosema.data.corpus import Corpus
 from monosema.data.documents import TextFingerprint
 from monosema.data.file_formats import Document
@@ -125,7 +126,8 @@ class TokenWriter:
         n_bytes, free = contexts.ids.nbytes + contexts.documents.nbytes, free_disk(self._folder)
         if n_bytes > free:
             raise FileError(
-                f"the next file of tokens takes {n_bytes:,} bytes, {self._folder} has {free:,} free; free some, and "
+                f"the next file of tokens takes {counted(n_bytes, 'byte')}, {self._folder} has {free:,} free; free "
+                "some, and "
                 "the same command goes on, or choose another folder"
             )
         shard = write_shard(side.folder, len(side.stored.shards), contexts, keeps_documents=self._plan.keeps_documents)

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.core.words import counted
 from monosema.evaluation.benchmarks.absorption_report import AbsorptionReport, ParentAbsorption
 from monosema.evaluation.benchmarks.config import AbsorptionConfig
 from monosema.evaluation.benchmarks.intervals import Interval, few_units, n_units, resampled_means
@@ -96,7 +97,7 @@ def measure_absorption(
     for number, parent in enumerate(hierarchy):
         y = members[:, number]
         if not bool(y[train].any() and y[test].any() and (~y[train]).any()):
-            skipped[parent] = f"its {int(y.sum())} rows are too few to fit on some and test on others"
+            skipped[parent] = f"too few to fit on some and test on others: {counted(int(y.sum()), 'row')}"
             continue
         probe = fit_probe(rows.x_ND[train], y[train], weights_N=balanced_weights(y[train]), C=config.C)
         probes[parent] = probe
@@ -213,7 +214,8 @@ def _member_rows(labels: Sequence[str], parent: str, children: Sequence[str]) ->
     member = torch.tensor([label in names for label in labels], dtype=torch.bool)
     if not bool(member.any()) or bool(member.all()):
         raise DataError(
-            f"{int(member.sum())} of {len(labels)} rows belong to the parent {parent!r}; a probe needs rows of it and "
+            f"{int(member.sum())} of {counted(len(labels), 'row')} belong to the parent {parent!r}; a probe needs "
+            "rows of it and "
             "some of others"
         )
     return member

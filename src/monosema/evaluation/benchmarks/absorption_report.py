@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from monosema.core.words import counted
 from monosema.evaluation.benchmarks.config import AbsorptionConfig
 from monosema.evaluation.benchmarks.intervals import Interval
 from monosema.evaluation.benchmarks.report import BenchmarkReport, Cell, Table
@@ -61,7 +62,7 @@ class AbsorptionReport(BenchmarkReport):
     """The options."""
 
     def _title(self) -> str:
-        return f"feature absorption of {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
+        return f"feature absorption of {counted(self.d_sae, 'latent')} at {self.hook_name or 'a site not recorded'}"
 
     def _tables(self) -> list[Table]:
         heads = ("parent", "full", "fraction", "main latents", "their F1", "probe F1", "rows")

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from monosema.coders import Dictionary, Latents, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.core.words import counted
 from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.config import MetaConfig
 from monosema.evaluation.benchmarks.intervals import Interval, resampled_means
@@ -88,7 +89,8 @@ class MetaReport(BenchmarkReport):
         row = (self.kept == latent).nonzero()
         if not 0 <= which < len(self.dictionaries) or not len(row):
             raise ConfigError(
-                f"there is no decomposition of latent {latent} by meta-dictionary {which}: {self.d_sae} latents "
+                f"there is no decomposition of latent {latent} by meta-dictionary {which}: "
+                f"{counted(self.d_sae, 'latent')} "
                 f"({self.n_zero} without a direction), {len(self.dictionaries)} meta-dictionaries"
             )
         meta, place = self.dictionaries[which], int(row[0])
@@ -106,7 +108,8 @@ class MetaReport(BenchmarkReport):
 
     def _title(self) -> str:
         return (
-            f"meta-dictionaries of {self.d_sae:,} decoder directions at {self.hook_name or 'a site not recorded'}: "
+            f"meta-dictionaries of {counted(self.d_sae, 'decoder direction')} at "
+            f"{self.hook_name or 'a site not recorded'}: "
             f"fve {self.fve:.4f}, standard deviation {self.fve_std:.4f}"
         )
 
@@ -128,7 +131,9 @@ def decoder_directions(coder: Dictionary) -> tuple[Tensor, Tensor]:
     require_finite("W_dec", W_dec)
     kept = (W_dec.norm(dim=1) > 0).nonzero().squeeze(1)
     if len(kept) < 2:
-        raise DataError(f"{len(kept)} of {coder.d_sae} decoder rows are not zero; a dictionary of them needs two")
+        raise DataError(
+            f"{len(kept)} of {counted(coder.d_sae, 'decoder row')} are not zero; a dictionary of them needs two"
+        )
     return normalize(W_dec[kept], dim=1), kept.cpu()
 
 
@@ -173,7 +178,7 @@ def measure_meta(coder: Dictionary, metas: Mapping[int, SparseCoder]) -> MetaRep
         d_sae=coder.d_sae,
         hook_name=coder.hook_name_out or "",
         kept=kept,
-        notes=(f"{n_zero:,} latents without a direction are left out",) if n_zero else (),
+        notes=(f"{counted(n_zero, 'latent')} without a direction are left out",) if n_zero else (),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.words import counted
 from monosema.data.stdlib import HELDOUT_FRACTION, is_heldout_name, stdlib_modules
 from monosema.evaluation.benchmarks.config import ProbingConfig
 from monosema.evaluation.benchmarks.intervals import Interval, bootstrap_mean, few_units
@@ -66,9 +67,11 @@ def probe_texts(
     config = _checked(config, coder)
     texts, kinds = list(texts), sorted(set(labels), key=lambda label: (str(type(label)), label))
     if len(texts) != len(labels):
-        raise DataError(f"each text needs a label, got {len(texts)} texts and {len(labels)} labels")
+        raise DataError(
+            f"each text needs a label, got {counted(len(texts), 'text')} and {counted(len(labels), 'label')}"
+        )
     if len(kinds) < 2:
-        raise DataError(f"probes need texts of at least two labels, got {len(kinds)} in {len(texts)} texts")
+        raise DataError(f"probes need texts of at least two labels, got {len(kinds)} in {counted(len(texts), 'text')}")
     kinds = kinds[1:] if len(kinds) == 2 else kinds
     labels_NL = torch.tensor([[label == kind for kind in kinds] for label in labels])
     groups = same(texts)
@@ -161,7 +164,7 @@ def _report(
     notes += few_units(len(probed), "tasks")
     n_held_out = len(groups[torch.searchsorted(used, tasks.tasks[0].test.examples)].unique())
     if n_held_out < _FEW_TEXTS:
-        notes.append(f"only {n_held_out} texts are held out, so the intervals of single tasks are rough")
+        notes.append(f"the intervals of single tasks are rough: they rest on {counted(n_held_out, 'held-out text')}")
     return ProbingReport(
         sparse=tuple(
             SparseAccuracy(
@@ -225,6 +228,7 @@ def _checked(config: ProbingConfig | None, coder: Dictionary) -> ProbingConfig:
     config = ProbingConfig() if config is None else config
     if max(config.ks) > min(coder.d_sae, coder.d_in):
         raise ConfigError(
-            f"k={max(config.ks)} is more than the {coder.d_sae} latents or the {coder.d_in} dimensions; lower ks"
+            f"k={max(config.ks)} is more than the {counted(coder.d_sae, 'latent')} or the "
+            f"{counted(coder.d_in, 'dimension')}; lower ks"
         )
     return config

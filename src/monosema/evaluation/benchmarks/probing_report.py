@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from monosema.core.words import counted
 from monosema.evaluation.benchmarks.config import ProbingConfig
 from monosema.evaluation.benchmarks.intervals import Interval
 from monosema.evaluation.benchmarks.report import BenchmarkReport, Cell, Table
@@ -65,8 +66,9 @@ class ProbingReport(BenchmarkReport):
 
     def _title(self) -> str:
         return (
-            f"{self.d_sae:,} latents at {self.hook_name} of {self.model_name}: accuracy of probes on k of them, on k "
-            f"of {self.d_in:,} dimensions, and on all dimensions"
+            f"{counted(self.d_sae, 'latent')} at {self.hook_name} of {self.model_name}: accuracy of probes on k of "
+            "them, on k "
+            f"of {counted(self.d_in, 'dimension')}, and on all dimensions"
         )
 
     def _tables(self) -> list[Table]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary, Latents, SparseCoder
 from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.core.words import counted
 from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.measure import evaluation_mode, require_finite_weights
 from monosema.kernels import to_columns
@@ -107,7 +108,9 @@ def encode_rows(coder: Dictionary, rows: Tensor | EncodedRows) -> EncodedRows:
         raise DataError("there are no activations; give at least some rows of each class")
     if isinstance(rows, EncodedRows):
         if rows.latents.d_sae != coder.d_sae:
-            raise ShapeError(f"the rows have {rows.latents.d_sae} latents, the coder {coder.d_sae}; encode with it")
+            raise ShapeError(
+                f"the rows have {counted(rows.latents.d_sae, 'latent')}, the coder {coder.d_sae}; encode with it"
+            )
         return rows
     require_finite("activations", x_ND)
     x_ND = x_ND.detach()

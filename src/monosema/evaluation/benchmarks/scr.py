@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import DataError, ShapeError
+from monosema.core.words import counted
 from monosema.evaluation.benchmarks.ablation import AblatedLogits, strongest_latents
 from monosema.evaluation.benchmarks.config import AblationConfig
 from monosema.evaluation.benchmarks.intervals import Interval, few_units, n_units, resampled_means
@@ -65,7 +66,10 @@ class RemovalReport(BenchmarkReport):
     """The options."""
 
     def _title(self) -> str:
-        return f"spurious correlation removal with {self.d_sae:,} latents at {self.hook_name or 'a site not recorded'}"
+        return (
+            f"spurious correlation removal with {counted(self.d_sae, 'latent')} at "
+            f"{self.hook_name or 'a site not recorded'}"
+        )
 
     def _tables(self) -> list[Table]:
         return [

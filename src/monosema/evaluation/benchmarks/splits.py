@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.seeds import random_stream
+from monosema.core.words import counted
 from monosema.evaluation.benchmarks.config import ProbingConfig
 
 
@@ -46,7 +47,8 @@ def train_and_test(
         n_own, n_test = int((strata_N == stratum).sum()), int(is_test_N[strata_N == stratum].sum())
         if n_test in (0, n_own):
             raise DataError(
-                f"{n_own} rows of a class cannot be split: it needs a text to fit on and another to test on, each with "
+                f"{counted(n_own, 'row')} of a class cannot be split: it needs a text to fit on and another to test "
+                "on, each with "
                 "one label"
             )
     return (~is_test_N).nonzero()[:, 0], is_test_N.nonzero()[:, 0]

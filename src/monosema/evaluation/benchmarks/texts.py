@@ -14,6 +14,7 @@ from torch import Tensor
 from monosema.coders import Dictionary, Latents
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
+from monosema.core.words import counted
 from monosema.data.packing import packing_rule
 from monosema.data.packing_config import Packing
 from monosema.data.tokenise import encode
@@ -87,7 +88,7 @@ def make_prompt(model: LanguageModel, template: str, word: str) -> Prompt:
         raise DataError(f"the tokenizer of {model.name} makes no token of {word!r}; leave it out")
     if len(cut["input_ids"]) > framing.room:
         raise DataError(
-            f"the prompt of {word!r} has {len(cut['input_ids'])} tokens, more than the {framing.room} that "
+            f"the prompt of {word!r} has {counted(len(cut['input_ids']), 'token')}, more than the {framing.room} that "
             f"{model.name} has room for"
         )
     return Prompt(tuple(framing.around(cut["input_ids"])), framing.n_before + inside[-1])

@@ -111,7 +111,9 @@ def ground_truth(
     if coder.config.token_scaling != "none":
         ratio, notes = ratio * torch.nan, ["no magnitude_ratio: the coder scales tokens, so its latents have no unit"]
     if not bool(seen.all()):
-        notes.append(f"{int((~seen).sum())} features fire on no row; draw more (n_rows) to measure their detection")
+        notes.append(
+            f"features that fire on no row: {int((~seen).sum()):,}; draw more (n_rows) to measure their detection"
+        )
     notes += few_units(len(cosine), "features")
     matches = FeatureMatches(
         latent=latent,

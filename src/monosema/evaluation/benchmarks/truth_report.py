@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from monosema.core.words import counted
 from monosema.evaluation.benchmarks.config import TruthConfig
 from monosema.evaluation.benchmarks.intervals import Interval
 from monosema.evaluation.benchmarks.report import BenchmarkReport, Table
@@ -87,7 +88,7 @@ class GroundTruthReport(BenchmarkReport):
     """Each feature's numbers."""
 
     def _title(self) -> str:
-        return f"{self.d_sae:,} latents against {self.n_features:,} known features"
+        return f"{counted(self.d_sae, 'latent')} against {counted(self.n_features, 'known feature')}"
 
     def _tables(self) -> list[Table]:
         return [

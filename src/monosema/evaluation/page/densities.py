@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
+from monosema.core.words import counted
 from monosema.evaluation.page.axes import Axis
 from monosema.evaluation.page.markers import colour, named
 from monosema.evaluation.page.markup import element
@@ -50,7 +51,7 @@ def _card(row: Row, place: int, shares: Sequence[float] | None, x_axis: Axis, y_
     if shares is None:
         return element("figure", card, heading, element("p", {"class": "hint"}, "Its report has no firing densities."))
     n_dead = report.d_sae - report.n_alive
-    said = f"{report.d_sae:,} latents, {n_dead:,} never fired ({_percent(report.dead_fraction)})"
+    said = f"{counted(report.d_sae, 'latent')}, {n_dead:,} never fired ({_percent(report.dead_fraction)})"
     picture = element(
         "svg",
         {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "class": "plot", "role": "img", "aria-label": f"{row.name}: {said}"},
@@ -94,7 +95,7 @@ def _bars(counts: Sequence[int], shares: Sequence[float], place: int, x_axis: Ax
             where = f"on {_percent(10**low)} to {_percent(10**high)} of the tokens"
         top = min(y_axis.place(100 * of_all), _BOTTOM - 1)
         box = {"x": left, "width": right - left, "y": top, "height": _BOTTOM - top}
-        said = f"{count:,} latents ({_percent(of_all)}): {where}"
+        said = f"{counted(count, 'latent')} ({_percent(of_all)}): {where}"
         bars.append(
             element("rect", {**box, "class": "dead" if bin_ == 0 else colour(place)}, element("title", {}, said))
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, final
 
 from monosema.core.printable import printable
+from monosema.core.words import counted
 from monosema.evaluation.report import Interval, ModelLosses, Report
 
 _LOSS_FIELDS = {each.name for each in fields(ModelLosses)} - {"ablations", "intervals"}
@@ -87,7 +88,9 @@ class Row:
         if of_losses and self.model:
             model = f"{self.model} of {model}"
         known = report.tokens_fingerprint
-        tokens = f"tokens {known[:_SHOWN_FINGERPRINT]}" if known else f"{report.n_tokens:,} tokens not recorded"
+        tokens = (
+            f"tokens {known[:_SHOWN_FINGERPRINT]}" if known else f"{counted(report.n_tokens, 'token')} not recorded"
+        )
         return Ground(printable(model), printable(report.hook_name_out), printable(tokens))
 
     def _ablations(self) -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from monosema.core.printable import printable
+from monosema.core.words import counted
 from monosema.evaluation.page.markers import named
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
@@ -144,9 +145,9 @@ def _provenance(row: Row) -> tuple[str, ...]:
         site += f" → {report.hook_name_out}"
     tokens = [f"{report.n_tokens:,} of {report.split.replace('heldout', 'held-out') or 'a split not recorded'}"]
     if report.n_documents is not None:
-        tokens.append(f"{report.n_documents:,} documents")
+        tokens.append(counted(report.n_documents, "document"))
     if report.n_special_positions:
-        tokens.append(f"{report.n_special_positions:,} special positions left out")
+        tokens.append(f"{counted(report.n_special_positions, 'special position')} left out")
     tokens.append(_OVERLAPS[report.overlap])
     if report.tokens_fingerprint:
         tokens.append(f"sha256 {report.tokens_fingerprint[:16]}…")

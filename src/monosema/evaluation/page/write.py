@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from monosema.core.errors import ConfigError
 from monosema.core.files import write_atomically
 from monosema.core.page import assembled, asset, filled
+from monosema.core.words import counted
 from monosema.evaluation.page.curves import curves
 from monosema.evaluation.page.densities import densities
 from monosema.evaluation.page.latents import COLUMNS, latents_arrays, latents_header
@@ -34,7 +35,7 @@ def write_page(reports: Mapping[str, Report], path: str | os.PathLike[str]) -> N
     found = grounds(rows)
     table, reasons = figures_table(rows, found)
     names = [next(row.name for row in rows if row.dictionary == number) for number in range(len(reports))]
-    title = names[0] if len(names) == 1 else f"{len(names)} dictionaries compared"
+    title = names[0] if len(names) == 1 else f"{counted(len(names), 'dictionary', 'dictionaries')} compared"
     package = __package__
     body = filled(
         asset(package, "body.html"),
