@@ -37,12 +37,21 @@ from monosema.core.finite import all_finite
 from monosema.core.logs import get_logger
 from monosema.core.words import counted
 from monosema.formats import CoderSpec, native, saelens
-from monosema.formats.checkpoints import is_run, named_checkpoint, run_progress, tokens_wanted, unfinished_names
+from monosema.formats.checkpoints import (
+    is_run,
+    named_checkpoint,
+    run_progress,
+    runs_in,
+    tokens_wanted,
+    unfinished_names,
+)
 from monosema.formats.native import NativeSpec
 from monosema.formats.spec import Rule
 
 logger = get_logger("monosema.hub")
 
+_MOST_NAMES = 20
+"""Of the runs of a sweep, in an error."""
 _WHAT_TO_GIVE = (
     f"give the path of a run folder, or of a folder that holds {saelens.CONFIG_FILE}, or the hub's name of a "
     "repository (owner/name)"
@@ -361,6 +370,8 @@ def _local_folder(
             return checkpoint / "coder"
         if name is None or is_run(named):
             _refuse_unfinished(named)
+        if name is None:
+            _refuse_sweep(folder)
         under = f" under {name!r}" if name else ""
         raise FileError(f"{folder} holds no dictionary{under} ({saelens.CONFIG_FILE} is missing); {_WHAT_TO_GIVE}")
     if isinstance(source, Path) or looks_like_path(str(source)):
@@ -382,6 +393,21 @@ def _refuse_unfinished(run: Path) -> None:
         raise FileError(
             f"{run} is a run that has written no checkpoint yet{of}; start it again with the call that began it"
         )
+
+
+def _refuse_sweep(folder: Path) -> None:
+    """Raise ``FileError`` naming what there is, where ``folder`` holds several runs or dictionaries."""
+    inside = runs_in(folder)
+    if not inside:
+        return
+    names = ", ".join(each.name for each in inside[:_MOST_NAMES])
+    more = f" and {len(inside) - _MOST_NAMES:,} more" if len(inside) > _MOST_NAMES else ""
+    first, is_sweep = inside[0].name, any(map(is_run, inside))
+    compared = f"; `monosema evaluate {folder}` evaluates all that have finished" if is_sweep else ""
+    raise FileError(
+        f"{folder} {'is a sweep: it holds the runs' if is_sweep else 'holds the dictionaries'} {names}{more}. Give one "
+        f"by name, name={first!r} (--name {first}){compared}"
+    )
 
 
 def _download(repo: str, name: str | None, *, token: str | None, revision: str | None, force_download: bool) -> Path:

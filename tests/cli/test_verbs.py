@@ -348,6 +348,35 @@ def test_evaluate_compares_several_dictionaries(
     assert refused.count("leave out --crosscoder") == 5
 
 
+@pytest.fixture
+def sweep(run_folder: Path, tmp_path: Path) -> Path:
+    """Two runs that have finished, and one that has not."""
+    for name in ("a", "b", "begun"):
+        left_out = (".lock", "coder", "checkpoints") if name == "begun" else (".lock",)
+        shutil.copytree(run_folder, tmp_path / "sweep" / name, ignore=shutil.ignore_patterns(*left_out))
+    return tmp_path / "sweep"
+
+
+def test_evaluate_takes_the_finished_runs_of_a_sweep(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "reports.json"
+    assert main(["evaluate", str(sweep), "--n-tokens", "320", "--out", str(out)]) == 0
+    assert list(json.loads(out.read_text())) == [str(sweep / "a"), str(sweep / "b")]
+    assert f"{sweep} is a sweep: evaluating a, b, without 1 run that did not finish; --name" in capsys.readouterr().err
+    assert main(["evaluate", str(sweep), "--name", "b", "--n-tokens", "320", "--quiet", "--out", str(out)]) == 0
+    assert "fve" in json.loads(out.read_text())
+    assert main(["evaluate", str(sweep), "--crosscoder"]) == 2
+    assert "name one of a sweep with --name" in capsys.readouterr().err
+
+
+def test_verbs_of_one_dictionary_name_those_of_a_sweep(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["features", str(sweep), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert f"{sweep} is a sweep: it holds the runs a, b, begun. Give one by name, name='a' (--name a)" in said
+    assert f"`monosema evaluate {sweep}` evaluates all that have finished" in said
+
+
 @pytest.mark.parametrize("names", [["first", "second"], ["both"]])
 def test_evaluate_puts_dictionaries_in_the_place_of_mlps(
     names: list[str], mlp_runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,6 +12,7 @@ from monosema.cli.options import add_consent, load_libraries, models_given, pars
 from monosema.cli.output import show
 from monosema.core.errors import ConfigError
 from monosema.core.logs import get_logger
+from monosema.core.words import counted
 from monosema.runs.config import EvaluationOptions
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def run(arguments: Sequence[str]) -> int:
         "folders",
         nargs="*",
         metavar="FOLDER",
-        help="run folder, dictionary folder, or hub repository; several are compared on model and text of the first",
+        help="run folder, dictionary folder, sweep (all its finished runs), or hub repository; several are compared on "
+        "model and text of the first",
     )
     parser.add_argument("--name", help="dictionary inside a hub repository or folder of several")
     parser.add_argument("--text", help="evaluate on this text instead of the recorded one")
@@ -78,10 +80,15 @@ def run(arguments: Sequence[str]) -> int:
     )
     parsed = parse(EvaluationOptions, _joined(arguments), parser, section="evaluation", recorded=_recorded)
     extra, options = parsed.extra, parsed.config
+    if extra.name is None:
+        extra.folders = [each for folder in extra.folders for each in _dictionaries(folder, is_said=True)]
     if bool(extra.folders) == (extra.replace is not None):
         parser.error("name the folder of a run or of a dictionary, several to compare, or several after --replace")
     if extra.crosscoder and (extra.replace is not None or len(extra.folders) > 1):
-        raise ConfigError("--crosscoder measures one dictionary; leave out --replace and further folders")
+        raise ConfigError(
+            "--crosscoder measures one dictionary; leave out --replace and further folders, and name one of a sweep "
+            "with --name"
+        )
     if extra.site_units is not None and not extra.crosscoder:
         raise ConfigError("--site-units compares the sites of a crosscoder; add --crosscoder")
     if extra.outlier_norm_multiple != "recorded" and extra.replace is not None:
@@ -90,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
         if getattr(extra, option) is not None and (extra.crosscoder or len(extra.folders) != 1):
             raise ConfigError(
                 f"--{option.replace('_', '-')} writes the figures of one dictionary; leave out --crosscoder and "
-                "--replace, and name one folder"
+                "--replace, and name one folder (of a sweep, one run with --name)"
             )
     for option in ("csv", "html", "full"):
         if getattr(extra, option) and (extra.crosscoder or extra.replace is not None):
@@ -132,14 +139,32 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _dictionaries(folder: str, *, is_said: bool = False) -> list[str]:
+    """The folders of the finished runs of a sweep; ``folder`` itself where it is none, or none is finished."""
+    from monosema.formats.checkpoints import has_dictionary, is_run, runs_in
+
+    runs = [each for each in runs_in(Path(folder)) if is_run(each)]
+    finished = [run for run in runs if has_dictionary(run)]
+    if finished and is_said:
+        left = len(runs) - len(finished)
+        logger.info(
+            "%s is a sweep: evaluating %s%s; --name takes one alone",
+            folder,
+            ", ".join(run.name for run in finished),
+            f", without {counted(left, 'run')} that did not finish" if left else "",
+        )
+    return [str(run) for run in finished] or [folder]
+
+
 def _recorded(extra: argparse.Namespace) -> dict[str, Any]:
     """The options of evaluation that the first run recorded, as far as the verb takes them."""
     folders = extra.replace or extra.folders
     if not folders:
         return {}
+    first = folders[0] if extra.name is not None else _dictionaries(folders[0])[0]
     from monosema.runs.recorded_evaluation import recorded_evaluation
 
-    found = recorded_evaluation(folders[0], extra.name)
+    found = recorded_evaluation(first, extra.name)
     only = ("n_tokens",) if extra.replace or extra.crosscoder else tuple(found)
     return {name: value for name, value in found.items() if name in only}
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run folder, by name, and how far the run has come."""
+"""Run folders: whether a folder is one or holds several, a run's checkpoints by name, how far it has come; no torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from monosema.core.errors import FileError, UserError
 from monosema.core.files import read_json
 from monosema.core.plain import mapping_in, whole_in
 from monosema.core.words import counted
+
+CONFIG_FILE = "cfg.json"
+"""The file by which a folder is that of a dictionary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,18 @@ def tokens_wanted(run: Path) -> int | None:
 def is_run(folder: Path) -> bool:
     """Whether ``folder`` is that of a run, finished or not."""
     return (folder / "config.yaml").is_file() and (folder / "run.json").is_file()
+
+
+def has_dictionary(folder: Path) -> bool:
+    """Whether ``folder`` is that of a finished run or of a dictionary."""
+    return any((home / CONFIG_FILE).exists() for home in (folder, folder / "coder"))
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs and dictionaries in the folder of a sweep, by name; none where ``folder`` is no sweep."""
+    if not folder.is_dir() or is_run(folder) or has_dictionary(folder):
+        return []
+    return [each for each in sorted(folder.iterdir()) if each.is_dir() and (is_run(each) or has_dictionary(each))]
 
 
 def unfinished_names(run: Path) -> list[str]:

@@ -20,12 +20,13 @@ from monosema.core.errors import FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.finite import all_finite
 from monosema.core.plain import flag_in, list_in, mapping_in, text_in, whole_in
+from monosema.formats.checkpoints import CONFIG_FILE
 from monosema.formats.checks import checked_density, checked_metadata, checked_saelens
 from monosema.formats.processing import CLASS, KWARGS, read_transform, written_kwargs
 from monosema.formats.spec import CoderSpec, Rule, TokenScaling
 from monosema.formats.tensors import read_tensors
 
-CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+WEIGHTS_FILE, SPARSITY_FILE = "sae_weights.safetensors", "sparsity.safetensors"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, SPARSITY_FILE)
 """All that a folder of this format holds."""
 SAELENS_VERSION = "6.54.12"
