@@ -69,3 +69,4 @@ def test_readme_can_be_followed(tmp_path: Path) -> None:
         assert (runs / run / "report.json").exists(), run
     for run in ("first", "second"):
         assert (runs / run / "features.html").exists(), run
+    assert (runs / "features" / "features.json").exists()

@@ -192,6 +192,30 @@ def test_features_writes_a_page_and_prints_a_latent(
     assert "3" in capsys.readouterr().out
 
 
+def test_features_that_were_kept_label_a_reading(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    reading = ["read", "the fox", "--dictionary", str(run_folder), "--features", str(kept), "--quiet"]
+    assert main(reading) == 2
+    assert (
+        f"{kept} holds no features (features.json is missing); `monosema features RUN --save" in capsys.readouterr().err
+    )
+    few = ["features", str(run_folder), "--tokens", "640", "--quiet", "--out", str(tmp_path / "page.html")]
+    assert main([*few, "--save", str(kept)]) == 0
+    assert f"saved features: {kept}" in capsys.readouterr().out
+    store = ms.FeatureStore.load(kept)
+    assert store.numbers.n_tokens <= 640
+    out = tmp_path / "reading.json"
+    assert main([*reading, "--out", str(out)]) == 0
+    labels = [latent["label"] for token in json.loads(out.read_text())["tokens"] for latent in token["latents"]]
+    assert any(labels)
+    (tmp_path / "page.html").unlink()
+    assert main([*few, "--save", str(run_folder)]) == 2  # before anything is collected
+    assert "holds no features; choose another place" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_read_prints_the_latents_of_each_token(
     run_folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

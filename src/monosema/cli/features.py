@@ -1,4 +1,4 @@
-"""``monosema features``: collect what each latent responds to and write the page that shows it."""
+"""``monosema features``: collect what each latent responds to, write the page that shows it, and keep it if asked."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--contexts", type=whole, default=10, help="best contexts kept per latent (default 10)")
     parser.add_argument("--out", type=Path, help="the page; FOLDER/features.html by default")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="FOLDER",
+        help="also keep the features there, for monosema read --features FOLDER and FeatureStore.load",
+    )
     parser.add_argument("--latent", type=whole, help="print one latent in the terminal instead of writing the page")
     add_logging(parser)
     extra = parser.parse_args(list(arguments))
@@ -34,9 +40,12 @@ def run(arguments: Sequence[str]) -> int:
     load_libraries("monosema.runs.demo")
     from monosema.core.progress import doing
     from monosema.features import collect_features
+    from monosema.features.saved import check_place
     from monosema.runs import open_session
     from monosema.runs.features_page import page_figures, tokens_evaluated
 
+    if extra.save is not None:
+        check_place(extra.save)
     given = {"text": extra.text, "model": extra.model}
     overrides = {name: value for name, value in given.items() if value is not None}
     session = open_session(
@@ -46,6 +55,8 @@ def run(arguments: Sequence[str]) -> int:
     store = collect_features(
         session.coder, session.models, session.tokens, n_tokens=n_tokens, contexts_per_latent=extra.contexts
     )
+    if extra.save is not None:
+        show(f"saved features: {store.save(extra.save)}")
     if extra.latent is not None:
         show(store[extra.latent])
         return 0

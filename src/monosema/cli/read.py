@@ -37,7 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--chat", action="store_true", help="the prompt is a user's message in the model's chat format")
     parser.add_argument(
-        "--features", type=Path, metavar="FOLDER", help="saved features of the dictionary, which label its latents"
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="features that monosema features --save FOLDER kept, which label the latents",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write one offline page")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the reading as JSON")

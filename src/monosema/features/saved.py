@@ -37,10 +37,15 @@ _INTEGERS = (
 """The arrays of whole numbers; the others are floats."""
 
 
-def save_store(store: FeatureStore, folder: Path) -> Path:
-    """See ``FeatureStore.save``."""
+def check_place(folder: Path) -> None:
+    """Raise ``FileError`` where ``folder`` holds something else than features, which saving would replace."""
     if folder.exists() and not (folder / _FACTS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileError(f"{folder} exists and holds no features; choose another place, or remove it first")
+
+
+def save_store(store: FeatureStore, folder: Path) -> Path:
+    """See ``FeatureStore.save``."""
+    check_place(folder)
     tensors: dict[str, Tensor] = {}
     for group in _GROUPS:
         part = getattr(store, group)
@@ -63,6 +68,12 @@ def save_store(store: FeatureStore, folder: Path) -> Path:
 def load_store(folder: Path) -> FeatureStore:
     """See ``FeatureStore.load``."""
     where = folder / _FACTS
+    if not where.is_file():
+        raise FileError(
+            f"{folder} holds no features ({_FACTS} is missing); `monosema features RUN --save {folder}` writes them, "
+            "and "
+            "so does FeatureStore.save"
+        )
     facts = read_json(where)
     if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         raise FileError(f"{folder / _FACTS} is not a feature store of this version ({_FORMAT!r})")

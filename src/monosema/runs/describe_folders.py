@@ -155,7 +155,7 @@ def _feature_lines(folder: Path) -> dict[str, str]:
         "site": made.site,
         "contexts": f"{store.windows.context.shape[1]} best of each latent, {counted(made.context_size, 'token')} each",
         **{f"note {number}": note for number, note in enumerate(made.notes, 1)},
-        "to read it": f"monosema.FeatureStore.load({str(folder)!r})",
+        "to read it": f"monosema.FeatureStore.load({str(folder)!r}), or monosema read PROMPT --features {folder}",
     }
 
 
