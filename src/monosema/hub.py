@@ -35,6 +35,7 @@ from monosema.core.errors import ConfigError, DataError, FileError, ShapeError, 
 from monosema.core.files import atomic_folder, looks_like_path
 from monosema.core.finite import all_finite
 from monosema.core.logs import get_logger
+from monosema.core.peers import explains_options
 from monosema.core.words import counted
 from monosema.formats import CoderSpec, native, saelens
 from monosema.formats.checkpoints import (
@@ -58,6 +59,7 @@ _WHAT_TO_GIVE = (
 )
 
 
+@explains_options
 def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Tensor | None = None) -> Path:
     """Write ``coder`` as a folder that ``load`` reads, and SAELens too where it has such a class.
 
@@ -108,6 +110,7 @@ def _require_replaceable(target: Path) -> None:
         raise FileError(f"{target} holds more than a dictionary ({shown}); save it to a new folder, say {target}/coder")
 
 
+@explains_options
 def load(
     source: str | os.PathLike[str],
     name: str | None = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -64,6 +65,8 @@ PEERS_OPTIONS = {
     "normalize_sae_decoder": "training.decoder",
     "normalize_activations": "training.input_scaling",
     "from_pretrained_path": "coder.start_from",
+    "release": "source (load's first argument)",
+    "sae_id": "name (load's second argument)",
     "training_tokens": "training.tokens",
     "total_training_samples": "training.tokens",
     "steps": "training.tokens (steps times stream.batch_size)",
@@ -130,11 +133,16 @@ def explains_options(target: F) -> F:
     return _explained(target, target.__name__)  # type: ignore[return-value]
 
 
+def _holds_whole_numbers(annotation: Any) -> bool:
+    words = re.findall(r"\w+", inspect.formatannotation(annotation))
+    return "int" in words and "float" not in words
+
+
 def _explained(function: Callable[..., Any], called: str) -> Callable[..., Any]:
     parameters = inspect.signature(function).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    whole = {each.name for each in parameters if each.annotation in (int, "int", "int | None")}
+    whole = {each.name for each in parameters if _holds_whole_numbers(each.annotation)}
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 
 WhenDry = Literal["stop", "go_on"]
 """What a mixture does when a part has no more documents: end there, or go on with the other parts."""
@@ -31,6 +32,7 @@ MIXTURE = "mixture"
 """Recorded as the source where several are mixed."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TextSource:
     """One source of text, and which of its documents are meant; see ``load_tokens`` for what may be a source."""
@@ -79,6 +81,7 @@ class TextSource:
         return {**kept, **({"options": plain} if plain else {})}
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
     """Several sources in one corpus, in shares of its tokens.

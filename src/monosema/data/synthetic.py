@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 from monosema.core.seeds import random_stream
 
 CHUNK = 65_536
 """Rows drawn at a time; a draw does not depend on how many rows are asked for beyond whole chunks."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class SyntheticFeatures:
     """Rows ``x = Σ_i a_i d_i``: sparse non-negative ``a`` on fixed random unit directions ``d``, with no noise.

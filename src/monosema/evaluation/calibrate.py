@@ -11,11 +11,13 @@ from torch import Tensor
 from monosema.coders import SparseCoder
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.peers import explains_options
 from monosema.evaluation.activations import ROWS_PER_STEP, row_batches, split_row, unmoved
 from monosema.kernels import select_batch_top_k
 from monosema.metrics import require_finite
 
 
+@explains_options
 @torch.no_grad()
 def calibrate_threshold(
     coder: SparseCoder,

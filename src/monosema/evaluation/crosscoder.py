@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from monosema.coders import Dictionary, SparseCoder
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError, DataError, ShapeError
+from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.outliers import NormRule
@@ -74,6 +75,7 @@ class _Sums:
         return _Sums(self.rows + other.rows, self.scaling + other.scaling, self.norms + other.norms)
 
 
+@explains_options
 def evaluate_crosscoder(
     coder: Dictionary,
     model: Models | None = None,

@@ -16,6 +16,7 @@ from torch import Tensor
 from monosema.core.config import made_of
 from monosema.core.errors import ConfigError, FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
+from monosema.core.peers import explains_options
 from monosema.core.plain import mapping_in, texts_in
 from monosema.core.printable import escaped, terminal_lines
 from monosema.core.words import counted
@@ -27,6 +28,7 @@ _FORMAT = "monosema crosscoder report 1"
 _SIZES_DIFFER = 1.5
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class CrosscoderThresholds:
     """Where shares and ν are cut into classes."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from monosema.coders import SparseCoder
 from monosema.core.errors import ConfigError, DataError, UserError
+from monosema.core.peers import explains_options
 from monosema.data import Packing, TokenSplit, load_tokens
 from monosema.data.trained_on import log_model_notes
 from monosema.evaluation.evaluate import evaluate
@@ -27,6 +28,7 @@ class LossRecovered(NamedTuple):
     """``(loss_zero - loss_reconstructed) / (loss_zero - loss_original)``; NaN where zero changes nothing."""
 
 
+@explains_options
 def loss_recovered(
     text: str | Sequence[str],
     model: LanguageModel,

@@ -9,6 +9,7 @@ from torch import Tensor
 from monosema.coders import CrossLayerTranscoder, Dictionary, SparseCoder
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.trained_on import model_notes
@@ -39,6 +40,7 @@ _LOSSES = {
 """By field of ``ReplacementReport``, that of ``ModelLosses``."""
 
 
+@explains_options
 def evaluate_replacement(
     coders: Dictionary | Sequence[Dictionary] | Mapping[str, Dictionary],
     model: LanguageModel,

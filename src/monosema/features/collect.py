@@ -14,6 +14,7 @@ from torch import Tensor
 from monosema.coders import Dictionary, SparseCoder
 from monosema.coders.variant import variant_words
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
 from monosema.data.named_models import NamedModels, split_site_name
@@ -32,6 +33,7 @@ _PRE_ACTIVATIONS_PER_STEP = {"cpu": 2**23}
 """Pre-activations computed at once, by device (2**28 where not named), so that wide dictionaries fit."""
 
 
+@explains_options
 def collect_features(
     coder: Dictionary,
     model: LanguageModel | Mapping[str, LanguageModel],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monosema.coders import CrossLayerTranscoder, Dictionary
 from monosema.core.errors import ConfigError, DataError
+from monosema.core.peers import explains_options
 from monosema.core.words import counted
 from monosema.data import packing_rule
 from monosema.data.chat import conversation_text, is_conversation
@@ -42,6 +43,7 @@ PrependBos = bool | Literal["auto"]
 _LABEL_TOKENS = 3
 
 
+@explains_options
 @torch.no_grad()
 def read_prompt(
     model: LanguageModel | Mapping[str, LanguageModel],

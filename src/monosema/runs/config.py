@@ -17,6 +17,7 @@ MAIN_MODEL = "base"
 """What ``model`` is called where ``other_models`` stand beside it."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The language model; see ``load_model``."""
@@ -44,6 +45,7 @@ class ModelOptions:
     """That of the weights; a run records it, and one that is given is held against the weights loaded."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TokenOptions:
     """The text; see ``load_tokens``."""
@@ -95,6 +97,7 @@ class TokenOptions:
                 raise ConfigError(f"mixture has parts with options of their own; leave out {' and '.join(own)}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions:
     """The activations; see ``ActivationStream``."""
@@ -128,6 +131,7 @@ class StreamOptions:
     """A row whose norm at a site exceeds so many times the median there is left out; null leaves no row out."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions:
     """What is written of a stream: ``write_cache``."""
@@ -144,6 +148,7 @@ class CacheOptions:
     """How many there are."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
     """``monosema cache``: model, text and stream as of a run, and what is written."""
@@ -158,6 +163,7 @@ class CacheConfig:
     """What is written."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TokenizerOptions:
     """The tokenizer alone, as it comes with a model."""
@@ -170,6 +176,7 @@ class TokenizerOptions:
     """Whether code that comes with it may run; the command line or the environment says so, no file can."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class PretokenizeConfig:
     """``monosema pretokenize``: text, and the tokenizer of the models it is for."""
@@ -190,6 +197,7 @@ class PretokenizeConfig:
                 )
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class CacheSource:
     """A cache of activations in place of model, text and stream; see ``ActivationCache``."""
@@ -226,6 +234,7 @@ class CacheSource:
     """Where the dictionary is trained; a GPU where there is one."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class CoderOptions:
     """The dictionary; widths of input and output come from the sites."""
@@ -290,6 +299,7 @@ class EvaluationOptions:
     """What the site becomes in the ablated run; of both, the flat figures are those of zero."""
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides what a run computes."""

@@ -14,6 +14,7 @@ from typing import Any
 from monosema.core.errors import ConfigError, DataError, UserError
 from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.memory import readable_bytes
+from monosema.core.peers import explains_options
 from monosema.core.progress import doing, short_number
 from monosema.core.words import counted
 from monosema.data import Tokens
@@ -65,6 +66,7 @@ class Plan:
         return {**_size_lines(self.needs), **({} if self.times is None else _time_lines(self.pace, self.times))}
 
 
+@explains_options
 def plan(
     config: RunConfig,
     *,

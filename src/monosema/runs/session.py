@@ -12,6 +12,7 @@ from monosema import hub
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.facts import Facts, shown_as_facts
+from monosema.core.peers import explains_options
 from monosema.core.progress import doing
 from monosema.core.words import counted
 from monosema.data import ActivationCache, ActivationStream, Tokens
@@ -86,6 +87,7 @@ class Session:
         )
 
 
+@explains_options
 def open_session(
     folder: str | os.PathLike[str],
     name: str | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosema.core.errors import DataError
 from monosema.core.finite import all_finite
+from monosema.core.peers import explains_options
 from monosema.core.words import counted
 
 Points = Tensor | np.ndarray
@@ -36,6 +37,7 @@ class GeometricMedian:
         return self.termination == "converged"
 
 
+@explains_options
 def geometric_median(
     points: Points | Sequence[Points],
     weights: Points | None = None,

@@ -17,6 +17,7 @@ from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.logs import get_logger
+from monosema.core.peers import explains_options
 from monosema.core.seeds import random_stream
 from monosema.core.words import counted
 from monosema.kernels.precision import Shadows
@@ -69,6 +70,7 @@ class NonFiniteStepError(DataError):
     """A step whose loss or gradients were not finite; the weights are those before it."""
 
 
+@explains_options
 class Trainer:
     """Trains ``coder`` in place on rows ``[B, d_in]`` (or ``[B, d_in + d_out]`` where it writes other sites).
 

@@ -14,6 +14,7 @@ from monosema.core.config import differences
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.memory import readable_bytes
+from monosema.core.peers import explains_options
 from monosema.core.recycling import Recycler
 from monosema.core.seeds import random_stream
 from monosema.core.words import counted
@@ -30,6 +31,7 @@ MIX_BYTES = 2**30
 LEAST_MIXED = 8
 
 
+@explains_options
 @shown_as_facts
 class ActivationCache:
     """Rows of a cache, shuffled, resumable to the bit.

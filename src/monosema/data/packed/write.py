@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from monosema.core.config import differences, to_plain
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import cannot_write
+from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
 from monosema.data.config import TextSource
 from monosema.data.contexts import special_token_ids
@@ -33,6 +34,7 @@ SHARD_BYTES = 2**26
 """About the size of a shard: seconds of work to lose at most, and few enough files."""
 
 
+@explains_options
 def pretokenize(
     source: Any,
     tokenizer: Any,

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
+from monosema.core.peers import explains_options
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class TruthConfig:
     """Of ``ground_truth``."""
@@ -26,6 +28,7 @@ class TruthConfig:
             raise ConfigError(f"threshold must be in [-1, 1), got {self.threshold}")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class ProbingConfig:
     """Of ``probe_texts`` and ``probe_tokens``; the defaults are SAEBench's (0.6.0, ``sparse_probing``)."""
@@ -57,6 +60,7 @@ class ProbingConfig:
         _positive(self, "C")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class AbsorptionConfig:
     """Constants of ``measure_absorption``; the defaults are those of SAEBench 0.6.0."""
@@ -94,6 +98,7 @@ class AbsorptionConfig:
         _positive(self, "C")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig:
     """How latents are taken out under probes, in ``targeted_perturbation`` and ``spurious_removal``."""
@@ -114,6 +119,7 @@ class AblationConfig:
         _positive(self, "C")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class RavelConfig:
     """How ``cause_and_isolation`` chooses latents and draws pairs; SAEBench's (0.6.0, ``ravel``) where it has them."""
@@ -148,6 +154,7 @@ class RavelConfig:
         _positive(self, "lr")
 
 
+@explains_options
 @dataclass(frozen=True, kw_only=True)
 class MetaConfig:
     """How ``monosema.runs.decoder_structure`` trains meta-dictionaries; SAEBench's (0.6.0, ``meta_structure``)."""
