@@ -10,19 +10,10 @@ from monosema.core.compiling import CompileMode, check_compile_mode
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
+from monosema.metrics.figures import BEST
 from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
 InputScaling = Literal["expected_norm", "expected_norm_one", "whitening", "constant_norm", "layer_norm", "none"]
-BEST: dict[str, Literal["highest", "lowest"]] = {
-    "heldout/fve": "highest",
-    "heldout/dead_fraction": "lowest",
-    "heldout/ce_spliced": "lowest",
-    "heldout/ce_loss_score": "highest",
-    "heldout/kl": "lowest",
-    "heldout/kl_score": "highest",
-    "heldout/top1_agreement": "highest",
-}
-"""Figures that ``keep_best`` may name, and which value is the best; of several models, followed by ``/name``."""
 PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")
 """The input scalings that are not linear and stay in the coder."""
 
