@@ -107,7 +107,7 @@ def test_every_number_shown_is_a_field():
     assert [*shown_in_groups(Report)] == list(GROUPS)
 
 
-def test_losses_of_a_model_that_lack_a_figure_are_damaged(tmp_path):
+def test_losses_of_a_model_may_be_older_than_a_figure_but_not_damaged(tmp_path):
     losses = dict.fromkeys(figures_of(PredictionFigures), 1.0) | {"n_predicted_tokens": 3, "ablations": {}}
     whole = report().to_dict() | {"models": {"chat": losses}}
     assert Report.from_dict(whole).models["chat"].kl == 1.0
@@ -115,8 +115,14 @@ def test_losses_of_a_model_that_lack_a_figure_are_damaged(tmp_path):
     (tmp_path / "report.json").write_text(
         json.dumps(whole | {"models": {"chat": {name: each for name, each in losses.items() if name != "kl"}}})
     )
-    with pytest.raises(FileError, match="kl missing"):
+    assert math.isnan(Report.load(tmp_path / "report.json").models["chat"].kl)
+    (tmp_path / "report.json").write_text(
+        json.dumps(whole | {"models": {"chat": losses | {"n_predicted_tokens": None}}})
+    )
+    with pytest.raises(FileError, match="n_predicted_tokens"):
         Report.load(tmp_path / "report.json")
+    with pytest.raises(TypeError, match="kl missing; only figures of attention patterns may be None"):
+        ModelLosses(**{name: each for name, each in losses.items() if name != "kl"}, intervals={})
     with pytest.raises(FileError, match="ce_clean"):
         Report.from_dict(whole | {"ce_clean": "much"})
     with pytest.raises(FileError, match="ce_clean"):

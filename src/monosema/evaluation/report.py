@@ -282,9 +282,13 @@ def intervals_of(values: Mapping[str, Any]) -> dict[str, Interval]:
 
 
 def _numbers(kind: type[AblationLosses | ModelLosses], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of ``kind`` from their JSON: None is NaN again but in those that are not always measured."""
-    optional = figures_of(PatternFigures)
-    return {name: value if name in optional else _number(value) for name, value in plain.items() if name not in _NESTED}
+    """The figures of ``kind`` from their JSON: None is NaN again but in those that are not always measured, and so is
+    what a file does not have that was written before the figure was there."""
+    rows = figures_of(kind)
+    older = {name: math.nan for name, row in rows.items() if row.needs == "predictions" and row.bounds is not None}
+    optional = {name for name, row in rows.items() if row.needs == "patterns"}
+    known = {name: value for name, value in plain.items() if name not in _NESTED}
+    return older | {name: value if name in optional else _number(value) for name, value in known.items()}
 
 
 def _number(value: float | None) -> float:

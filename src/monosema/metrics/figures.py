@@ -5,7 +5,8 @@ A row is a field of one of the dataclasses below: its name, type and meaning are
 it says so, the page, the training log and the choices of ``keep_best``. What is ``of`` a figure computes it. Only a
 quantity that is not summed yet needs a second file, the one that sums it. ``docs/metrics.md`` is written from the rows
 by ``scripts/figures_table.py``. Nothing here needs torch; ``figure.py`` says what a row holds, and
-``figures_of_runs.py`` has the rows that compare runs of a model.
+``figures_of_runs.py`` has the rows that compare runs of a model. A figure that is added later gets a default, so that
+older reports are still read.
 """
 
 from __future__ import annotations

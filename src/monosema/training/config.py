@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from monosema.coders.config import TokenScaling
@@ -11,7 +11,7 @@ from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.metrics.figures import BEST
-from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
+from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity, TermConfig
 
 InputScaling = Literal["expected_norm", "expected_norm_one", "whitening", "constant_norm", "layer_norm", "none"]
 PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")
@@ -165,6 +165,12 @@ class TrainingConfig:
                 f"keep_best={best!r} is no figure of held-out rows with a best value; known: {', '.join(BEST)}",
             )
             _require(self.eval_every > 0, f"keep_best={best!r} is measured while training; set eval_every, too")
+
+    @property
+    def further_terms(self) -> tuple[TermConfig, ...]:
+        """The terms beside reconstruction and sparsity, in the order of the fields."""
+        values = (getattr(self, each.name) for each in fields(self))
+        return tuple(value for value in values if isinstance(value, TermConfig))
 
     def main_steps(self, batch_size: int) -> int:
         """Steps before the fine-tuning phase: of all that is trained, where there is none."""
