@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -88,6 +90,11 @@ def test_a_terms_gradients_are_those_of_autograd(kind, levels, parts):
         torch.testing.assert_close(gained, torch.zeros_like(gained) if gradient is None else shares * gradient)
     assert float(both.terms["fourth"]) == pytest.approx(shares * float(loss.detach()), rel=1e-12)
     assert [*both.terms] == ["mse", "fourth"]
+
+
+def test_a_file_with_a_term_and_its_config_loads_without_torch():
+    code = "import sys; sys.modules['torch'] = None; import monosema.training.term, monosema.training.terms"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_further_field_of_the_config_trains_and_is_logged():

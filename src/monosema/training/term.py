@@ -2,7 +2,8 @@
 
 A term has a name, a value, and gradients with respect to the dictionary's output and to the latents of each of its
 parts. A further term takes two files: its own, with its config (a ``terms.TermConfig``, whose ``build`` makes it), and
-``config.py``, which has a field for that config. ``connection.py`` is a short one to start from.
+``config.py``, which has a field for that config. Configs are read without torch, so neither this file nor a term's own
+imports it when it is loaded.
 
 Shape letters: B tokens, G nested levels, I input width, O output width.
 """
@@ -13,14 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from torch import Tensor
-
-from monosema.coders import Encoding
-from monosema.coders.encoding import Contribution
-from monosema.coders.stack import Dictionary
-from monosema.kernels import Levels
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from monosema.coders import Encoding
+    from monosema.coders.encoding import Contribution
+    from monosema.coders.stack import Dictionary
+    from monosema.kernels import Levels
     from monosema.training.revive import Dead
 
 
