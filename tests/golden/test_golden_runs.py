@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import golden
 import pytest
 import torch
 
 import monosema as ms
 from monosema.core.config import from_plain, to_plain
 from monosema.runs.config import CacheConfig
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import golden  # noqa: E402
 
 NAMES = golden.names()
 REPORT_TOLERANCE = 1e-6
