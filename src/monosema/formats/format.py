@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from monosema.formats.spec import DictionarySpec
 
@@ -21,6 +21,7 @@ class Fit:
         return self.reason is None
 
 
+@runtime_checkable
 class Format(Protocol):
     """A layout of files that hold one trained dictionary.
 
