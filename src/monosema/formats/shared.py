@@ -18,6 +18,8 @@ CONFIG_FILE, SPARSITY_FILE = "cfg.json", "sparsity.safetensors"
 
 def peek(path: Path) -> Mapping[str, Any]:
     """The mapping in a JSON file; empty where the file is missing, damaged, or holds something else."""
+    if not path.is_file():  # also for a name that no file can have
+        return {}
     try:
         config = read_json(path)
     except UserError:
