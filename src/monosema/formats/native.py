@@ -16,7 +16,6 @@ from torch import Tensor
 from monosema.core.config import from_plain, to_plain
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import read_json, write_json
-from monosema.core.finite import all_finite
 from monosema.core.metadata import checked_metadata
 from monosema.core.plain import require_version
 from monosema.core.tensors import read_tensors
@@ -24,6 +23,7 @@ from monosema.formats.format import Fit
 from monosema.formats.shared import (
     CONFIG_FILE,
     SPARSITY_FILE,
+    FileTensors,
     peek,
     read_density,
     write_density,
@@ -47,7 +47,6 @@ VERSION = 1
 _START = ("decoder_init", "decoder_init_norm", "encoder_init", "seed")
 _ACTIVATION = "activation."
 """Before the names of the activation's tensors."""
-_UNFIT = "the file's tensors do not fit its config"
 
 Options = TypeVar("Options", "_CoderOptions", "_StackOptions")
 
@@ -119,7 +118,7 @@ class NativeFormat:
         metadata = checked_metadata(config.get("metadata"), where)
         tensors = read_tensors(place / WEIGHTS_FILE)
         read = _read_coder if kind == "coder" else _read_stack
-        spec = read(plain, _Taken(tensors, place / WEIGHTS_FILE), where)
+        spec = read(plain, FileTensors(tensors, place / WEIGHTS_FILE), where)
         return replace(spec, metadata=metadata, log10_density=read_density(place))
 
     def can_hold(self, spec: DictionarySpec) -> Fit:
@@ -212,51 +211,6 @@ def _widths(sites: tuple[SiteSpec, ...]) -> tuple[int, ...]:
 # -- reading
 
 
-class _Taken:
-    """The tensors of a file, each taken once and held to the shape that the config gives it."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], where: Path):
-        self._left, self._where = dict(tensors), where
-        self._of_activation: dict[str, list[str]] = {}
-        for name in tensors:
-            prefix, _, rest = name.partition(_ACTIVATION)
-            if rest:
-                self._of_activation.setdefault(prefix, []).append(rest)
-        self.most_sites = max(len(tensors), *(max(tensor.shape, default=0) for tensor in tensors.values()), 0)
-        """A config of more sites than tensors, or values in the widest one, is of another file."""
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        tensor = self._left.pop(name, None)
-        if tensor is None or tuple(tensor.shape) != shape or not all_finite(tensor):
-            raise self.unfit(name, shape, tensor)
-        return tensor
-
-    def take_if_there(self, name: str, *shape: int) -> Tensor | None:
-        return self.take(name, *shape) if name in self._left else None
-
-    def take_activation(self, prefix: str) -> dict[str, Tensor]:
-        """Those of the activation below ``prefix``, by the rest of their names; they may have any shape."""
-        names = {rest: f"{prefix}{_ACTIVATION}{rest}" for rest in self._of_activation.get(prefix, ())}
-        return {rest: self.take(name, *self._left[name].shape) for rest, name in names.items()}
-
-    def require_sites(self, **widths: tuple[int, ...]) -> None:
-        """Refuse more sites than the tensors can have, before anything is made of them."""
-        for name, each in widths.items():
-            if len(each) > self.most_sites:
-                raise FileError(f"{self._where}: {_UNFIT}: {len(each)} {name}")
-
-    def require_none_left(self) -> None:
-        if self._left:
-            raise FileError(f"{self._where}: {_UNFIT}: {', '.join(sorted(self._left)[:5])} not expected")
-
-    def unfit(self, name: str, shape: tuple[int, ...], found: Tensor | None) -> FileError:
-        if found is None:
-            return FileError(f"{self._where}: {_UNFIT}: it lacks {name}")
-        if tuple(found.shape) != shape:
-            return FileError(f"{self._where}: {_UNFIT}: {name} is {list(found.shape)}, the config says {list(shape)}")
-        return FileError(f"{self._where}: {name} holds values that are not finite")
-
-
 def _options(cls: type[Options], plain: Mapping[str, Any], where: Path) -> Options:
     try:
         return from_plain(cls, plain)
@@ -264,7 +218,7 @@ def _options(cls: type[Options], plain: Mapping[str, Any], where: Path) -> Optio
         raise FileError(f"{where} holds no dictionary that can be used: {error}") from error
 
 
-def _read_coder(plain: Mapping[str, Any], tensors: _Taken, where: Path) -> DictionarySpec:
+def _read_coder(plain: Mapping[str, Any], tensors: FileTensors, where: Path) -> DictionarySpec:
     options = _options(_CoderOptions, plain, where)
     d_in, d_sae, d_out = options.d_in, options.d_sae, options.d_out
     reads, writes = options.read_widths or (d_in,), options.write_widths or (d_out,)
@@ -277,7 +231,7 @@ def _read_coder(plain: Mapping[str, Any], tensors: _Taken, where: Path) -> Dicti
         b_dec_in=tensors.take("b_dec_in", d_in) if options.b_dec == "separate" else None,
         W_skip=tensors.take("W_skip", d_in, d_out) if options.skip else None,
         subtracts_b_dec=options.b_dec == "input_and_output",
-        trained=TrainedActivation(config=options.activation, tensors=tensors.take_activation("")),
+        trained=TrainedActivation(config=options.activation, tensors=tensors.take_below(_ACTIVATION)),
         token_scaling=options.token_scaling,
         causal=options.causal,
         reads=tuple(range(len(reads))),
@@ -295,7 +249,7 @@ def _read_coder(plain: Mapping[str, Any], tensors: _Taken, where: Path) -> Dicti
     )
 
 
-def _read_stack(plain: Mapping[str, Any], tensors: _Taken, where: Path) -> DictionarySpec:
+def _read_stack(plain: Mapping[str, Any], tensors: FileTensors, where: Path) -> DictionarySpec:
     options = _options(_StackOptions, plain, where)
     reads, writes = options.read_widths, options.write_widths
     tensors.require_sites(read_widths=reads, write_widths=writes)
@@ -310,7 +264,7 @@ def _read_stack(plain: Mapping[str, Any], tensors: _Taken, where: Path) -> Dicti
             W_enc=W_enc_rows.T,
             W_dec=tensors.take(f"{prefix}W_dec", options.d_sae, sum(later)),
             b_enc=tensors.take_if_there(f"{prefix}b_enc", options.d_sae),
-            trained=TrainedActivation(config=options.activation, tensors=tensors.take_activation(prefix)),
+            trained=TrainedActivation(config=options.activation, tensors=tensors.take_below(prefix + _ACTIVATION)),
             token_scaling=options.token_scaling,
             reads=(number,),
             writes=tuple(range(number, len(writes))),
