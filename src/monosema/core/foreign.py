@@ -241,11 +241,6 @@ PARTS: Mapping[str, Mapping[str, Field]] = {"model": MODEL, "tokens": TEXT, "str
 """The record by its parts."""
 
 FILES: Mapping[str, str] = {
-    "cfg.json": "a dictionary's kind, widths, activation, sites and scaling; its metadata is kept as it is, "
-    "and MODEL, TEXT and STREAM of it are used by those who ask for its model and text",
-    "sae_weights.safetensors": "a dictionary's tensors",
-    "monosema.safetensors": "a dictionary's tensors",
-    "sparsity.safetensors": "densities of latents",
     "manifest.json": "a cache's sites, type and shards (files of its folder, with sizes and checksums); its record of "
     "model and text is kept, and compared with a dictionary's",
     "plan.json": "the same of a cache that is being written",
@@ -296,7 +291,9 @@ FILES: Mapping[str, str] = {
     "*.py": "text; run only with consent, where a model comes with it",
     ".env": "of the current folder: options of the caller's, CALLER_ALONE excepted, and SECRETS",
 }
-"""What is used of each kind of file, by its name. Nothing of any of them is an output path, but for options."""
+"""What is used of each kind of file, by its name. Nothing of any of them is an output path, but for options.
+
+The files of a dictionary are listed by its format (``formats.Format.files``)."""
 
 
 def listed(part: str, record: Mapping[str, Any]) -> dict[str, Any]:
