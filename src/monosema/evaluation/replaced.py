@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary, Latents, SparseCoder
 from monosema.core.errors import ConfigError, UserError
-from monosema.evaluation.sites import require_writable, sites_of
+from monosema.data.dictionary_sites import require_writable, sites_of
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
 from monosema.models import LanguageModel
 from monosema.models.hooks import EditFunction
