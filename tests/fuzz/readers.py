@@ -232,9 +232,9 @@ def _report(**changes: Any) -> ms.Report:
 
 def _write_run(folder: Path) -> None:
     with RunFolder(folder, _SMALL, _PLAN) as run:
-        run.append_metrics({"step": 1, "loss": 0.5})
-        run.append_metrics({"step": 2, "loss": 0.25, "l0": 8})
-        run.checkpoints.write(2, {"W": torch.ones(2)}, {"step": 2, "tokens": 8, "metrics": run.metrics_record()})
+        run.metrics_log.log(1, {"loss": 0.5})
+        run.metrics_log.log(2, {"loss": 0.25, "l0": 8})
+        run.checkpoints.write(2, {"W": torch.ones(2)}, {"step": 2, "tokens": 8, "metrics": run.metrics_log.record()})
         run.record_failure("diverged")
     coder = SAE(4, 8, activation=ReLU(), hook_name="blocks.0.hook_resid_post")
     with run.writing("coder"):
