@@ -11,7 +11,7 @@ from data_tiny import BOS, SITES, word_tokenizer, words
 
 import monosema as ms
 from monosema.core.errors import ConfigError, DataError
-from monosema.data import ActivationStream, heldout, load_tokens, reading
+from monosema.data import ActivationStream, document_reader, heldout, load_tokens, reading
 from monosema.data.config import Mixture, TextSource
 from monosema.data.file_formats import named_by_text
 from monosema.data.stdlib import is_heldout_name
@@ -21,7 +21,7 @@ SIZE = 5
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK_DOCUMENTS", 6)
+    monkeypatch.setattr(document_reader, "BLOCK_DOCUMENTS", 6)
     monkeypatch.setattr(heldout, "WINDOW_DOCUMENTS", 10)
 
 

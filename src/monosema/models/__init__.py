@@ -46,17 +46,24 @@ attention branch's contribution, so that skip path and norm both see it while ``
 have no exact write and are capture-only.
 """
 
-from monosema.models.architectures import ARCHITECTURES, Architecture, AttentionLayout, BlockLayout
-from monosema.models.language_model import LanguageModel
-from monosema.models.load import load_model
-from monosema.models.sites import Site
+from __future__ import annotations
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "AttentionLayout",
-    "BlockLayout",
-    "LanguageModel",
-    "Site",
-    "load_model",
-]
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
+
+_HOMES = {
+    "monosema.models.architectures": ("ARCHITECTURES", "Architecture", "AttentionLayout", "BlockLayout"),
+    "monosema.models.config": ("ModelOptions", "TokenizerOptions"),
+    "monosema.models.language_model": ("LanguageModel",),
+    "monosema.models.load": ("load_model",),
+    "monosema.models.sites": ("Site",),
+}
+__getattr__, __all__ = lazy_exports(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from monosema.models.architectures import ARCHITECTURES, Architecture, AttentionLayout, BlockLayout
+    from monosema.models.config import ModelOptions, TokenizerOptions
+    from monosema.models.language_model import LanguageModel
+    from monosema.models.load import load_model
+    from monosema.models.sites import Site

@@ -1,0 +1,87 @@
+"""The documents of one source: all in one go, or in blocks from any place on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from monosema.core.seeds import random_stream
+from monosema.data.config import TextSource, TokenOptions
+from monosema.data.documents import documents_from, open_source
+from monosema.data.file_formats import Document, named_by_text
+from monosema.data.records import RecordText
+
+BLOCK_DOCUMENTS = 512
+"""Documents that are tokenised and packed together; the tail of a block that fills no context is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentReader:
+    """One source's documents in blocks.
+
+    A streamed Hugging Face dataset of several shards has them in an order drawn anew for every epoch, and goes on by
+    its own state. Anything else is read in its order, and to go on it is read again up to the place, not tokenised.
+    """
+
+    source: TextSource
+    """What is read, and which of its documents."""
+    opened: Any
+    """``open_source`` of it."""
+    options: TokenOptions
+    """How its text is read."""
+    tokenizer: Any
+    """A transformers tokenizer."""
+
+    def all(self) -> Iterator[Document]:
+        """Its documents in one go, in the order that the source has them."""
+        source = self.source
+        return documents_from(
+            self.opened, column=source.column, max_documents=source.max_documents, tokenizer=self.tokenizer
+        )
+
+    def blocks(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[tuple[list[Document], Any]]:
+        """Documents of an epoch from ``place`` on, and the place behind them."""
+        place = place or {"part": 0, "n_in_part": 0, "n": 0, "state": None}
+        part, n_in_part, n, state = (place[key] for key in ("part", "n_in_part", "n", "state"))
+        parts = self._parts(seed, epoch)
+        while part < len(parts):
+            dataset, documents = self._documents(parts[part], n_in_part, state)
+            while batch := list(itertools.islice(documents, self._still(n))):
+                n, n_in_part = n + len(batch), n_in_part + len(batch)
+                state = None if dataset is None else dataset.state_dict()
+                yield batch, {"part": part, "n_in_part": n_in_part, "n": n, "state": state}
+            if self._still(n) == 0:
+                return
+            part, n_in_part, state = part + 1, 0, None
+
+    def _still(self, n_read: int) -> int:
+        most = self.source.max_documents
+        return BLOCK_DOCUMENTS if most is None else min(BLOCK_DOCUMENTS, most - n_read)
+
+    def _parts(self, seed: int, epoch: int) -> list[Any]:
+        if not _keeps_state(self.opened) or self.opened.num_shards == 1:
+            return [self.opened]
+        n = self.opened.num_shards
+        order = torch.randperm(n, generator=random_stream(seed, "shards", epoch)).tolist()
+        return [self.opened.shard(n, each) for each in order]
+
+    def _documents(self, part: Any, n_done: int, state: Any) -> tuple[Any, Iterator[Document]]:
+        """The documents behind the first ``n_done``; and the dataset that knows where it stands, where it is one."""
+        if not _keeps_state(part):
+            again = open_source(self.source) if isinstance(part, Iterator) and callable(self.source.source) else part
+            documents = documents_from(again, column=self.source.column, tokenizer=self.tokenizer)
+            return None, itertools.islice(documents, n_done, None)
+        text_of = RecordText(self.source.column, self.tokenizer)
+        column = text_of.column_among(part.column_names or list(next(iter(part), {})), "the dataset")
+        if state is not None:
+            part.load_state_dict(state)
+        rows = enumerate(part, start=n_done)
+        return part, (named_by_text(text_of({column: row[column]}, f"the dataset, row {i}")) for i, row in rows)
+
+
+def _keeps_state(source: Any) -> bool:
+    return hasattr(source, "load_state_dict") and hasattr(source, "num_shards")
