@@ -142,9 +142,7 @@ _ALWAYS_RECORDED = (
     "in_memory",
 )
 _RECORDED_APART = ("source", *SOURCE_OPTIONS, "mixture", "when_dry", "n_processes")
-"""The text records its own options; the number of processes changes nothing."""
-_OF_ROWS = (*_RECORDED_APART, "context_size", "heldout_fraction", "exclude_special_tokens", "positions")
-"""Options that pretokenised rows have too."""
+"""A text records its own options, and the number of processes changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,18 +225,11 @@ class TokenOptions:
         return values
 
     def record_of_documents(self) -> dict[str, Any]:
-        """The part of ``record`` that says which documents are packed, where it is not the usual ones."""
-        return recorded(self, (), (*_RECORDED_APART, *_ALWAYS_RECORDED))
+        """The options in ``record`` that are there only where they are chosen.
 
-    def refuse_for_rows(self) -> None:
-        """Raise ``ConfigError`` for an option that pretokenised rows, which are taken as they are, do not have."""
-        if not self.in_memory:
-            raise ConfigError("pretokenised rows are read at once; leave out in_memory=False")
-        if self.packing.resolved() != Packing().resolved():
-            raise ConfigError("packing is for text; pretokenised rows are taken as they are: leave it out")
-        if other := self.record_of_documents():
-            names = ", ".join(other)
-            raise ConfigError(f"{names}: pretokenised rows are taken as they are; leave it out, or give the text")
+        They go with the text into the manifest of packed tokens, and rows of token ids do not have them.
+        """
+        return recorded(self, (), (*_RECORDED_APART, *_ALWAYS_RECORDED))
 
 
 def refuse_unnamed(text: TextSource | Mixture) -> None:

@@ -31,6 +31,7 @@ from monosema.data.packing import (
     pack_blocks,
     packing_rule,
 )
+from monosema.data.packing_config import Packing
 from monosema.data.pretokenised import find_metadata, framing, opening_token, read_rows
 from monosema.data.reading import BlockReader, choose_streamed, gather_heldout, open_readers, streamed_split
 from monosema.data.stdlib import HELDOUT_FRACTION as STDLIB_HELDOUT_FRACTION
@@ -124,7 +125,7 @@ def _from_rows(
     dataset: Any, column: str, text: TextSource, options: TokenOptions, tokenizer: Any, record: dict[str, Any]
 ) -> Tokens:
     """Rows of token ids that somebody else made."""
-    options.refuse_for_rows()
+    _refuse_for_rows(options)
     metadata = find_metadata(text.source)
     rows = read_rows(dataset, column, options.context_size, text.max_documents, tokenizer, metadata)
     opens = None if options.attend_across_documents else opening_token(tokenizer, metadata)
@@ -142,6 +143,17 @@ def _from_rows(
     }
     keeps_documents = options.keeps_documents or bool(rows.is_padding.any())
     return _tokens(train, heldout, options, tokenizer, {**record, **found}, keeps_documents=keeps_documents)
+
+
+def _refuse_for_rows(options: TokenOptions) -> None:
+    """Raise ``ConfigError`` for an option that pretokenised rows, which are taken as they are, do not have."""
+    if not options.in_memory:
+        raise ConfigError("pretokenised rows are read at once; leave out in_memory=False")
+    if options.packing.resolved() != Packing().resolved():
+        raise ConfigError("packing is for text; pretokenised rows are taken as they are: leave it out")
+    if other := options.record_of_documents():
+        names = ", ".join(other)
+        raise ConfigError(f"{names}: pretokenised rows are taken as they are; leave it out, or give their text")
 
 
 def _heldout_rows(rows: np.ndarray, fraction: float) -> tuple[HeldoutRule, np.ndarray]:
