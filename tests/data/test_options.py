@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from monosema.data.cache_config import CacheOptions, CacheSource
 from monosema.data.config import CHOSEN_WHERE_READ, SOURCE_OPTIONS, Mixture, TextSource, TokenOptions
 from monosema.data.packed import write as packed_write
 from monosema.data.packing_config import Packing, Positions
-from monosema.data.rebuild import PARTS
+from monosema.data.rebuild import PARTS, recorded_options, tokens_again
 from monosema.data.stream_config import StreamOptions
 from monosema.models import load_model
 from monosema.models.config import ModelOptions, TokenizerOptions
@@ -232,3 +233,32 @@ def test_a_cache_knows_the_options_that_open_it_again(tmp_path: Path, model: ms.
         options, hook_names=("blocks.0.hook_resid_post",), fingerprint=cache.manifest.fingerprint
     )
     assert next(cache.options.build()).equal(next(cache))
+
+
+def test_an_option_that_is_recorded_where_it_is_chosen_comes_back(tmp_path: Path, model: ms.LanguageModel) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text("".join(json.dumps({"text": f"w{n % 9} w{n % 7} " * 20}) + "\n" for n in range(60)))
+    plain = load_tokens(file, model.tokenizer, 16)
+    tokens = load_tokens(file, model.tokenizer, 16, shuffle_documents=0)
+    assert tokens.train.fingerprint != plain.train.fingerprint
+    recorded = recorded_options({"model": {"source": "builtin"}, "tokens": tokens.record})["tokens"]
+    assert from_plain(TokenOptions, recorded).shuffle_documents == 0
+    assert tokens_again(recorded, model).train.fingerprint == tokens.train.fingerprint
+    assert from_plain(TokenOptions, recorded).build(model.tokenizer).train.fingerprint == tokens.train.fingerprint
+
+
+def test_a_chosen_option_of_a_stream_is_recorded_and_part_of_its_identity() -> None:
+    options = StreamOptions(seed=3, autocast="bfloat16", chunk_contexts=7, prefetch=False, outlier_norm_multiple=None)
+    record = {
+        "batch_size": 2048,
+        "seed": 3,
+        "epochs": 1,
+        "chunk_contexts": 7,
+        "model_batch_size": 32,
+        "dtype": None,
+        "autocast": "bfloat16",
+        "compile": None,
+    }
+    assert list(options.record().items()) == list(record.items())
+    apart = ("epochs", "chunk_contexts")
+    assert options.identity() == {name: value for name, value in record.items() if name not in apart}

@@ -189,8 +189,16 @@ class TokenOptions:
     alone at the start of a context."""
     in_memory: bool = from_file("whether all text is kept", is_switch, default=True)
     """Whether all of the text is tokenised at once and kept; else it is read as the run needs it, in flat memory."""
+    shuffle_documents: int | None = from_file("order of the documents", is_whole, default=None)
+    """Seed of a shuffled order in which documents are packed, each run of 8192 of a source by itself; the source's own
+    order by default."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.shuffle_documents, bool):
+            raise ConfigError(
+                f"shuffle_documents is the seed of the order, got {self.shuffle_documents}; give a whole number, such "
+                "as 0, or leave it out for the order of the source"
+            )
         own = chosen(self, ("source", *SOURCE_OPTIONS)) if self.mixture else {}
         if own:
             raise ConfigError(f"tokens.mixture has its parts' own {', '.join(own)}; leave out tokens.{next(iter(own))}")
@@ -276,6 +284,7 @@ def load_tokens(
     positions: Positions | None = None,
     attend_across_documents: bool = True,
     in_memory: bool = True,
+    shuffle_documents: int | None = None,
 ) -> Tokens:
     """Tokenise ``source``, make contexts of exactly ``context_size`` of it, and hold part of its documents out.
 
@@ -307,6 +316,9 @@ def load_tokens(
         in_memory: False reads text as a run needs it, in flat memory whatever its length: contexts are drawn from a
             pool of at least eight chunks, a streamed dataset's shards are taken in an order of the seed's, and a run
             is resumed to the bit. The held-out side is then of the first documents only, 262,144 tokens of it.
+        shuffle_documents: seed of a shuffled order in which documents are packed, so that neighbors in a context are
+            not neighbors in the source. Each run of 8,192 documents of a source is shuffled by itself. The order is the
+            same in memory, as needed and on disk, and a run is resumed to the bit.
 
     Raises:
         ConfigError: options that are out of range or contradict each other or the source (also other ones than a folder
@@ -334,6 +346,7 @@ def load_tokens(
         positions=positions or Positions(),
         attend_across_documents=attend_across_documents,
         in_memory=in_memory,
+        shuffle_documents=shuffle_documents,
     )
     from monosema.data.loading import make_tokens
 
@@ -357,6 +370,7 @@ def pretokenize(
     n_processes: int = 1,
     packing: Packing | None = None,
     attend_across_documents: bool = True,
+    shuffle_documents: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: bool | float = True,
 ) -> Tokens:
@@ -375,7 +389,8 @@ def pretokenize(
         context_size: tokens in a context.
         out: the folder; a finished one of the same options is opened.
         heldout_fraction, column, max_documents, split, config_name, data_files, data_dir, streaming, n_processes,
-            packing, attend_across_documents: as of ``load_tokens``; the other options are given where it is read.
+            packing, attend_across_documents, shuffle_documents: as of ``load_tokens``; the other options are given
+            where it is read.
         shard_bytes: about the size of a file.
         progress: whether to show it, or seconds between lines.
 
@@ -401,6 +416,7 @@ def pretokenize(
         n_processes=n_processes,
         packing=packing or Packing(),
         attend_across_documents=attend_across_documents,
+        shuffle_documents=shuffle_documents,
     )
     from monosema.data.packed.write import write_tokens
 

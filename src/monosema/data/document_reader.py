@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from monosema.data.records import RecordText
 
 BLOCK_DOCUMENTS = 512
 """Documents that are tokenised and packed together; the tail of a block that fills no context is dropped."""
+SHUFFLED_DOCUMENTS = 2**13
+"""Documents that are shuffled among each other with ``shuffle_documents``; their texts are in memory together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class DocumentReader:
 
     A streamed Hugging Face dataset of several shards has them in an order drawn anew for every epoch, and goes on by
     its own state. Anything else is read in its order, and to go on it is read again up to the place, not tokenised.
+    With ``shuffle_documents`` the documents of each group of ``SHUFFLED_DOCUMENTS`` come in a shuffled order.
     """
 
     source: TextSource
@@ -37,30 +41,53 @@ class DocumentReader:
     """A transformers tokenizer."""
 
     def all(self) -> Iterator[Document]:
-        """Its documents in one go, in the order that the source has them."""
+        """Its documents in one go, in the order that the source has them, or shuffled."""
         source = self.source
-        return documents_from(
+        documents = documents_from(
             self.opened, column=source.column, max_documents=source.max_documents, tokenizer=self.tokenizer
         )
+        if self.options.shuffle_documents is None:
+            return documents
+        groups = iter(lambda: list(itertools.islice(documents, SHUFFLED_DOCUMENTS)), [])
+        return (each for number, group in enumerate(groups) for each in self._shuffled(group, number))
 
     def blocks(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[tuple[list[Document], Any]]:
-        """Documents of an epoch from ``place`` on, and the place behind them."""
+        """Documents of an epoch from ``place`` on, and the place behind them.
+
+        A shuffled group of documents is several blocks. The state in a place is that of the dataset at the start of the
+        group that is under way.
+        """
         place = place or {"part": 0, "n_in_part": 0, "n": 0, "state": None}
         part, n_in_part, n, state = (place[key] for key in ("part", "n_in_part", "n", "state"))
+        is_shuffled = self.options.shuffle_documents is not None
+        size = SHUFFLED_DOCUMENTS if is_shuffled else BLOCK_DOCUMENTS
         parts = self._parts(seed, epoch)
-        while part < len(parts):
-            dataset, documents = self._documents(parts[part], n_in_part, state)
-            while batch := list(itertools.islice(documents, self._still(n))):
-                n, n_in_part = n + len(batch), n_in_part + len(batch)
-                state = None if dataset is None else dataset.state_dict()
-                yield batch, {"part": part, "n_in_part": n_in_part, "n": n, "state": state}
-            if self._still(n) == 0:
-                return
+        while part < len(parts) and self._left(n) > 0:
+            n_done = n_in_part % size if is_shuffled else 0
+            dataset, documents = self._documents(parts[part], n_in_part - n_done, state)
+            while group := list(itertools.islice(documents, min(size, self._left(n - n_done)))):
+                group = self._shuffled(group, n_in_part // size)
+                behind = None if dataset is None else dataset.state_dict()
+                for start in range(n_done, len(group), BLOCK_DOCUMENTS):
+                    batch = group[start : start + BLOCK_DOCUMENTS]
+                    n, n_in_part = n + len(batch), n_in_part + len(batch)
+                    if not is_shuffled or n_in_part % size == 0:
+                        state = behind
+                    yield batch, {"part": part, "n_in_part": n_in_part, "n": n, "state": state}
+                n_done = 0
             part, n_in_part, state = part + 1, 0, None
 
-    def _still(self, n_read: int) -> int:
+    def _shuffled(self, group: list[Document], number: int) -> list[Document]:
+        """The group of that number in the order of ``shuffle_documents``."""
+        seed = self.options.shuffle_documents
+        if seed is None:
+            return group
+        order = torch.randperm(len(group), generator=random_stream(seed, "documents", number))
+        return [group[place] for place in order.tolist()]
+
+    def _left(self, n_read: int) -> int:
         most = self.source.max_documents
-        return BLOCK_DOCUMENTS if most is None else min(BLOCK_DOCUMENTS, most - n_read)
+        return sys.maxsize if most is None else most - n_read
 
     def _parts(self, seed: int, epoch: int) -> list[Any]:
         if not _keeps_state(self.opened) or self.opened.num_shards == 1:
