@@ -14,6 +14,7 @@ import pytest
 
 import monosema as ms
 from monosema.core.config import check_types, from_plain, to_plain
+from monosema.core.errors import ConfigError
 from monosema.core.option_fields import file_fields
 from monosema.data import ActivationCache, ActivationStream, load_tokens, loading, pretokenize, write_cache
 from monosema.data import config as text_config
@@ -262,3 +263,10 @@ def test_a_chosen_option_of_a_stream_is_recorded_and_part_of_its_identity() -> N
     assert list(options.record().items()) == list(record.items())
     apart = ("epochs", "chunk_contexts")
     assert options.identity() == {name: value for name, value in record.items() if name not in apart}
+
+
+def test_what_was_recorded_without_a_name_is_not_built() -> None:
+    with pytest.raises(ConfigError, match="trained on text in memory; hand the tokens in, or name a text"):
+        TokenOptions(source="text in memory").build(None)
+    with pytest.raises(ConfigError, match="trained with a model object in memory; hand one in, or name a model"):
+        ModelOptions(source="model in memory").build()

@@ -236,3 +236,11 @@ def test_what_cannot_be_shuffled_is_refused(tmp_path):
         load_tokens(tmp_path / "packed", word_tokenizer(), shuffle_documents=1)
     with pytest.raises(ConfigError, match=r"text\.shuffle_documents: None -> 1"):
         pretokenize(texts(50), **packed, shuffle_documents=1)
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_an_epoch_after_a_resumed_one_begins_at_the_start(n_shards):
+    tokens = as_needed(streamed_dataset(50, n_shards), heldout_fraction=0.25)
+    blocks = list(tokens.train.read(1, 0, None))
+    assert len(all_contexts(tokens, 1, 0, json.loads(json.dumps(blocks[3].place)))) < len(expected(texts(50)))
+    assert sorted(all_contexts(tokens, 1, 1)) == sorted(expected(texts(50)))

@@ -90,7 +90,8 @@ class DocumentReader:
         return sys.maxsize if most is None else most - n_read
 
     def _parts(self, seed: int, epoch: int) -> list[Any]:
-        if not _keeps_state(self.opened) or self.opened.num_shards == 1:
+        """What is read one after the other; datasets are fresh, as one goes on from the last state it was given."""
+        if not _keeps_state(self.opened):
             return [self.opened]
         n = self.opened.num_shards
         order = torch.randperm(n, generator=random_stream(seed, "shards", epoch)).tolist()
