@@ -14,7 +14,7 @@ from monosema.coders import Dictionary
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
-from monosema.core.progress import Progress
+from monosema.core.progress import doing
 from monosema.data import Tokens, TokenSplit
 from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, rule_for
@@ -206,18 +206,18 @@ def evaluate_many(
         Subject(coder, sites_of(coder, models, to_be_written=losses), rule)
         for coder, rule in zip(coders.values(), rules, strict=True)
     ]
-    bar = Progress("evaluate", chosen.contexts.numel(), enabled=progress)
-    with bar, evaluation_mode(*coders.values(), *(each.hf for each in models.values())):
-        runs = ModelRuns(
-            subjects,
-            models,
-            chosen,
-            batch_size=batch_size,
-            ablations=ablations,
-            mask_token_id=mask_token_id(models) if losses else None,
-            seed=seed,
-        )
-        found = runs.measure(bar)
+    with evaluation_mode(*coders.values(), *(each.hf for each in models.values())):
+        with doing("preparing the evaluation", enabled=progress):
+            runs = ModelRuns(
+                subjects,
+                models,
+                chosen,
+                batch_size=batch_size,
+                ablations=ablations,
+                mask_token_id=mask_token_id(models) if losses else None,
+                seed=seed,
+            )
+        found = runs.measure(progress)
     reports = {
         name: _report(
             coder,
