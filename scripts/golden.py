@@ -39,7 +39,7 @@ from monosema.core.plain import dump_json, parse_json
 from monosema.data.named_models import NamedModels
 from monosema.runs.cache import make_cache
 from monosema.runs.config import CacheConfig, ModelOptions
-from monosema.runs.session import build_cache, build_layout, build_model, build_stream, build_tokens, coder_for
+from monosema.runs.session import build_layout, build_model, build_stream, build_tokens, coder_for
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -71,7 +71,7 @@ def run(plain: Mapping[str, Any], folder: Path) -> Outcome:
     rows: Any
     if config.cache is not None:
         make_cache(from_plain(CacheConfig, described["cache"]), cache, progress=False)
-        rows = build_cache(config.cache)
+        rows = config.cache.build()
         coder = coder_for(config.coder, rows.layout, rows.record())
     else:
         models: Any = _model(config.model)

@@ -63,7 +63,7 @@ def test_a_golden_run_names_every_option(name: str) -> None:
         assert unsaid <= OPTIONS_SINCE, "add a new option to OPTIONS_SINCE where its default leaves these runs alone"
 
 
-OPTIONS_SINCE: set[str] = set()
+OPTIONS_SINCE: set[str] = {"tokens.shuffle_documents"}
 """Options added after the runs were recorded; off by default, so that the runs stay what they are."""
 RENAMED: dict[str, str] = {}
 """Today's names of options that the files of the runs give by an older name, which is still read."""

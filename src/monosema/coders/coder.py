@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class SparseCoder(nn.Module):
     ``is_trained`` says whether the weights are those of raw activations (trained or loaded) rather than a fresh start;
     ``loaded_from`` says where it was loaded from, if it was.
     """
+
+    saved_kind: ClassVar[Literal["coder"]] = "coder"
+    """What a file calls such a dictionary."""
 
     def __init__(self, config: CoderConfig, *, metadata: Mapping[str, Any] | None = None):
         super().__init__()

@@ -14,6 +14,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import doing
 from monosema.data import Tokens, TokenSplit
+from monosema.data.dictionary_sites import Models, by_name, sites_of
 from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, rule_for
 from monosema.data.trained_on import model_notes
@@ -31,7 +32,6 @@ from monosema.evaluation.measure import (
 )
 from monosema.evaluation.report import Ablation, ModelLosses, Report
 from monosema.evaluation.runs import ModelRuns, Subject
-from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.evaluation.tasks import mask_token_id, no_task
 from monosema.metrics import RELIABLE_DEAD_TOKENS, jackknife_interval, left_out_variation
 from monosema.metrics.figure import Interval, Measured, figures_of

@@ -1,20 +1,15 @@
-"""What a dictionary's ``cfg.json`` and density say beside its weights, refused where it is of another kind."""
+"""What dictionaries and caches record of model, text and training, refused where a value is of another type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from monosema.core.config import check_values
-from monosema.core.errors import FileError
 from monosema.core.plain import mapping_in
-from monosema.formats.tensors import read_tensors
 
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("model", "models", "tokens", "stream", "training", "coder", "saelens", "site_transform"), dict),
+    **dict.fromkeys(("model", "models", "tokens", "stream", "training", "coder", "site_transform"), dict),
     **dict.fromkeys(("hook_names", "targets"), list[str]),
     **dict.fromkeys(("batch_size", "seed", "epochs", "chunk_contexts", "model_batch_size"), int),
     **dict.fromkeys(("dtype", "autocast"), str),
@@ -38,19 +33,6 @@ _TOKENS_TYPES: dict[str, Any] = {
 }
 
 _CODER_TYPES: dict[str, Any] = {"seed": int, "b_dec": str}
-_SAELENS_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("model_name", "dataset_path"), str),
-    "context_size": int,
-    "prepend_bos": bool,
-    "exclude_special_tokens": bool | list[int],
-}
-"""What SAELens' own metadata hold, as far as they are used."""
-
-
-def checked_saelens(values: Mapping[str, Any], where: object) -> Mapping[str, Any]:
-    """SAELens' metadata ``values``; ``FileError`` where one that is used is of another type than expected."""
-    check_values(values, _SAELENS_TYPES, f"{where}: metadata")
-    return values
 
 
 def checked_metadata(values: Any, where: object) -> Mapping[str, Any]:
@@ -65,13 +47,3 @@ def checked_metadata(values: Any, where: object) -> Mapping[str, Any]:
     check_values(mapping_in(metadata, "tokens", where), _TOKENS_TYPES, f"{where}: tokens")
     check_values(mapping_in(metadata, "coder", where), _CODER_TYPES, f"{where}: coder")
     return metadata
-
-
-def checked_density(path: Path) -> Tensor | None:
-    """``sparsity [d_sae]`` in ``path``; None where there is no such file."""
-    if not path.exists():
-        return None
-    density = read_tensors(path).get("sparsity")
-    if density is not None and density.ndim != 1:
-        raise FileError(f"{path} must hold one number for each latent, got {density.dtype} {list(density.shape)}")
-    return density

@@ -8,6 +8,7 @@ from typing import Any
 
 from monosema.core.errors import FileError
 from monosema.core.plain import mapping_in
+from monosema.formats.saelens.names import NAME
 
 KWARGS, CLASS = "model_from_pretrained_kwargs", "model_class_name"
 _TRANSFORMER_LENS = "HookedTransformer"
@@ -51,7 +52,7 @@ def written_kwargs(metadata: Mapping[str, Any]) -> dict[str, Any]:
     transform = metadata.get("site_transform")
     if transform is None:
         return {}
-    foreign = metadata.get("saelens") or {}
+    foreign = metadata.get(NAME) or {}
     told = foreign.get(KWARGS) or {}
     kwargs = {name: bool(told[name]) for name in _FLAGS if name in told}
     kwargs |= {name: True for name, own in _FLAGS.items() if own is not None and transform.get(own)}

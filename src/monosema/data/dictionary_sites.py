@@ -1,4 +1,4 @@
-"""Where a coder reads and writes: its sites, found in the model or models evaluated."""
+"""Where a dictionary reads and writes: its sites, found in a model or in several by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, ShapeError, UserError
-from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.named_models import NamedModels, refuse_repeated_sites, split_site_name
 from monosema.data.rebuild import several_models
 from monosema.models import LanguageModel, Site
 
@@ -47,13 +47,20 @@ def by_name(models: Models) -> dict[str, LanguageModel]:
     return named.by_name or {"": named.first}
 
 
-def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_written: bool) -> Sites:
+def sites_of(
+    coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_written: bool, only_read: bool = False
+) -> Sites:
     """The coder's sites (several are joined by ``+`` in its hook names).
 
-    Raises ``ConfigError`` where the coder names none or sites of other models, ``UnknownNameError`` where a model has
-    no such site, ``ShapeError`` where widths differ, and ``UserError`` where a site cannot be written but must be.
+    With ``only_read`` the widths of the sites written are not compared, and a coder that does not say which these are
+    counts as writing what it reads.
+
+    Raises ``ConfigError`` where the coder names none, one twice or sites of other models, ``UnknownNameError`` where a
+    model has no such site, ``ShapeError`` where widths differ, and ``UserError`` where a site cannot be written but
+    must be.
     """
-    if not coder.hook_name or not coder.hook_name_out:
+    hook_name_out = coder.hook_name_out or (coder.hook_name if only_read else None)
+    if not coder.hook_name or not hook_name_out:
         raise ConfigError(
             "the coder does not say which site it reads; train it on a stream, or name its sites with "
             "coder.bind(hook_name, hook_name_out, {})"
@@ -63,11 +70,14 @@ def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_wr
         raise ConfigError(
             f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
         )
-    names = coder.hook_name.split("+"), coder.hook_name_out.split("+")
+    names = coder.hook_name.split("+"), hook_name_out.split("+")
+    for each in names:
+        refuse_repeated_sites(each)
     places = {name: ("", name) if "" in models else split_site_name(name, models) for name in names[0] + names[1]}
-    found = {name: models[key].site(hook) for name, (key, hook) in places.items()}
+    found = {name: _site(models, key, hook) for name, (key, hook) in places.items()}
     read, written = ([(name, found[name]) for name in each] for each in names)
-    for sites, kind, width in ((read, "d_in", coder.d_in), (written, "d_out", coder.d_out)):
+    compared = [(read, "d_in", coder.d_in), (written, "d_out", coder.d_out)]
+    for sites, kind, width in compared[:1] if only_read else compared:
         total = sum(site.width for _, site in sites)
         if total != width:
             owners = " and ".join(dict.fromkeys(models[places[name][0]].name for name, _ in sites))
@@ -81,6 +91,15 @@ def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_wr
     # The model's own names: a module given by its path has one spelling.
     own = {name: (key, found[name].name) for name, (key, _) in places.items()}
     return Sites(tuple(names[0]), tuple(names[1]), tuple(site.width for _, site in written), own)
+
+
+def _site(models: Mapping[str, LanguageModel], key: str, hook: str) -> Site:
+    try:
+        return models[key].site(hook)
+    except UserError as error:
+        if not key:
+            raise
+        raise type(error)(f"model {key!r}: {error}") from error
 
 
 def require_writable(site: Site, model: LanguageModel, consequence: str, remedy: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, final
 
 from monosema.core.errors import FileError, first_line
 from monosema.core.files import require_regular
-from monosema.formats.pickle_values import ForeignRecord, PickleRefusedError, Values, key_of
+from monosema.core.pickle_values import ForeignRecord, PickleRefusedError, Values, key_of
 
 __all__ = ["ForeignRecord", "read_pickle"]
 

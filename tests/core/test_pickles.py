@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from monosema.core.errors import FileError
-from monosema.formats.pickles import ForeignRecord, read_pickle
+from monosema.core.pickles import ForeignRecord, read_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 PLAIN = {
