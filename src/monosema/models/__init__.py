@@ -48,19 +48,26 @@ have no exact write and are capture-only. An edit is a function of the value, or
 (``PassContext``): a second argument without a default asks for it.
 """
 
-from monosema.models.architectures import ARCHITECTURES, Architecture, AttentionLayout, BlockLayout
-from monosema.models.language_model import LanguageModel
-from monosema.models.load import load_model
-from monosema.models.passes import PassContext
-from monosema.models.sites import Site
+from __future__ import annotations
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "AttentionLayout",
-    "BlockLayout",
-    "LanguageModel",
-    "PassContext",
-    "Site",
-    "load_model",
-]
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
+
+_HOMES = {
+    "monosema.models.architectures": ("ARCHITECTURES", "Architecture", "AttentionLayout", "BlockLayout"),
+    "monosema.models.config": ("ModelOptions", "TokenizerOptions"),
+    "monosema.models.language_model": ("LanguageModel",),
+    "monosema.models.load": ("load_model",),
+    "monosema.models.passes": ("PassContext",),
+    "monosema.models.sites": ("Site",),
+}
+__getattr__, __all__ = lazy_exports(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from monosema.models.architectures import ARCHITECTURES, Architecture, AttentionLayout, BlockLayout
+    from monosema.models.config import ModelOptions, TokenizerOptions
+    from monosema.models.language_model import LanguageModel
+    from monosema.models.load import load_model
+    from monosema.models.passes import PassContext
+    from monosema.models.sites import Site
