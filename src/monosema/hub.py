@@ -6,26 +6,15 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from monosema.coders import (
-    AbsTopK,
-    BatchTopK,
-    CoderConfig,
-    CrossLayerTranscoder,
-    Dictionary,
-    Gated,
-    JumpReLU,
-    ReLU,
-    SparseCoder,
-    StackConfig,
-    TanhReLU,
-    TopK,
-)
+from monosema.coders import CoderConfig, CrossLayerTranscoder, Dictionary, SparseCoder, StackConfig
+from monosema.coders.activations.family import SavedRule
 from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.coders.activations.registry import activation_of
 from monosema.coders.config import ActivationConfig
 from monosema.coders.parts import Origin
 from monosema.coders.site_transform import SiteTransform
@@ -133,20 +122,22 @@ def load(
 
 def fits_saelens(coder: SparseCoder) -> bool:
     """Whether SAELens' layout can hold what ``coder`` computes."""
-    config, activation = coder.config, coder.config.activation
+    config = coder.config
     if len(config.read_widths) > 1 or len(config.write_widths) > 1 or config.b_dec == "separate":
         return False
-    match activation:
-        case TanhReLU():
-            return False
-        case TopK() | BatchTopK() | AbsTopK() if activation.weight_by_decoder_norm and not _has_unit_rows(coder):
-            return False
-        case AbsTopK():
-            is_sae = coder.hook_name == coder.hook_name_out and coder.W_skip is None
-            return activation.inference == "topk" and is_sae
-        case BatchTopK():
-            return activation.inference == "threshold"
-    return True
+    return isinstance(_saelens_rule(coder), SavedRule)
+
+
+def _saelens_rule(coder: SparseCoder) -> SavedRule | str:
+    """The rule that ``coder`` infers by, in SAELens' layout; why there is none, where there is none."""
+    rule, name = coder.activation.saved_rule(coder.dtype), type(coder.config.activation).__name__
+    if rule is None or rule.name not in get_args(Rule):
+        return f"it has no rule for {name}{'' if rule is None else f' ({rule.name})'}"
+    if rule.by_decoder_norm and not _has_unit_rows(coder):
+        return "its latents do not compete by decoder norms, and the decoder rows are not of norm one"
+    if rule.name == "abstopk" and (coder.hook_name != coder.hook_name_out or coder.W_skip is not None):
+        return f"it has no transcoder for {name}"
+    return rule
 
 
 def to_native(coder: Dictionary, log10_density: Tensor | None = None) -> NativeSpec:
@@ -207,11 +198,9 @@ def _require_sizes(tensors: Mapping[str, Tensor], configs: Mapping[str, CoderCon
 
 
 def _require_threshold(coder: Dictionary) -> None:
+    """Refuse a rule that needs a threshold which is not known yet."""
     for part in coder.parts:
-        own = part.coder.activation
-        if isinstance(own, FixedCountActivation) and own.config.inference == "threshold" and own.threshold is None:
-            name = type(own.config).__name__
-            raise ConfigError(f"this {name} coder has no threshold yet: train it first, or set_threshold()")
+        part.coder.activation.saved_rule(part.coder.dtype)
 
 
 def _has_unit_rows(coder: SparseCoder) -> bool:
@@ -220,43 +209,32 @@ def _has_unit_rows(coder: SparseCoder) -> bool:
 
 
 def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpec:
-    """``coder`` as a ``CoderSpec``: what it computes at inference."""
-    activation, own = coder.config.activation, coder.activation
+    """``coder`` as a ``CoderSpec``: what it computes at inference. ``ConfigError`` where SAELens has no rule for it."""
+    rule = _saelens_rule(coder)
+    if not isinstance(rule, SavedRule):
+        raise ConfigError(
+            f"SAELens' layout cannot hold this dictionary: {rule}. Use monosema.save, which writes the library's own "
+            "layout for it"
+        )
     tensors = {"W_enc": coder.W_enc, "W_dec": coder.W_dec}
     tensors["b_dec"] = coder.b_dec if coder.b_dec is not None else coder.W_dec.new_zeros(coder.d_out)
     if coder.b_enc is not None:
         tensors["b_enc"] = coder.b_enc
     if coder.W_skip is not None:
         tensors["W_skip"] = coder.W_skip
-    tensors |= dict(own.named_parameters())
-    rule: Rule = "relu"
-    k: int | None = None
-    match activation:
-        case TopK(inference="topk"):
-            rule, k = "topk", activation.k
-        case AbsTopK():
-            rule, k = "abstopk", activation.k
-        case JumpReLU():
-            rule = "jumprelu"
-        case Gated():
-            rule = "gated"
-        case TopK() | BatchTopK():
-            _require_threshold(coder)
-            assert isinstance(own, FixedCountActivation) and own.threshold is not None
-            rule = "jumprelu"
-            tensors["threshold"] = torch.full((coder.d_sae,), own.threshold, dtype=coder.dtype)
+    tensors |= rule.tensors
     metadata = {key: value for key, value in coder.metadata.items() if key != "log10_density"}
     return CoderSpec(
-        rule=rule,
+        rule=cast(Rule, rule.name),
         tensors={key: value.detach() for key, value in tensors.items()},
         is_transcoder=coder.hook_name != coder.hook_name_out or coder.d_in != coder.d_out or coder.W_skip is not None,
         subtracts_b_dec=coder.config.b_dec == "input_and_output",
         dtype=coder.config.dtype,
         token_scaling=coder.config.token_scaling,
-        k=k,
+        k=None if rule.k is None else rule.whole_k(),
         hook_name=coder.hook_name,
         hook_name_out=coder.hook_name_out,
-        training_activation=to_plain(activation),
+        training_activation=to_plain(coder.config.activation),
         metadata={**metadata, "coder": _not_in_spec(coder)},
         log10_density=log10_density,
     )
@@ -324,24 +302,9 @@ def _activation(spec: CoderSpec) -> ActivationConfig:
     trained = None
     if spec.training_activation is not None:
         trained = from_plain(_ActivationField, {"activation": spec.training_activation}).activation
-    match spec.rule:
-        case "relu":
-            return ReLU()
-        case "topk":
-            if spec.k is None:
-                raise FileError("a topk dictionary must state k")
-            return trained if isinstance(trained, TopK) else TopK(k=spec.k, weight_by_decoder_norm=False)
-        case "abstopk":
-            if spec.k is None:
-                raise FileError("an abstopk dictionary must state k")
-            return trained if isinstance(trained, AbsTopK) else AbsTopK(k=spec.k, weight_by_decoder_norm=False)
-        case "gated":
-            return Gated()
-        case "jumprelu":
-            threshold = spec.tensors["threshold"]
-            if isinstance(trained, (BatchTopK, TopK)) and bool((threshold == threshold[0]).all()):
-                return trained
-            return trained if isinstance(trained, JumpReLU) else JumpReLU()
+    names = ("threshold", "b_gate", "r_mag", "b_mag")
+    tensors = {name: spec.tensors[name] for name in names if name in spec.tensors}
+    return activation_of(SavedRule(name=spec.rule, k=spec.k, tensors=tensors), trained)
 
 
 def _local_folder(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Encoding, Everywhere, ExtraEntries, SparseCoder
-from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.parts import Part
 from monosema.core.devices import LateNumbers
 from monosema.kernels import Latents, decode, latents_from_mask, latents_from_pairs
@@ -90,7 +89,7 @@ def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK)
     n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
     pre = coder.pre_activations_of(encoding, dead)
-    signed = bool(getattr(coder.activation, "signed", False))
+    signed = coder.activation.signed
     weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
     size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
     places, order = places.sort(dim=1)  # dead latents ascend
@@ -149,11 +148,8 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     below = n_tokens * thresholds - _sums(coder, encoding)
     below.index_add_(0, above.indices, above.values).clamp_(min=0)
     value = (share * below).sum()
-    own = {}
-    if isinstance(coder.activation, JumpReLUActivation):
-        own["activation.threshold"] = share * n_below
-    elif coder.b_enc is None:
-        own["activation.b_gate"] = -share * n_below
+    thresholds_gradient = coder.activation.threshold_gradients(share * n_below)
+    own = {f"activation.{name}": gradient for name, gradient in thresholds_gradient.items()}
     decoder_scale = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1)
     return Revival("pre_activation", value, everywhere=Everywhere(-share, above, decoder_scale), parameters=own)
 
