@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.training.config import TrainingConfig
-from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss
+from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss, Resample
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ def term_coefficients(config: TrainingConfig) -> dict[str, float]:
             values["ghost_coefficient"] = config.revive.coefficient
         case PreActivationLoss():
             values["pre_activation_coefficient"] = config.revive.coefficient
+        case Resample() | None:
+            pass  # no term of the loss
+        case _:
+            assert_never(config.revive)
     if config.sparse_connection is not None:
         values["sparse_connection_coefficient"] = config.sparse_connection.coefficient
     return values

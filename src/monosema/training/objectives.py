@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -167,7 +168,10 @@ class Objective:
                 return prefix_levels(encoding.latents, self.config.levels.bounds(coder.d_sae))
             case HierarchicalTopK():
                 return budget_levels(encoding.latents, self.config.levels.budgets)
-        return None
+            case None:
+                return None
+            case _:
+                assert_never(self.config.levels)
 
 
 def token_weights(kind: str, y_BO: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -74,7 +75,10 @@ def revival(part: Part, encoding: Encoding, loss: Loss, dead: Dead, policy: Revi
             return ghost_gradients(part, encoding, loss, dead.latents(), policy)
         case PreActivationLoss():
             return pre_activation_loss(part.coder, encoding, dead.mask_F, policy)
-    return None
+        case AuxK() | GhostGradients() | Resample() | None:
+            return None
+        case _:
+            assert_never(policy)
 
 
 def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK) -> Revival:

@@ -444,6 +444,8 @@ class Trainer:
     def _center(self, rows: Tensor) -> Tensor:
         if self.config.b_dec_init == "mean":
             return rows.mean(0)
+        if self.config.b_dec_init != "geometric_median":
+            raise AssertionError(f"there is no start {self.config.b_dec_init!r} that centers rows")
         median = geometric_median(rows).median
         assert isinstance(median, Tensor)
         return median

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from monosema.core.errors import FileError
 from monosema.core.families import Family
@@ -97,7 +97,7 @@ class FixedCount(ActivationConfig):
     threshold_rate: float
     """Share of the newest batch in the running mean of the selection threshold."""
 
-    def weighted(self, by_decoder_norm: bool) -> Self:
+    def weighted(self, by_decoder_norm: bool) -> FixedCount:
         """The same options but for ``weight_by_decoder_norm``."""
         return replace(cast(Any, self), weight_by_decoder_norm=by_decoder_norm)
 
