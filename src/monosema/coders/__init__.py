@@ -1,7 +1,7 @@
 """Sparse coders: SAEs, transcoders, crosscoders and stacks of them, and the activations that make them differ.
 
 Imports ``kernels`` and ``core``. Start with ``coder`` (the module and its three-call core operation), then
-``activations.base`` (the contract of an activation).
+``activations.base`` (the contract of an activation) and ``backward`` (the third call, contribution by contribution).
 """
 
 from __future__ import annotations

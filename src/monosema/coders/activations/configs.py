@@ -101,7 +101,7 @@ class TopK(FixedCount):
         return TopKActivation(self, d_sae)
 
     def infers_by(self, rule: SavedRule) -> bool:
-        return rule.name == "topk" or _has_one_threshold(rule)
+        return _states_k(rule, "topk") or _has_one_threshold(rule)
 
     @classmethod
     def of_rule(cls, rule: SavedRule) -> TopK | None:
@@ -135,7 +135,7 @@ class AbsTopK(FixedCount):
         return AbsTopKActivation(self, d_sae)
 
     def infers_by(self, rule: SavedRule) -> bool:
-        return rule.name in ("abstopk", "absthreshold")
+        return _states_k(rule, "abstopk") or rule.name == "absthreshold"
 
     @classmethod
     def of_rule(cls, rule: SavedRule) -> AbsTopK | None:
@@ -245,12 +245,15 @@ def _check_fixed_count(config: FixedCount, *, least: float | None) -> None:
     _require(0 < rate <= 1, f"{name}: threshold_rate must be in (0, 1], got {rate}")
 
 
+def _states_k(rule: SavedRule, name: str) -> bool:
+    """Whether ``rule`` is the one of this ``name``; ``FileError`` where it does not state its k."""
+    return rule.name == name and rule.whole_k() > 0
+
+
 def _has_one_threshold(rule: SavedRule) -> bool:
     """Whether all latents of a ``jumprelu`` rule have the same threshold."""
-    if rule.name != "jumprelu":
-        return False
-    threshold = rule.tensors["threshold"]
-    return bool((threshold == threshold[0]).all())
+    threshold = rule.tensors.get("threshold")
+    return rule.name == "jumprelu" and threshold is not None and bool((threshold == threshold[0]).all())
 
 
 def _require(condition: bool, message: str) -> None:
