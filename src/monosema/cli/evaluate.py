@@ -141,10 +141,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _dictionaries(folder: str, *, is_said: bool = False) -> list[str]:
     """The folders of the finished runs of a sweep; ``folder`` itself where it is none, or none is finished."""
-    from monosema.formats.checkpoints import has_dictionary, is_run, runs_in
+    from monosema.formats.checkpoints import is_finished, runs_in
 
-    runs = [each for each in runs_in(Path(folder)) if is_run(each)]
-    finished = [run for run in runs if has_dictionary(run)]
+    runs = runs_in(Path(folder))
+    finished = [run for run in runs if is_finished(run)]
     if finished and is_said:
         left = len(runs) - len(finished)
         logger.info(

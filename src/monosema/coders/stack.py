@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Union, final
+from typing import Any, ClassVar, Literal, Union, final
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class CrossLayerTranscoder(nn.Module):
     ``tied="per_source"`` gives each layer one decoder for all sites it writes; ``"per_target"`` each site one decoder
     for all layers (their gradients are summed, so equal starting values stay equal).
     """
+
+    saved_kind: ClassVar[Literal["stack"]] = "stack"
+    """What a file calls such a dictionary."""
 
     def __init__(self, config: StackConfig, *, metadata: Mapping[str, Any] | None = None):
         super().__init__()

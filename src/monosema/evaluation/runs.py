@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.progress import Progress
+from monosema.data.dictionary_sites import Sites, side_by_side
 from monosema.data.outliers import MEDIAN_ROWS, NormRule
 from monosema.data.recorded_outliers import estimated, joined
 from monosema.evaluation.contexts import EvaluationContexts
@@ -28,7 +29,6 @@ from monosema.evaluation.patterns import PatternSums, compared_heads, counted_qu
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
 from monosema.evaluation.report import Ablation
-from monosema.evaluation.sites import Sites, side_by_side
 from monosema.evaluation.tasks import Task, choose_masked, masked_token_task, next_token_task
 from monosema.metrics import require_finite
 from monosema.metrics.checks import wide
@@ -163,20 +163,29 @@ class ModelRuns:
             elif heads:
                 self._no_patterns[written] = heads
 
-    def measure(self, progress: Progress) -> list[Findings]:
+    def measure(self, progress: bool) -> list[Findings]:
         """What is found of each subject."""
+        self._subjects = self._with_medians()
+        levels, kept = self._first_pass(progress)
+        with Progress("evaluate", self._chosen.contexts.numel(), enabled=progress) as bar:
+            return self._second_pass(levels, kept, bar)
+
+    def _second_pass(
+        self, levels: Mapping[Kind, Levels], kept: dict[int, dict[str, Tensor]], progress: Progress
+    ) -> list[Findings]:
+        """The figures, with what ``_first_pass`` gave."""
         n_groups = self._chosen.n_groups
         found = [Findings(each.coder, each.sites.widths_written, n_groups) for each in self._subjects]
-        self._subjects = self._with_medians()
-        levels, kept = self._first_pass()
         for batch, task in self._batches():
-            where = f"batch {batch.index}"
+            where, n_tokens = f"batch {batch.index}", batch.contexts.numel()
+            n_clean = 0 if task is None else n_tokens // 2  # of the progress that a batch makes, that of its clean run
             if task is None or self._masked is not None:
                 values = self._captured(batch.contexts, batch.documents, self._places())
                 for subject, own in zip(self._subjects, found, strict=True):
                     self._measure(subject, values, batch, levels, own)
             if task is not None:
                 clean, values = self._clean(task, kept.pop(batch.index, {}), where)
+                progress.advance(n_clean)
                 run = EditedRuns(self._models, self._predictors, self._suffixes, task, batch.counted, clean, values)
                 known: dict[tuple[Any, ...], tuple[dict[str, Tensor], PatternSums | None]] = {}
                 for subject, own in zip(self._subjects, found, strict=True):
@@ -197,7 +206,7 @@ class ModelRuns:
                     for name, (_, pattern) in runs.items():
                         if pattern is not None:
                             own.add_pattern(name, pattern)
-            progress.advance(batch.contexts.numel())
+            progress.advance(n_tokens - n_clean)
         return found
 
     def notes(self, subject: Subject) -> list[str]:
@@ -287,7 +296,7 @@ class ModelRuns:
                     task = masked_token_task(contexts, self._masked[part], self._mask_token_id, documents)
             yield batch, task
 
-    def _first_pass(self) -> tuple[dict[Kind, Levels], dict[int, dict[str, Tensor]]]:
+    def _first_pass(self, progress: bool) -> tuple[dict[Kind, Levels], dict[int, dict[str, Tensor]]]:
         """By kind and ablation the level ``[d_out]`` that the sites written become; and where clean runs may begin.
 
         The mean takes a pass of its own, up to the last site; what it computed before the first is kept for the clean
@@ -304,22 +313,25 @@ class ModelRuns:
         sums = {kind: [torch.zeros((), dtype=torch.float64) for _ in kind[0]] for kind in kinds}
         n_rows, n_bytes = dict.fromkeys(kinds, 0), 0
         needed = {place for each in kinds.values() for place in (each.places if each.rule else each.written)}
-        for batch, task in self._batches():
-            if task is None:
-                break
-            starts = {} if self._masked is not None or n_bytes >= KEPT_BYTES else self._starts(self._whole)
-            values = self._captured(batch.contexts, batch.documents, {*needed, *starts.values()})
-            known: dict[tuple[Place, bytes | None], Tensor] = {}
-            for kind, subject in kinds.items():
-                outlier = subject.outlier(values, batch.counted)
-                n_rows[kind] += int(batch.counted.sum()) - (0 if outlier is None else int(outlier.sum()))
-                for number, place in enumerate(kind[0]):
-                    same = place, None if outlier is None else outlier.numpy().tobytes()
-                    if same not in known:
-                        known[same] = self._sum(values[place], batch, place, outlier)
-                    sums[kind][number] = sums[kind][number] + known[same]
-            kept[batch.index] = {key: values[place] for key, place in starts.items()}
-            n_bytes += sum(value.nbytes for value in kept[batch.index].values())
+        n_tokens = self._chosen.contexts[: self._chosen.n_loss_contexts].numel()
+        with Progress("means of the sites", n_tokens, enabled=progress, passing=True) as bar:
+            for batch, task in self._batches():
+                if task is None:
+                    break
+                starts = {} if self._masked is not None or n_bytes >= KEPT_BYTES else self._starts(self._whole)
+                values = self._captured(batch.contexts, batch.documents, {*needed, *starts.values()})
+                known: dict[tuple[Place, bytes | None], Tensor] = {}
+                for kind, subject in kinds.items():
+                    outlier = subject.outlier(values, batch.counted)
+                    n_rows[kind] += int(batch.counted.sum()) - (0 if outlier is None else int(outlier.sum()))
+                    for number, place in enumerate(kind[0]):
+                        same = place, None if outlier is None else outlier.numpy().tobytes()
+                        if same not in known:
+                            known[same] = self._sum(values[place], batch, place, outlier)
+                        sums[kind][number] = sums[kind][number] + known[same]
+                kept[batch.index] = {key: values[place] for key, place in starts.items()}
+                n_bytes += sum(value.nbytes for value in kept[batch.index].values())
+                bar.advance(batch.contexts.numel())
         for kind in kinds:
             levels[kind]["mean"] = torch.cat(sums[kind]) / max(1, n_rows[kind])
         return levels, kept

@@ -13,9 +13,6 @@ from monosema.core.files import read_json
 from monosema.core.plain import mapping_in, whole_in
 from monosema.core.words import counted
 
-CONFIG_FILE = "cfg.json"
-"""The file by which a folder is that of a dictionary."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
@@ -67,16 +64,16 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "run.json").is_file()
 
 
-def has_dictionary(folder: Path) -> bool:
-    """Whether ``folder`` is that of a finished run or of a dictionary."""
-    return any((home / CONFIG_FILE).exists() for home in (folder, folder / "coder"))
-
-
 def runs_in(folder: Path) -> list[Path]:
-    """The runs and dictionaries in the folder of a sweep, by name; none where ``folder`` is no sweep."""
-    if not folder.is_dir() or is_run(folder) or has_dictionary(folder):
+    """The runs in the folder of a sweep, by name; none where ``folder`` is no sweep."""
+    if not folder.is_dir() or is_run(folder):
         return []
-    return [each for each in sorted(folder.iterdir()) if each.is_dir() and (is_run(each) or has_dictionary(each))]
+    return [each for each in sorted(folder.iterdir()) if each.is_dir() and is_run(each)]
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run in the folder ``run`` has its dictionary."""
+    return (run / "coder").exists()
 
 
 def unfinished_names(run: Path) -> list[str]:

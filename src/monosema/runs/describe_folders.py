@@ -18,15 +18,8 @@ from monosema.data.packed.manifest import is_packed
 from monosema.data.packed.manifest import read_manifest as read_tokens
 from monosema.evaluation import Report
 from monosema.features import FeatureStore
-from monosema.formats.checkpoints import (
-    checkpoint_folders,
-    has_dictionary,
-    is_run,
-    run_progress,
-    runs_in,
-    tokens_wanted,
-    unfinished_names,
-)
+from monosema.formats import registry
+from monosema.formats.checkpoints import checkpoint_folders, is_run, run_progress, tokens_wanted, unfinished_names
 from monosema.runs.held_config import held_config
 
 _MOST_RUNS = 200
@@ -53,9 +46,13 @@ class Kind:
 
 def lines_of(folder: Path) -> dict[str, str] | None:
     """What to say of ``folder``, by label; None where it holds a dictionary, or nothing that is known."""
-    if not folder.is_dir() or has_dictionary(folder):
+    if not folder.is_dir() or _has_dictionary(folder):
         return None
     return next((kind.lines(folder) for kind in KINDS if kind.is_it(folder)), None)
+
+
+def _has_dictionary(folder: Path) -> bool:
+    return any(registry.claimant(home) is not None for home in (folder, folder / "coder"))
 
 
 def run_lines(folder: Path) -> dict[str, str]:
@@ -159,9 +156,13 @@ def _feature_lines(folder: Path) -> dict[str, str]:
     }
 
 
+def _runs_in(folder: Path) -> list[Path]:
+    return [each for each in sorted(folder.iterdir()) if each.is_dir() and (is_run(each) or _has_dictionary(each))]
+
+
 def _sweep_lines(folder: Path) -> dict[str, str]:
-    runs = runs_in(folder)
-    finished = sum(map(has_dictionary, runs))
+    runs = _runs_in(folder)
+    finished = sum(map(_has_dictionary, runs))
     lines = {"runs": f"{len(runs):,}, {finished:,} of them with a finished dictionary"}
     lines |= {run.name: _in_short(run) for run in runs[:_MOST_RUNS]}
     if len(runs) > _MOST_RUNS:
@@ -172,7 +173,7 @@ def _sweep_lines(folder: Path) -> dict[str, str]:
 
 def _in_short(run: Path) -> str:
     """State and main figures of one run of several."""
-    if not has_dictionary(run):
+    if not _has_dictionary(run):
         return f"{'given up at' if (run / 'failure.json').exists() else 'not finished:'} {_how_far(run)}"
     try:
         report = Report.load(run / "report.json")
@@ -187,6 +188,6 @@ KINDS = (
     Kind(_is_cache, _cache_lines),
     Kind(is_packed, _tokens_lines),
     Kind(lambda folder: (folder / "features.json").is_file(), _feature_lines),
-    Kind(lambda folder: bool(runs_in(folder)), _sweep_lines),
+    Kind(lambda folder: bool(_runs_in(folder)), _sweep_lines),
 )
 """In the order in which they are asked: a cache in sae-lens' layout has a file of the name that packed tokens have."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.files import write_atomically, write_json
+from monosema.core.peers import SAELENS_VERSION
 from monosema.core.words import counted
 from monosema.data.packed.manifest import Manifest, TokenPlan
-from monosema.formats.saelens import SAELENS_VERSION
 
 SAELENS_FILE, CARD = "sae_lens.json", "README.md"
 
@@ -83,9 +83,8 @@ tags:
 # Packed tokens
 
 Contexts of {counted(plan.context_size, "token")} in `input_ids`: {counts}. They are of
-{counted(text.n_documents, "document")} of `{plan.source}`, tokenised with
-`{plan.tokenizer.name}`. Of the documents {text.n_heldout_documents:,} are held out, chosen by a hash of
-each, in contexts of their own.
+{counted(text.n_documents, "document")} of `{plan.source}`, tokenised with `{plan.tokenizer.name}`. Of the
+documents {text.n_heldout_documents:,} are held out, chosen by a hash of each, in contexts of their own.
 
 The mode of packing is `{plan.packing.mode}`. Every context begins with token {marks["begin_context"]}, every document
 with {marks["begin_document"]}; between documents stands {marks["separator"]}, and a context ends with
