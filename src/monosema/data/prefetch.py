@@ -133,7 +133,7 @@ def _work(
     except CancelledError:
         coming.set_result(None)
     except torch.OutOfMemoryError:
-        logger.warning("no memory for a second chunk of activations: from here on none is harvested ahead")
+        logger.warning("no memory for a second chunk of activations: from here on none is collected ahead")
         coming.set_result(None)
     except BaseException as error:  # noqa: BLE001  # raised where the chunk is taken
         coming.set_exception(error)

@@ -87,7 +87,7 @@ class ActivationStream:
         autocast: type of a float32 model's products while rows are made (``bfloat16``, ``float16``).
         compile: mode of ``torch.compile`` for its blocks meanwhile (``default``, ``max-autotune``).
         buffer_device: where a chunk is kept; the (first) model's device by default.
-        prefetch: harvest the next chunk in a thread of its own while one is served, which takes the memory of a second
+        prefetch: collect the next chunk in a thread of its own while one is served, which takes the memory of a second
             chunk and changes no row; by default where all models are on GPUs and ``compile`` is not given.
         outlier_norm_multiple: a row whose norm at a site exceeds so many times the median there is left out (``data``'s
             ``outliers``); the median is of the first 4,096 rows. None leaves no row out.

@@ -63,7 +63,7 @@ class StreamOptions:
     compile: CompileMode | None = by_caller(default=None)  # it starts a compiler
     """Mode of ``torch.compile`` for the model's blocks meanwhile; ``reduce-overhead`` is refused."""
     prefetch: bool | None = None
-    """Whether the next chunk is harvested while one is trained on, which takes the memory of a second chunk; by default
+    """Whether the next chunk is collected while one is trained on, which takes the memory of a second chunk; by default
     on GPUs, without ``compile``."""
     outlier_norm_multiple: float | None = from_file(
         "which rows are left out for their norm; null for none", is_number_or_null, default=10.0

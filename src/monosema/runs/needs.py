@@ -66,7 +66,7 @@ class Operations:
     rest: int
     """Everything else of its step: ``StepOperations.rest``."""
     total: int | None
-    """Of the whole run: ``model`` of every token harvested, the others of every row trained on."""
+    """Of the whole run: ``model`` of every token that goes through it, the others of every row trained on."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Needs:
     row_bytes: int
     """Of a row of activations."""
     prefetch: bool
-    """Whether the next chunk is harvested while one is trained on."""
+    """Whether the next chunk is collected while one is trained on."""
     n_written_checkpoints: int
     """Checkpoints written in the course of the run."""
     memory: tuple[DeviceMemory, ...]

@@ -65,7 +65,7 @@ class Times:
     steps: float
     """Training steps."""
     training: float
-    """Both: their sum, or where the next chunk is harvested meanwhile the first chunk and the longer of the rest."""
+    """Both: their sum, or where the next chunk is collected meanwhile the first chunk and the longer of the rest."""
     checkpoints: float
     """Making checkpoints."""
     evaluation: float
@@ -130,7 +130,7 @@ def measure(config: RunConfig, tokens: Tokens, needs: Needs, seconds: float) -> 
 
 
 def _harvest(stream: ActivationStream, seconds: float) -> tuple[Tensor, int, list[float]]:
-    """Rows of the first contexts, at least a batch; tokens harvested; and how long each forward pass took."""
+    """Rows of the first contexts, at least a batch; tokens collected; and how long each forward pass took."""
     contexts = stream.first_contexts()
     pieces: list[Tensor] = []
     taken: list[float] = []

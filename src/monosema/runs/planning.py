@@ -264,6 +264,6 @@ def _time_lines(pace: Pace | None, times: Times) -> dict[str, str]:
         "pace": f"model {short_number(pace.harvest)} tok/s, {1 / pace.step:.3g} steps/s; together "
         f"{short_number(times.tokens_per_second)} tok/s",
         "time": f"{duration(times.total)}: start {duration(times.start)}, training {duration(times.training)} "
-        f"(harvest {duration(times.harvest)}, steps {duration(times.steps)}), "
+        f"(collecting activations {duration(times.harvest)}, steps {duration(times.steps)}), "
         f"checkpoints {duration(times.checkpoints)}, evaluation {duration(times.evaluation)}",
     }

@@ -45,7 +45,7 @@ def write_cache(
     n_writers: int = 1,
     progress: Callable[[int], None] = lambda n_rows: None,
 ) -> Manifest | None:
-    """Harvest what ``stream`` would serve in its first epoch into ``folder``; returns the manifest once all is there.
+    """Collect what ``stream`` would serve in its first epoch into ``folder``; returns the manifest once all is there.
 
     A chunk of the stream is the window that rows are permuted in. Every row is written, those of large norm too:
     ``ActivationCache`` leaves them out when it reads. Each shard and record is written whole or not at all,
