@@ -24,11 +24,13 @@ from monosema.coders import (
     StackConfig,
     TanhReLU,
     TopK,
+    TrainableDictionary,
 )
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.config import ActivationConfig
 from monosema.coders.parts import Origin
 from monosema.coders.site_transform import SiteTransform
+from monosema.coders.trainable import require_sparse_coders
 from monosema.core.config import from_plain, to_plain
 from monosema.core.devices import choose_device, parse_dtype
 from monosema.core.errors import ConfigError, DataError, FileError, ShapeError, UserError, first_line
@@ -58,6 +60,7 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
     ``FileError``, and a weight that is not finite with ``DataError``, before anything is written.
     """
     target = Path(folder)
+    coder = require_sparse_coders(coder, "saved")
     _require_finite(coder)
     _require_replaceable(target)
     _require_threshold(coder)
@@ -67,8 +70,9 @@ def save(coder: Dictionary, folder: str | os.PathLike[str], *, log10_density: Te
             f"log10_density must have a number for each of {coder.d_sae} latents, got {list(density.shape)}"
         )
     with atomic_folder(target) as temporary:
-        if isinstance(coder, SparseCoder) and fits_saelens(coder):
-            saelens.write(to_spec(coder, density), temporary)
+        sae = None if coder.is_layered else coder.parts[0].coder
+        if sae is not None and fits_saelens(sae):
+            saelens.write(to_spec(sae, density), temporary)
         else:
             native.write(to_native(coder, density), temporary)
     return target
@@ -107,7 +111,7 @@ def load(
     token: str | None = None,
     revision: str | None = None,
     force_download: bool = False,
-) -> Dictionary:
+) -> TrainableDictionary:
     """The dictionary in a local folder, or under ``name`` in a Hugging Face repository ``source``.
 
     A run folder stands for its ``coder/``; ``name`` may then be a checkpoint: ``latest``, ``best``, ``step_500`` or,
@@ -115,7 +119,7 @@ def load(
     """
     folder = _local_folder(source, name, token=token, revision=revision, force_download=force_download)
     spec = native.read(folder) if native.is_native(folder) else saelens.read(folder)
-    coder: Dictionary
+    coder: TrainableDictionary
     try:
         coder = from_native(spec) if isinstance(spec, NativeSpec) else from_spec(spec)
         transform = coder.site_transform
@@ -142,17 +146,17 @@ def fits_saelens(coder: SparseCoder) -> bool:
         case TopK() | BatchTopK() | AbsTopK() if activation.weight_by_decoder_norm and not _has_unit_rows(coder):
             return False
         case AbsTopK():
-            is_sae = coder.hook_name == coder.hook_name_out and coder.W_skip is None
+            is_sae = coder.reconstructs and not coder.has_skip
             return activation.inference == "topk" and is_sae
         case BatchTopK():
             return activation.inference == "threshold"
     return True
 
 
-def to_native(coder: Dictionary, log10_density: Tensor | None = None) -> NativeSpec:
+def to_native(coder: TrainableDictionary, log10_density: Tensor | None = None) -> NativeSpec:
     """``coder`` as its plain config and tensors."""
     return NativeSpec(
-        kind="coder" if isinstance(coder, SparseCoder) else "stack",
+        kind="stack" if coder.is_layered else "coder",
         config=to_plain(coder.config),
         tensors=dict(coder.state_dict()),
         metadata={key: value for key, value in coder.metadata.items() if key != "log10_density"},
@@ -160,12 +164,12 @@ def to_native(coder: Dictionary, log10_density: Tensor | None = None) -> NativeS
     )
 
 
-def from_native(spec: NativeSpec) -> Dictionary:
+def from_native(spec: NativeSpec) -> TrainableDictionary:
     """The dictionary that ``spec`` describes; ``FileError`` where tensors and config do not fit together."""
     metadata = dict(spec.metadata)
     if spec.log10_density is not None:
         metadata["log10_density"] = spec.log10_density
-    coder: Dictionary
+    coder: TrainableDictionary
     _require_sites(spec)
     if spec.kind == "coder":
         config = from_plain(CoderConfig, spec.config)
@@ -206,7 +210,7 @@ def _require_sizes(tensors: Mapping[str, Tensor], configs: Mapping[str, CoderCon
                 raise FileError(f"the file's tensors do not fit its config: {prefix}{name}")
 
 
-def _require_threshold(coder: Dictionary) -> None:
+def _require_threshold(coder: TrainableDictionary) -> None:
     for part in coder.parts:
         own = part.coder.activation
         if isinstance(own, FixedCountActivation) and own.config.inference == "threshold" and own.threshold is None:
@@ -249,7 +253,7 @@ def to_spec(coder: SparseCoder, log10_density: Tensor | None = None) -> CoderSpe
     return CoderSpec(
         rule=rule,
         tensors={key: value.detach() for key, value in tensors.items()},
-        is_transcoder=coder.hook_name != coder.hook_name_out or coder.d_in != coder.d_out or coder.W_skip is not None,
+        is_transcoder=not coder.reconstructs or coder.has_skip,
         subtracts_b_dec=coder.config.b_dec == "input_and_output",
         dtype=coder.config.dtype,
         token_scaling=coder.config.token_scaling,

@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from monosema.coders import CrossLayerTranscoder, Dictionary, SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, UserError
 from monosema.evaluation.sites import require_writable, sites_of
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
@@ -54,8 +54,8 @@ class Replacement:
     layers: tuple[Layer, ...]
     """A layer for each site written, in the dictionaries' order."""
 
-    def encoder(self, layer: Layer) -> SparseCoder:
-        """The coder of the layer's latents."""
+    def encoder(self, layer: Layer) -> Dictionary:
+        """The dictionary of the layer's latents."""
         return self.coders[layer.owner].parts[layer.number].coder
 
     def zeros(self, counted: Tensor) -> Edits:
@@ -78,7 +78,7 @@ def replacement_of(coders: Sequence[Dictionary], model: LanguageModel) -> Replac
     layers: list[Layer] = []
     for owner, coder in enumerate(coders):
         sites = sites_of(coder, {"": model}, to_be_written=False)
-        if len(sites.read + sites.written) > 2 and not isinstance(coder, CrossLayerTranscoder):
+        if len(sites.read + sites.written) > 2 and not coder.is_layered:
             raise ConfigError(
                 f"one group of latents joins several sites, {coder.hook_name!r} -> {coder.hook_name_out!r}, so it can "
                 "take no site's place; give one coder for each site, or a cross-layer transcoder"
@@ -185,9 +185,9 @@ class ReplacedRun:
 
 
 def _without_latents(coder: Dictionary, n: int) -> Tensor:
-    """``[n, d_out]``: a cross-layer transcoder's bias; that of any other coder comes with its latents."""
+    """``[n, d_out]``: what is written beside the parts; nothing where the one part is the whole dictionary."""
     out = torch.zeros(n, coder.d_out, device=coder.device, dtype=coder.dtype)
-    return out + coder.b_dec if isinstance(coder, CrossLayerTranscoder) else out
+    return out + coder.without_latents() if coder.is_layered else out
 
 
 def _in_turn(functions: Sequence[EditFunction]) -> EditFunction:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
+from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError, ShapeError, UserError
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.rebuild import several_models
@@ -53,7 +54,7 @@ def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_wr
     Raises ``ConfigError`` where the coder names none or sites of other models, ``UnknownNameError`` where a model has
     no such site, ``ShapeError`` where widths differ, and ``UserError`` where a site cannot be written but must be.
     """
-    if not coder.hook_name or not coder.hook_name_out:
+    if not coder.reads or not coder.writes:
         raise ConfigError(
             "the coder does not say which site it reads; train it on a stream, or name its sites with "
             "coder.bind(hook_name, hook_name_out, {})"
@@ -63,7 +64,7 @@ def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_wr
         raise ConfigError(
             f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
         )
-    names = coder.hook_name.split("+"), coder.hook_name_out.split("+")
+    names = [str(site) for site in coder.reads], [str(site) for site in coder.writes]
     places = {name: ("", name) if "" in models else split_site_name(name, models) for name in names[0] + names[1]}
     found = {name: models[key].site(hook) for name, (key, hook) in places.items()}
     read, written = ([(name, found[name]) for name in each] for each in names)
@@ -72,7 +73,7 @@ def sites_of(coder: Dictionary, models: Mapping[str, LanguageModel], *, to_be_wr
         if total != width:
             owners = " and ".join(dict.fromkeys(models[places[name][0]].name for name, _ in sites))
             raise ShapeError(
-                f"the coder's {kind} is {width}, but {'+'.join(name for name, _ in sites)!r} of {owners} is "
+                f"the coder's {kind} is {width}, but {join_names(name for name, _ in sites)!r} of {owners} is "
                 f"{total} wide; was it trained on another model or site?"
             )
     if to_be_written:

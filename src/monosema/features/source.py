@@ -77,7 +77,7 @@ def outlier_rule(coder: Dictionary, source: Source, special_NT: Tensor, multiple
 
 def sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]]:
     """The sites whose values lie side by side in the coder's input, and those in its output."""
-    if not coder.hook_name:
+    if not coder.reads:
         raise ConfigError(
             "the coder does not say which site it reads; train it on a stream, or name its sites with "
             "coder.bind(hook_name, hook_name_out, {})"
@@ -87,7 +87,7 @@ def sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]]
         raise ConfigError(
             f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
         )
-    found = models.sites(coder.hook_name.split("+"))
+    found = models.sites([str(site) for site in coder.reads])
     width = sum(width for _, width in found)
     if width != coder.d_in:
         names = " and ".join(model.name for model in models.by_name.values()) or models.first.name
@@ -96,5 +96,5 @@ def sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]]
             "trained on another model or site?"
         )
     read = [name for name, _ in found]
-    written = (coder.hook_name_out or coder.hook_name).split("+")
+    written = [str(site) for site in coder.writes or coder.reads]
     return read, read if written == read else [name for name, _ in models.sites(written)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from monosema import hub
-from monosema.coders import Dictionary
+from monosema.coders import Dictionary, TrainableDictionary
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.progress import doing
@@ -78,7 +78,7 @@ class Session:
         return Facts(
             "Session: a dictionary and what it was trained with",
             {
-                "coder": f"{type(coder).__name__}, {counted(coder.d_sae, 'latent')} at {coder.hook_name}",
+                "coder": f"{coder.variant_words}, {counted(coder.d_sae, 'latent')} at {coder.hook_name}",
                 "models": "; ".join(f"{key}: {each}" if key else str(each) for key, each in named.items()),
                 "tokens": str(self.tokens),
                 "stream": f"batches of {counted(self.stream.batch_size, 'row')}",
@@ -243,11 +243,11 @@ def build_layout(options: StreamOptions, model: Models) -> RowLayout:
     return RowLayout(reads, reads if options.targets is None else named.sites(options.targets))
 
 
-def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
+def build_coder(config: RunConfig, stream: ActivationStream) -> TrainableDictionary:
     """The coder of ``config.coder`` for the stream's sites, or the saved one that it starts from."""
     return coder_for(config.coder, stream.layout, stream.record())
 
 
-def coder_for(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> Dictionary:
+def coder_for(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> TrainableDictionary:
     """The same for sites of models with the record ``models``."""
     return make_coder(options, layout) if options.start_from is None else load_start(options, layout, models)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, Encoding, SparseCoder
+from monosema.coders import Encoding, SparseCoder, TrainableDictionary
 from monosema.coders.encoder_product import compiled_encoder_product
 from monosema.core.errors import ConfigError
 from monosema.core.seeds import random_stream
@@ -65,7 +65,7 @@ class GradientPass:
 
     def __init__(
         self,
-        coder: Dictionary,
+        coder: TrainableDictionary,
         config: TrainingConfig,
         objective: Objective,
         *,
@@ -127,9 +127,7 @@ class GradientPass:
                 for name, value in found.parameters.items():
                     mine[name] = mine[name] + value
             gradients |= {part.prefix + name: value for name, value in mine.items()}
-        if not isinstance(coder, SparseCoder):
-            gradients["b_dec"] = loss.g_out.reshape(-1, coder.d_out).sum(0)
-            coder.tie_gradients_(gradients)
+        coder.add_own_gradients_(gradients, loss.g_out)
         if self.config.sparse_connection is not None:
             with torch.autocast(coder.device.type, enabled=False):
                 terms["sparse_connection"] = self._connect_(gradients)
@@ -145,8 +143,8 @@ class GradientPass:
     def _connect_(self, gradients: dict[str, Tensor]) -> Tensor:
         """Add the sparse-connection loss's gradient in place; returns its value."""
         config, directions = self.config.sparse_connection, self.directions
-        assert config is not None and directions is not None and isinstance(self.coder, SparseCoder)
-        decoder = self.coder.W_dec
+        assert config is not None and directions is not None and not self.coder.is_layered
+        decoder = self.coder.parts[0].coder.W_dec
         share, value = config.coefficient / len(directions), decoder.new_zeros(())
         gradient = torch.zeros_like(decoder)
         for block in directions.to(decoder).split(max(1, 2**24 // self.coder.d_sae)):

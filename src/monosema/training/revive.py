@@ -48,7 +48,7 @@ class Dead:
     """Which part this is."""
 
     @staticmethod
-    def of(mask_F: Tensor, parts: Sequence[Part]) -> tuple[Dead, ...]:
+    def of(mask_F: Tensor, parts: Sequence[Part[SparseCoder]]) -> tuple[Dead, ...]:
         """For each of ``parts``, from the mask of all their latents."""
         masks = mask_F.split([part.coder.d_sae for part in parts])
         counts = LateNumbers(torch.stack([mask.count_nonzero() for mask in masks]))
@@ -66,7 +66,9 @@ class Dead:
 
 
 @torch.no_grad()
-def revival(part: Part, encoding: Encoding, loss: Loss, dead: Dead, policy: Revive | None) -> Revival | None:
+def revival(
+    part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Dead, policy: Revive | None
+) -> Revival | None:
     """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
     match policy:
         case AuxK() if dead.n > 0:
@@ -78,7 +80,7 @@ def revival(part: Part, encoding: Encoding, loss: Loss, dead: Dead, policy: Revi
     return None
 
 
-def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK) -> Revival:
+def auxk(part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK) -> Revival:
     """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
     ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, ``max(0, pre)`` of the ``min(k, number dead)`` largest
@@ -108,7 +110,9 @@ def auxk(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK)
     return Revival("auxk", value, ExtraEntries(latents, weights * left * (-2 * scale), slope))
 
 
-def ghost_gradients(part: Part, encoding: Encoding, loss: Loss, dead: Tensor, config: GhostGradients) -> Revival:
+def ghost_gradients(
+    part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Tensor, config: GhostGradients
+) -> Revival:
     """``α · s · Σ w ‖e - ĝ‖²`` with ĝ the decode of ``exp(pre)`` of dead latents, scaled to half of e's norm.
 
     The norms' ratio ``‖e‖ / 2‖ĝ‖`` of each token, e and ``s = reconstruction / (Σ w ‖e - ĝ‖² + 1e-6)`` are constants.
@@ -203,7 +207,7 @@ def rewarm_steps(policy: Resample, n_steps: int, batch_size: int) -> int:
     return round(rule.rewarm_fraction * n_steps if rule.rewarm_tokens is None else rule.rewarm_tokens / batch_size)
 
 
-def _own(part: Part, of_all: Tensor) -> Tensor:
+def _own(part: Part[SparseCoder], of_all: Tensor) -> Tensor:
     """The columns a part writes; their mean over sites where one decoder serves several."""
     if of_all.shape[1] == 1:
         return of_all
