@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from monosema.coders.dictionary import Dictionary
-
-C_co = TypeVar("C_co", bound="Dictionary", covariant=True)
+C_co = TypeVar("C_co", covariant=True)
+"""The class of a part's dictionary: ``Part[SparseCoder]`` in dictionaries that train."""
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,8 @@ class CrossLayerTranscoder(TrainableDictionary):
         rows = self.b_dec.new_empty(len(numbers), widths.pop() if widths else self.config.read_widths[0])
         for number, part in enumerate(self.parts):
             own = owners == number
+            if not bool(own.any()):
+                continue  # the width of its rows may be another
             rows[own] = part.coder.encoder_rows(numbers[own] - part.latents.start)
         return rows
 
