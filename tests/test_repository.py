@@ -112,6 +112,11 @@ def test_the_page_of_what_goes_together_is_the_table() -> None:
     assert script("allowed_table").table() == page, "run: python scripts/allowed_table.py --write"
 
 
+def test_the_table_of_figures_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert script("figures_table").with_table(page) == page, "run: python scripts/figures_table.py --write"
+
+
 def test_readme_tree_is_true() -> None:
     module = script("readme_tree")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

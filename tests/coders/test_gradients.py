@@ -57,7 +57,7 @@ def everything(
             near_step=None if near is None else at(on_step, near),
             gate=None if gate is None else at(on_gate, gate),
         ),
-        extra=extra,
+        extra,
     )
     loss = (reference.out * g_out).sum() + (reference.channels.f * on_latents).sum()
     loss = loss + ((reference.pre * auxiliary) @ reference.leaves["W_dec"] * g_extra).sum()
@@ -179,7 +179,7 @@ def test_a_gradient_on_all_entries_but_some(activation: str) -> None:
     reference, encoding = dense_forward(made, activation, x), made.encode_select(x)
     but = randn(B, D_SAE, seed=3) > 0.7
     entries = latents_from_mask(torch.ones(B, D_SAE).double(), but)
-    got = made.backward(encoding, torch.zeros_like(x), everywhere=Everywhere(g, entries))
+    got = made.backward(encoding, torch.zeros_like(x), Everywhere(g, entries))
     expected = reference.gradients((reference.pre * ~but * g).sum())
     for name in ("W_enc_rows", "b_enc", "b_dec"):
         if name in expected:

@@ -151,8 +151,8 @@ def test_further_entries_get_their_gradient_through_the_scaling(kind: TokenScali
         torch.arange(20, dtype=torch.int32), torch.arange(19, dtype=torch.int32), randn(19, seed=1), D_SAE, (19,)
     )
     zero = torch.zeros_like(g)
-    found = scaled.backward(scaled.encode_select(x), zero, extra=ExtraEntries(further, g))
-    expected = plain.backward(plain.encode_select(u), zero, extra=ExtraEntries(further, g * spread))
+    found = scaled.backward(scaled.encode_select(x), zero, ExtraEntries(further, g))
+    expected = plain.backward(plain.encode_select(u), zero, ExtraEntries(further, g * spread))
     assert float(expected["W_dec"].abs().max()) > 0
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)

@@ -6,6 +6,8 @@ import pytest
 
 from monosema.core import foreign
 from monosema.core.errors import ConfigError
+from monosema.core.option_fields import file_fields
+from monosema.data.rebuild import PARTS
 
 OBEYED = {
     "model": [
@@ -52,22 +54,22 @@ REFUSED = {
 
 @pytest.mark.parametrize(("part", "name", "value"), [(p, *each) for p, pairs in OBEYED.items() for each in pairs])
 def test_what_is_listed_is_taken(part: str, name: str, value: Any) -> None:
-    assert foreign.listed(part, {name: value}) == {name: value}
-    foreign.refuse(part, {name: value})
+    assert foreign.listed(part, PARTS[part], {name: value}) == {name: value}
+    foreign.refuse(part, PARTS[part], {name: value})
 
 
 @pytest.mark.parametrize(("part", "name", "value"), [(p, *each) for p, pairs in REFUSED.items() for each in pairs])
 def test_what_could_run_fetch_or_write_is_refused_by_name(part: str, name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"says {part}\.{name} = "):
-        foreign.refuse(part, {name: value})
+        foreign.refuse(part, PARTS[part], {name: value})
 
 
-@pytest.mark.parametrize("part", foreign.PARTS)
+@pytest.mark.parametrize("part", PARTS)
 def test_every_other_field_is_ignored_and_consent_is_named(part: str, caplog: pytest.LogCaptureFixture) -> None:
     asked = {"trust_remote_code": True, "token": "hf_x", "endpoint": "https://fetch.invalid", "compile": "default",
              "n_processes": 64, "out": "/x", "cache_dir": "/x", "offload_folder": "/x", "auto_map": {}}  # fmt: skip
     with caplog.at_level(logging.INFO, logger="monosema"):
-        assert foreign.listed(part, asked) == {}
+        assert foreign.listed(part, PARTS[part], asked) == {}
     for name in ("trust_remote_code", "token", "endpoint"):
         assert f"{part}.{name} is recorded, which does not count" in caplog.text
     assert "hf_x" not in caplog.text
@@ -122,5 +124,5 @@ def test_a_file_that_says_it_is_refused_unless_the_caller_says_the_same(path: st
 def test_the_page_of_the_docs_names_every_field() -> None:
     page = (Path(__file__).parents[2] / "docs/trust.md").read_text()
     fields = [*foreign.CALLER_ALONE, *foreign.MODEL_KWARGS, *foreign.ATTENTION, *foreign.SECRETS]
-    for name in [*fields, *(name for part in foreign.PARTS.values() for name in part)]:
+    for name in [*fields, *(name for config in PARTS.values() for name in file_fields(config))]:
         assert f"`{name}`" in page or f"{name}s |" in page, f"docs/trust.md does not name {name}"

@@ -9,9 +9,8 @@ import pytest
 from data_tiny import word_tokenizer
 
 from monosema.core.errors import ConfigError, DataError
-from monosema.data.config import TextSource
+from monosema.data.config import TextSource, load_tokens
 from monosema.data.documents import documents_from, open_source
-from monosema.data.loading import load_tokens
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] not in ['user', 'assistant', 'system'] %}"

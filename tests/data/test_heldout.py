@@ -10,7 +10,7 @@ import pytest
 import torch
 from data_tiny import BOS, word_tokenizer, words
 
-from monosema.data import Packing, heldout, load_tokens, pretokenize, reading
+from monosema.data import Packing, document_reader, heldout, load_tokens, pretokenize
 from monosema.data.file_formats import PIECE_CHARACTERS, named_by_text
 from monosema.data.heldout import HeldoutRule, choose_by_hash
 from monosema.data.packed import writer
@@ -123,7 +123,7 @@ def test_the_split_does_not_depend_on_the_names_of_files(tmp_path: Path):
 )
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_text_as_needed_and_on_disk_has_the_same_sides(documents, interrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "BLOCK_DOCUMENTS", 6)
+    monkeypatch.setattr(document_reader, "BLOCK_DOCUMENTS", 6)
     whole, live = load(documents), load(documents, in_memory=False)
     assert rows(whole.heldout) == rows(live.heldout) != []
     assert live.record["heldout_rule"] == whole.record["heldout_rule"]

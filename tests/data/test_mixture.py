@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from monosema.core.errors import ConfigError, DataError
 from monosema.data import heldout
-from monosema.data.config import Mixture, TextSource
+from monosema.data.config import Mixture, TextSource, load_tokens
 from monosema.data.documents import TextFingerprint
 from monosema.data.file_formats import Document, named_by_text
-from monosema.data.loading import load_tokens
 from monosema.data.mixture import mix
 from monosema.data.tokenise import TokenisedDocument
 

@@ -15,8 +15,8 @@ from data_tiny import word_tokenizer, words
 import monosema as ms
 from monosema.core.errors import ConfigError, DataError
 from monosema.data import tokenise as module
+from monosema.data.config import load_tokens
 from monosema.data.file_formats import Document
-from monosema.data.loading import load_tokens
 from monosema.data.tokenise import encode, tokenise
 from monosema.data.workers import Workers
 

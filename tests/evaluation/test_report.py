@@ -10,7 +10,11 @@ import pytest
 import torch
 from known_report import report
 
-from monosema.evaluation import AblationLosses, Report
+from monosema.core.config import made_of
+from monosema.core.errors import FileError
+from monosema.evaluation import AblationLosses, ModelLosses, Report
+from monosema.metrics.figure import GROUPS, figures_of, shown_in_groups
+from monosema.metrics.figures_of_runs import PredictionFigures
 
 
 def test_text_shows_what_was_measured_and_nothing_else():
@@ -98,7 +102,28 @@ def test_reports_are_frozen_and_compare_without_their_tensor():
 
 
 def test_every_number_shown_is_a_field():
-    from monosema.evaluation.report import _GROUPS
-
     names = {field.name for field in fields(Report)}
-    assert all(name in names for group in _GROUPS.values() for name in group)
+    assert all(name in names for group in shown_in_groups(Report).values() for name in group)
+    assert [*shown_in_groups(Report)] == list(GROUPS)
+
+
+def test_losses_of_a_model_may_be_older_than_a_figure_but_not_damaged(tmp_path):
+    losses = dict.fromkeys(figures_of(PredictionFigures), 1.0) | {"n_predicted_tokens": 3, "ablations": {}}
+    whole = report().to_dict() | {"models": {"chat": losses}}
+    assert Report.from_dict(whole).models["chat"].kl == 1.0
+    assert math.isnan(Report.from_dict(whole | {"models": {"chat": losses | {"kl": None}}}).models["chat"].kl)
+    (tmp_path / "report.json").write_text(
+        json.dumps(whole | {"models": {"chat": {name: each for name, each in losses.items() if name != "kl"}}})
+    )
+    assert math.isnan(Report.load(tmp_path / "report.json").models["chat"].kl)
+    (tmp_path / "report.json").write_text(
+        json.dumps(whole | {"models": {"chat": losses | {"n_predicted_tokens": None}}})
+    )
+    with pytest.raises(FileError, match="n_predicted_tokens"):
+        Report.load(tmp_path / "report.json")
+    with pytest.raises(TypeError, match="kl missing; only figures of attention patterns may be None"):
+        ModelLosses(**{name: each for name, each in losses.items() if name != "kl"}, intervals={})
+    with pytest.raises(FileError, match="ce_clean"):
+        Report.from_dict(whole | {"ce_clean": "much"})
+    with pytest.raises(FileError, match="ce_clean"):
+        made_of(ModelLosses, losses | {"ce_clean": "much", "intervals": {}}, "a file")

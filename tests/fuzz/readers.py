@@ -67,6 +67,7 @@ from monosema.data.packing_config import Packing
 from monosema.data.rows import ArrayRows
 from monosema.evaluation.crosscoder_report import CrosscoderReport, CrosscoderThresholds, LatentSites, SiteFigures
 from monosema.features import FeatureStore
+from monosema.formats import registry
 from monosema.runs import folder as run_folder
 from monosema.runs.checksums import FILE as CHECKSUMS
 from monosema.runs.checksums import _checksum as record_sum
@@ -231,9 +232,9 @@ def _report(**changes: Any) -> ms.Report:
 
 def _write_run(folder: Path) -> None:
     with RunFolder(folder, _SMALL, _PLAN) as run:
-        run.append_metrics({"step": 1, "loss": 0.5})
-        run.append_metrics({"step": 2, "loss": 0.25, "l0": 8})
-        run.checkpoints.write(2, {"W": torch.ones(2)}, {"step": 2, "tokens": 8, "metrics": run.metrics_record()})
+        run.metrics_log.log(1, {"loss": 0.5})
+        run.metrics_log.log(2, {"loss": 0.25, "l0": 8})
+        run.checkpoints.write(2, {"W": torch.ones(2)}, {"step": 2, "tokens": 8, "metrics": run.metrics_log.record()})
         run.record_failure("diverged")
     coder = SAE(4, 8, activation=ReLU(), hook_name="blocks.0.hook_resid_post")
     with run.writing("coder"):
@@ -595,9 +596,11 @@ def _with_listed_files(seeds: Callable[[], list[Case]]) -> Callable[[], list[Cas
     """``seeds``, whose files must all be in the library's list of what is used of files."""
 
     def listed() -> list[Case]:
-        cases = seeds()
+        cases, listed_files = seeds(), (*FILES, *registry.wanted_files())
         for name in sorted({Path(file).name for case in cases for file in case}):
-            assert any(fnmatch.fnmatch(name, each) for each in FILES), f"{name} is not in the list of core/foreign.py"
+            assert any(fnmatch.fnmatch(name, each) for each in listed_files), (
+                f"{name} is not in the list of core/foreign.py, nor among the files of a format"
+            )
         return cases
 
     return listed

@@ -7,8 +7,8 @@ import pytest
 import monosema as ms
 from monosema.core.config import from_plain, merge
 from monosema.core.errors import ConfigError, FileError, UnknownNameError
+from monosema.models import load
 from monosema.runs import launch as launching
-from monosema.runs import session
 from monosema.runs.config import RunConfig
 from monosema.runs.launch import launch
 
@@ -74,7 +74,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded first")
 
-    monkeypatch.setattr(session, "model_again", loaded)
+    monkeypatch.setattr(load, "load_model", loaded)
 
 
 @pytest.mark.usefixtures("nothing_loads")

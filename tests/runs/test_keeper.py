@@ -14,7 +14,7 @@ import monosema as ms
 from monosema import hub
 from monosema.core.errors import ConfigError, FileError
 from monosema.data import ArrayRows
-from monosema.runs import keeper
+from monosema.runs import figure_log, keeper
 from monosema.runs.describe import describe
 from monosema.training import RunInterrupted
 
@@ -154,9 +154,9 @@ def test_checkpoints_are_found_by_tokens_step_and_name(tmp_path):
 
 def test_the_best_checkpoint_stays_and_survives_a_stop(tmp_path, monkeypatch):
     figures = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.8, 10: 0.95, 12: 0.2}
-    monkeypatch.setattr(keeper, "measure", lambda *arguments, **options: object())
+    monkeypatch.setattr(figure_log, "measure", lambda *arguments, **options: object())
     clock: list[int] = []
-    monkeypatch.setattr(keeper, "heldout_figures", lambda report: {"heldout/fve": figures[clock[-1]]})
+    monkeypatch.setattr(figure_log, "heldout_figures", lambda report: {"heldout/fve": figures[clock[-1]]})
     options = {"checkpoint_every": 5, "keep_checkpoints": 1, "eval_every": 2, "keep_best": "heldout/fve"}
 
     def step(trainer):

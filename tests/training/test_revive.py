@@ -9,7 +9,7 @@ import torch
 
 from monosema.coders import SAE, JumpReLU, ReLU, TopK
 from monosema.training import AuxK, TrainingConfig
-from monosema.training.objectives import Objective
+from monosema.training.objectives import Objective, asked
 from monosema.training.revive import Dead, dead_after, default_k, revival
 from monosema.training.terms import GhostGradients, PreActivationLoss, Resample
 
@@ -32,8 +32,9 @@ def run(coder, encoding, error, dead, policy):
     """The policy on a loss whose error is ``error``."""
     x = encoding.raw_BI
     objective = Objective.of(coder, TrainingConfig(), None)
-    made = objective.loss(coder, [encoding], x, x, 0.0)
-    return revival(coder.parts[0], encoding, replace(made, error_BO=error), Dead.of(dead, coder.parts)[0], policy)
+    batch = objective.batch(coder, [encoding], x, x, 0.0)
+    asked(objective.terms, batch)
+    return revival(coder.parts[0], encoding, replace(batch, error_BO=error), Dead.of(dead, coder.parts)[0], policy)
 
 
 def test_the_strongest_positive_dead_latents_decode_to_the_error():
@@ -43,8 +44,8 @@ def test_the_strongest_positive_dead_latents_decode_to_the_error():
     aux = run(coder, encoding, E_BO, dead, AuxK(k=1, coefficient=0.5))
     # token 0: latent 1 (pre 4) gives ê = (0, 4), e - ê = (1, -2); token 1 has no positive one: e - ê = (0.5, -1)
     assert float(aux.value) == pytest.approx(0.5 * (1 + 4 + 0.25 + 1) / 2)
-    assert aux.extra.latents.to_dense().tolist() == [[0, 4, 0, 0], [0, 0, 0, 0]]
-    assert aux.extra.g_out_BO.tolist() == [[-0.5, 1.0], [-0.25, 0.5]]
+    assert aux.contributions[0].latents.to_dense().tolist() == [[0, 4, 0, 0], [0, 0, 0, 0]]
+    assert aux.contributions[0].g_out_BO.tolist() == [[-0.5, 1.0], [-0.25, 0.5]]
 
 
 @pytest.mark.parametrize(("by_norm", "chosen"), [(False, 1), (True, 0)])
@@ -57,15 +58,15 @@ def test_dead_latents_compete_as_the_living_do(by_norm, chosen):
         coder.W_dec.copy_(rows * torch.tensor([2.0, 1, 1, 1]).unsqueeze(1))
     dead = torch.tensor([True, True, False, False])
     aux = run(coder, coder.encode_select(X[:1]), E_BO[:1], dead, AuxK(k=1, coefficient=0.5))
-    assert aux.extra.latents.indices.tolist() == [chosen]
-    assert aux.extra.latents.values.tolist() == [[3.0, 4.0][chosen]]
+    assert aux.contributions[0].latents.indices.tolist() == [chosen]
+    assert aux.contributions[0].latents.values.tolist() == [[3.0, 4.0][chosen]]
 
 
 def test_fewer_dead_latents_than_k_are_all_used():
     coder = hand_coder()
     dead = torch.tensor([True, False, False, True])
     aux = run(coder, coder.encode_select(X), E_BO, dead, AuxK(k=3, coefficient=1.0))
-    assert aux.extra.latents.to_dense().tolist() == [[3, 0, 0, 0], [0, 0, 0, 2]]
+    assert aux.contributions[0].latents.to_dense().tolist() == [[3, 0, 0, 0], [0, 0, 0, 2]]
     assert float(aux.value) == pytest.approx((4 + 4 + 0.25 + 1) / 2)
 
 
@@ -76,8 +77,8 @@ def test_no_dead_latent_no_loss_and_no_positive_one_no_reconstruction(straight_t
     policy = AuxK(coefficient=1.0, straight_through=straight_through)
     assert run(coder, encoding, E_BO[:1], torch.zeros(4, dtype=torch.bool), policy) is None
     aux = run(coder, encoding, E_BO[:1], torch.tensor([False, False, True, True]), policy)
-    assert aux.extra.latents.values.count_nonzero() == 0
-    assert (aux.extra.slope is None) if straight_through else (aux.extra.slope.tolist() == [0, 0])
+    assert aux.contributions[0].latents.values.count_nonzero() == 0
+    assert (aux.contributions[0].slope is None) if straight_through else (aux.contributions[0].slope.tolist() == [0, 0])
     assert float(aux.value) == pytest.approx(5.0)
 
 
@@ -91,7 +92,7 @@ def test_a_latent_below_zero_learns_to_fire_as_if_it_were_above(straight_through
     encoding = coder.encode_select(X[:1])
     dead = torch.tensor([False, False, True, False])
     made = run(coder, encoding, E_BO[:1], dead, AuxK(coefficient=0.5, straight_through=straight_through))
-    got = coder.backward(encoding, torch.zeros_like(X[:1]), extra=made.extra)
+    got = coder.backward(encoding, torch.zeros_like(X[:1]), *made.contributions)
     g_pre = 1.0 if straight_through else 0.0
     assert got["b_enc"].tolist() == [0, 0, g_pre, 0]
     assert got["W_enc_rows"].tolist() == [[0, 0], [0, 0], [3 * g_pre, 4 * g_pre], [0, 0]]
@@ -124,7 +125,7 @@ def test_ghost_gradients_are_those_of_the_formula():
     encoding = coder.encode_select(X)
     dead = torch.tensor([True, False, False, True])
     made = run(coder, encoding, E_BO, dead, GhostGradients(coefficient=2.0))
-    got = coder.backward(encoding, torch.zeros_like(X), extra=made.extra)
+    got = coder.backward(encoding, torch.zeros_like(X), *made.contributions)
     pre = X @ coder.W_enc_rows.T + coder.b_enc
     out = (pre.exp() * dead) @ coder.W_dec
     ratio = (E_BO.norm(dim=1) / (2 * out.norm(dim=1) + 1e-6)).detach().unsqueeze(1)
@@ -150,7 +151,7 @@ def test_pre_activation_loss_pushes_all_that_are_below_the_threshold(dead_only):
     below = torch.relu(coder.activation.threshold - pre) * coder.W_dec.norm(dim=1)
     expected = 0.3 * (below * dead if dead_only else below).sum() / 7
     assert float(made.value.detach()) == pytest.approx(float(expected.detach()))
-    got = coder.backward(encoding, torch.zeros_like(x), everywhere=made.everywhere)
+    got = coder.backward(encoding, torch.zeros_like(x), *made.contributions)
     names = ["W_enc_rows", "b_enc", "W_dec", "b_dec", "activation.threshold"]
     own = dict(coder.named_parameters())
     for name, gradient in zip(names, torch.autograd.grad(expected, [own[name] for name in names]), strict=True):
@@ -163,6 +164,6 @@ def test_pre_activation_loss_leaves_decoder_rows_of_norm_one_alone():
     encoding = coder.encode_select(x)
     made = run(coder, encoding, x, torch.ones(5, dtype=torch.bool), PreActivationLoss(coefficient=0.3))
     nothing = torch.zeros_like(x)
-    assert coder.backward(encoding, nothing, everywhere=made.everywhere)["W_dec"].abs().max() > 0.01
-    held = coder.backward(encoding, nothing, everywhere=made.everywhere, unit_norm=True)["W_dec"]
+    assert coder.backward(encoding, nothing, *made.contributions)["W_dec"].abs().max() > 0.01
+    held = coder.backward(encoding, nothing, *made.contributions, unit_norm=True)["W_dec"]
     torch.testing.assert_close(held, torch.zeros_like(held))

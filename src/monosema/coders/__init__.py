@@ -1,7 +1,8 @@
 """Sparse coders: SAEs, transcoders, crosscoders and stacks of them, and the activations that make them differ.
 
 Imports ``kernels`` and ``core``. Start with ``dictionary`` (the interface that every other room uses), then ``coder``
-(the module and its three-call core operation) and ``activations.base`` (the contract of an activation).
+(the module and its three-call core operation), ``activations.base`` (the contract of an activation) and ``backward``
+(the third call, contribution by contribution).
 """
 
 from __future__ import annotations

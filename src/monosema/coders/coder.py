@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from monosema.coders.activations.base import Activation, ChannelGradients, Selection
+from monosema.coders.activations.base import Activation
+from monosema.coders.backward import parameter_gradients
 from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TokenScaling, TopK
 from monosema.coders.dictionary import LatentNumbers, rows_of, whole_part
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
-from monosema.coders.encoding import Encoding, Everywhere, ExtraEntries, LatentGradients
-from monosema.coders.initial import initial_weights, zero_acausal_
+from monosema.coders.encoding import Contribution, Encoding
+from monosema.coders.initial import initial_weights
 from monosema.coders.names import OF_ACTIVATION, translate_, unknown_names, view_of, write_
 from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
@@ -29,18 +30,7 @@ from monosema.coders.trainable import TrainableDictionary
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.core.peers_attributes import OF_DICTIONARY, hints_attributes
-from monosema.kernels import (
-    Latents,
-    Levels,
-    decode,
-    decode_levels,
-    latent_sums,
-    level_gradient,
-    prefix_levels,
-    sampled_products,
-    to_columns,
-    weight_gradient,
-)
+from monosema.kernels import Latents, Levels, decode, decode_levels
 from monosema.kernels.latents import flat_tokens
 from monosema.kernels.precision import autocast_dtype, product, shadow
 
@@ -67,7 +57,7 @@ class SparseCoder(TrainableDictionary):
     activation. It refuses names that the coder does not have, also with ``strict=False``.
     """
 
-    saved_kind = "coder"
+    saved_kind: ClassVar[Literal["coder"]] = "coder"
     config: CoderConfig
 
     def __init__(self, config: CoderConfig, *, metadata: Mapping[str, Any] | None = None):
@@ -309,11 +299,8 @@ class SparseCoder(TrainableDictionary):
         self,
         encoding: Encoding,
         g_out: Tensor,
-        own: LatentGradients | None = None,
-        *,
+        *contributions: Contribution,
         levels: Levels | None = None,
-        extra: ExtraEntries | None = None,
-        everywhere: Everywhere | None = None,
         unit_norm: bool = False,
     ) -> dict[str, Tensor]:
         """∂loss/∂parameter for every parameter, by its name in ``named_parameters``.
@@ -321,113 +308,17 @@ class SparseCoder(TrainableDictionary):
         Args:
             g_out: ``[B, d_out]`` ∂loss/∂(output of ``decode``), from any objective; with ``levels``,
                 ``[B, G, d_out]`` with respect to the output of ``decode_levels``.
-            own: ∂loss/∂latents beyond what comes through the output.
+            contributions: what terms ask beyond that, in any number: ``LatentGradients`` (∂loss/∂latents beyond what
+                comes through the output), ``ExtraEntries`` (entries outside the selection with an output gradient of
+                their own) and ``Everywhere`` (a gradient on the pre-activations of all entries but some). They add up.
             levels: how the entries were grouped.
-            extra: entries outside the selection with an output gradient of their own.
-            everywhere: a gradient on the pre-activations of all entries but some.
             unit_norm: decoder rows have norm one and keep it: leave out the part of their gradient along themselves,
                 ``⟨∂loss/∂W_i, W_i⟩ W_i`` with ``⟨∂loss/∂W_i, W_i⟩ = Σ_e f_e ⟨g_out[t_e], W_i⟩`` over its entries.
         """
-        own = own if own is not None else LatentGradients()
-        selection, latents = encoding.selection, encoding.latents
-        if encoding.spread is not None:  # the output was scaled back
-            g_out = (g_out * (encoding.spread if levels is None else encoding.spread.unsqueeze(1))).to(g_out.dtype)
-            if extra is not None:
-                extra = replace(extra, g_out_BO=(extra.g_out_BO * encoding.spread).to(extra.g_out_BO.dtype))
-        if levels is None:
-            g_total = table = g_out
-            g_through = sampled_products(latents, g_out, self.W_dec)
-        else:
-            table = level_gradient(g_out)
-            g_total = table[:: levels.n_levels]  # what reaches the first level's entries reaches all
-            g_through = levels.scatter(sampled_products(levels.latents, table, self.W_dec))
-        g_active = g_through if own.latents is None else g_through + own.latents
-        activation = self.activation.backward(
-            selection,
-            ChannelGradients(
-                g_active,
-                self._near_gradient(selection, g_out, levels, own),
-                own.near_step,
-                torch.zeros_like(selection.gate.values)
-                if selection.gate is not None and own.gate is None
-                else own.gate,
-                own.window,
-            ),
-        )
-
-        columns = to_columns(latents)
-        gradients = {f"activation.{name}": value for name, value in activation.parameters.items()}
-        if levels is None:
-            gradients["W_dec"] = weight_gradient(columns, latents.values, table)
-        else:
-            gradients["W_dec"] = weight_gradient(to_columns(levels.latents), levels.latents.values, table)
-        along = latent_sums(columns, latents.values * g_through)
-        first, *others = activation.pre
-        shared = columns if first.indices is latents.indices else to_columns(first)
-        encoder, b_enc = weight_gradient(shared, first.values, encoding.x_BI), latent_sums(shared, first.values)
-        for entries in others:
-            shared = to_columns(entries)
-            encoder.add_(weight_gradient(shared, entries.values, encoding.x_BI))
-            b_enc.add_(latent_sums(shared, entries.values))
-        if extra is not None:
-            g_extra = sampled_products(extra.latents, extra.g_out_BO, self.W_dec)
-            shared = to_columns(extra.latents)
-            gradients["W_dec"].add_(weight_gradient(shared, extra.latents.values, extra.g_out_BO))
-            along.add_(latent_sums(shared, extra.latents.values * g_extra))
-            g_pre = g_extra if extra.slope is None else g_extra * extra.slope
-            encoder.add_(weight_gradient(shared, g_pre, encoding.x_BI))
-            b_enc.add_(latent_sums(shared, g_pre))
-        if everywhere is not None:
-            g_but = everywhere.g_F[everywhere.but.indices.long()]
-            encoder.addr_(everywhere.g_F, encoding.x_BI.sum(0))
-            shared = to_columns(everywhere.but)
-            encoder.sub_(weight_gradient(shared, g_but, encoding.x_BI))
-            b_enc.add_(everywhere.g_F, alpha=len(encoding.x_BI)).sub_(latent_sums(shared, g_but))
-        for scale_FS in (own.decoder_scale, None if everywhere is None else everywhere.decoder_scale):
-            if scale_FS is not None:
-                widths = [self.d_out] if scale_FS.shape[1] == 1 else self.config.write_widths
-                slices = zip(scale_FS.split(1, 1), self.W_dec.split(widths, 1), strict=True)
-                for total, (scale, block) in zip(gradients["W_dec"].split(widths, 1), slices, strict=True):
-                    total.addcmul_(scale, block)
-                    if unit_norm:
-                        along.addcmul_(scale.squeeze(1), block.norm(dim=1).square())
-        if unit_norm:
-            gradients["W_dec"].addcmul_(along.unsqueeze(1), self.W_dec, value=-1)
-        gradients["W_enc_rows"] = encoder
-        if self.b_enc is not None:
-            gradients["b_enc"] = b_enc
-        if self.b_dec is not None:
-            gradients["b_dec"] = g_total.sum(0)
-        if self.input_bias is not None:  # through the input: sum over tokens first, then one product
-            through_input = -product(b_enc, self.W_enc_rows)
-            if self.b_dec_in is not None:
-                gradients["b_dec_in"] = through_input
-            else:
-                gradients["b_dec"] += through_input
-        if self.W_skip is not None:
-            gradients["W_skip"] = product(encoding.raw_BI.to(self.dtype).T, g_total)
-        if self.config.causal:
-            zero_acausal_(gradients["W_enc_rows"], gradients["W_dec"], self.config)
-        return gradients
+        return parameter_gradients(self, encoding, g_out, contributions, levels, unit_norm)
 
     def add_own_gradients_(self, gradients: dict[str, Tensor], g_out: Tensor) -> None:
         """Nothing: all of the coder's gradients are those of its one part."""
-
-    def _near_gradient(
-        self, selection: Selection, g_out: Tensor, levels: Levels | None, own: LatentGradients
-    ) -> Tensor | None:
-        near = selection.near
-        if near is None or not self.activation.learns_threshold:
-            return None
-        assert own.near is not None or own.latents is None, "a loss on the activations must give its near entries too"
-        if levels is None:
-            through_output = sampled_products(near, g_out, self.W_dec)
-        elif levels.widths is not None:
-            nested = prefix_levels(near, levels.widths).latents
-            through_output = sampled_products(nested, level_gradient(g_out), self.W_dec)
-        else:  # the least of a token's activations: they belong to its last budget
-            through_output = sampled_products(near, g_out[:, -1].contiguous(), self.W_dec)
-        return through_output if own.near is None else through_output + own.near
 
     def inner(self, x_BI: Tensor) -> Tensor:
         """The scaled input ``x [B, d_in]`` less what is subtracted from it: what the encoder's product is of."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,6 @@ class Dictionary(nn.Module, ABC):
     output the sites written, ``[..., d_out]``.
     """
 
-    saved_kind: ClassVar[Literal["coder", "stack"] | None] = None
-    """What a file calls such a dictionary; None for one that no format holds."""
     config: Any
     """Frozen dataclass that describes it."""
     metadata: dict[str, Any]

@@ -6,7 +6,10 @@ entries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Union
 
 from torch import Tensor
 
@@ -77,3 +80,29 @@ class LatentGradients:
     decoder_scale: Tensor | None = None
     """[F, sites written] or [F, 1]: with respect to the decoder (a sparsity loss weighted by its norms) it is this many
     times each row's slices, or the whole row."""
+
+    def plus(self, other: LatentGradients) -> LatentGradients:
+        """The gradients of both losses; ``decoder_scale`` is left out. Windows must be one."""
+        assert None in (self.window, other.window) or self.window == other.window, "one selection has one window"
+        return LatentGradients(
+            _sum(self.latents, other.latents),
+            _sum(self.near, other.near),
+            _sum(self.near_step, other.near_step),
+            _sum(self.gate, other.gate),
+            self.window if other.window is None else other.window,
+        )
+
+
+Contribution = Union[LatentGradients, ExtraEntries, Everywhere]
+"""What a term of the objective asks of a coder beyond what comes through the output."""
+
+
+def added(gradients: Sequence[LatentGradients]) -> LatentGradients:
+    """Those of all terms; ``decoder_scale`` of several is left out."""
+    return reduce(LatentGradients.plus, gradients) if gradients else LatentGradients()
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class CrossLayerTranscoder(TrainableDictionary):
     for all layers (their gradients are summed, so equal starting values stay equal).
     """
 
-    saved_kind = "stack"
+    saved_kind: ClassVar[Literal["stack"]] = "stack"
     config: StackConfig
     b_dec: nn.Parameter
     b_dec_in: None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class TrainableDictionary(Dictionary):
     """A dictionary whose parts are sparse coders: each has the three calls of a training step."""
 
+    saved_kind: ClassVar[Literal["coder", "stack"]]
+    """What a file calls such a dictionary."""
     config: CoderConfig | StackConfig
     b_dec: nn.Parameter | None
     """``[d_out]``: what is added to the output."""

@@ -31,7 +31,7 @@ from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
 from monosema.core.logs import get_logger
 from monosema.formats import saelens
-from monosema.formats.processing import KWARGS, written_kwargs
+from monosema.formats.saelens import KWARGS, written_kwargs
 
 logger = get_logger("monosema.compat.saebench")
 

@@ -265,7 +265,14 @@ def _words(expected: Any) -> str:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    """The types of the fields of ``cls``; a type variable is what a class below its own gives for it."""
+    given: dict[Any, Any] = {}
+    for each in cls.__mro__:
+        for base in each.__dict__.get("__orig_bases__", ()):
+            variables = getattr(typing.get_origin(base), "__parameters__", ())
+            pairs = zip(variables, typing.get_args(base) if variables else (), strict=True)
+            given |= {variable: kind for variable, kind in pairs if not isinstance(kind, typing.TypeVar)}
+    return {name: given.get(kind, kind) for name, kind in typing.get_type_hints(cls).items()}
 
 
 def _read(expected: Any, plain: Any, path: str, as_typed: bool) -> Any:

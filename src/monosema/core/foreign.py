@@ -1,56 +1,62 @@
 """What files may decide: the fields that are used and for what, and what only the caller can say.
 
-Nothing that is read from a file may make anything run, fetch or write. ``MODEL``, ``TEXT`` and ``STREAM`` list what is
-used of the record that a dictionary, a run or a cache keeps of the model, text and stream it was made with, and
-``EVALUATION`` what is used of a run's options of evaluation; every other field of it is ignored. ``FILES`` lists what
-is used of each kind of file. ``CALLER_ALONE`` are consent and options that take effect when they come from a Python
-argument, the command line or the environment of the process, and from no file, the caller's own (``--config``,
-``.env``) included.
+Nothing that is read from a file may make anything run, fetch or write. A field of a config that a recorded file may
+decide says so where it is declared, with ``core/option_fields.py``'s ``from_file`` and one of the checks of this module
+(``ModelOptions``, ``TokenOptions``, ``StreamOptions``, ``EvaluationOptions``). Every other field of the record that a
+dictionary, a run or a cache keeps is ignored. ``FILES`` lists what is used of each kind of file. ``CALLER_ALONE`` are
+consent and options that take effect when they come from a Python argument, the command line or the environment of the
+process, and from no file, the caller's own (``--config``, ``.env``) included.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from monosema.core.errors import ConfigError
 from monosema.core.logs import get_logger
+from monosema.core.option_fields import Field, file_fields
 
 logger = get_logger("monosema.core.foreign")
 
 
-def _is_text(value: Any) -> str | None:
+def is_text(value: Any) -> str | None:
     return None if isinstance(value, str) else "it is no text"
 
 
-def _is_name(value: Any) -> str | None:
+def is_name(value: Any) -> str | None:
     """A hub id or a path on this machine."""
     if not isinstance(value, str):
         return "it is no text"
     return "it is a URL" if "://" in value or "::" in value else None
 
 
-def _is_source(value: Any) -> str | None:
-    """Of text: the same, or a file on the hub."""
+def is_tokenizer(value: Any) -> str | None:
+    """The same, or false for none."""
+    return None if value is False else is_name(value)
+
+
+def is_source(value: Any) -> str | None:
+    """Of text: a hub id, a path on this machine, or a file on the hub."""
     if isinstance(value, str) and value.startswith("hf://") and value.count("://") == 1 and "::" not in value:
         return None
-    return _is_name(value)
+    return is_name(value)
 
 
-def _are_sources(value: Any) -> str | None:
-    return _first(map(_is_source, value)) if isinstance(value, (list, tuple)) else _is_source(value)
+def are_sources(value: Any) -> str | None:
+    return _first(map(is_source, value)) if isinstance(value, (list, tuple)) else is_source(value)
 
 
-def _is_mixture(value: Any) -> str | None:
+def is_mixture(value: Any) -> str | None:
     if not isinstance(value, Mapping) or not all(isinstance(part, Mapping) for part in value.values()):
         return "it is no mapping of sources by name"
-    checks = {name: TEXT[name].refuses for name in ("source", "data_files", "data_dir")}
+    checks = {"source": is_source, "data_files": are_sources, "data_dir": is_source}
     return _first(checks[name](part[name]) for part in value.values() for name in checks if part.get(name) is not None)
 
 
-def _is_placement(value: Any) -> str | None:
+def is_placement(value: Any) -> str | None:
     """One of accelerate's words, or a device for each module."""
     places = list(value.values()) if isinstance(value, Mapping) else [value]
     for each in places:
@@ -61,14 +67,14 @@ def _is_placement(value: Any) -> str | None:
     return None
 
 
-def _are_switches(value: Any) -> str | None:
+def are_switches(value: Any) -> str | None:
     if not isinstance(value, Mapping):
         return "it is no mapping"
     plain = all(each is None or isinstance(each, (bool, int, float)) for each in value.values())
     return None if plain else "only numbers and switches are taken"
 
 
-def _are_model_kwargs(value: Any) -> str | None:
+def are_model_kwargs(value: Any) -> str | None:
     if not isinstance(value, Mapping):
         return "it is no mapping"
     return _first(_model_kwarg(str(name), each) for name, each in value.items())
@@ -92,51 +98,45 @@ def _is_bitsandbytes(value: Any) -> str | None:
     return f"{odd[0]!r} is not one of bitsandbytes' options" if odd else None
 
 
-def _is_whole(value: Any) -> str | None:
+def is_whole(value: Any) -> str | None:
     return None if isinstance(value, int) and not isinstance(value, bool) else "it is no whole number"
 
 
-def _is_count(value: Any) -> str | None:
-    return None if value is None else _is_whole(value)
+def is_count(value: Any) -> str | None:
+    return None if value is None else is_whole(value)
 
 
-def _is_ablation(value: Any) -> str | None:
+def is_ablation(value: Any) -> str | None:
     return None if value in ("zero", "mean", "both") else "it is not zero, mean or both"
 
 
-def _is_number(value: Any) -> str | None:
+def is_number(value: Any) -> str | None:
     return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "it is no number"
 
 
-def _is_mapping(value: Any) -> str | None:
+def is_number_or_null(value: Any) -> str | None:
+    return None if value is None else is_number(value)
+
+
+def is_mapping(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else "it is no mapping"
 
 
-def _are_texts(value: Any) -> str | None:
-    return _first(map(_is_text, value)) if isinstance(value, (list, tuple)) else _is_text(value)
+def are_texts(value: Any) -> str | None:
+    return _first(map(is_text, value)) if isinstance(value, (list, tuple)) else is_text(value)
 
 
-def _are_tokens(value: Any) -> str | None:
+def are_tokens(value: Any) -> str | None:
     """True, false, or ids."""
-    return _first(map(_is_whole, value)) if isinstance(value, (list, tuple)) else _is_switch(value)
+    return _first(map(is_whole, value)) if isinstance(value, (list, tuple)) else is_switch(value)
 
 
-def _is_switch(value: Any) -> str | None:
+def is_switch(value: Any) -> str | None:
     return None if isinstance(value, bool) else "it is not true or false"
 
 
 def _first(reasons: Any) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a file that is used."""
-
-    use: str
-    """What it is used for."""
-    refuses: Callable[[Any], str | None]
-    """Why a value is not taken from a file; None for one that is."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ EXPERTS = ("eager", "batched_mm", "grouped_mm")
 
 MODEL_KWARGS: Mapping[str, Field] = {
     "attn_implementation": Field("how attention is computed", _is_own_attention),
-    "low_cpu_mem_usage": Field("how weights are loaded", _is_switch),
+    "low_cpu_mem_usage": Field("how weights are loaded", is_switch),
     "quantization_config": Field("the weights' type", _is_bitsandbytes),
 }
 """Arguments of ``from_pretrained`` that are taken from a file."""
@@ -178,74 +178,7 @@ CALLER_ALONE: Mapping[str, Consent] = {
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 """Variables beside ours that the caller's own ``.env`` may set; no other file may."""
 
-MODEL: Mapping[str, Field] = {
-    "source": Field("the model: a hub id or a local folder, of which weights and tokenizer are read", _is_name),
-    "revision": Field("its commit", _is_text),
-    "dtype": Field("type of its weights", _is_text),
-    "device": Field("where it goes", _is_text),
-    "device_map": Field("where its parts go", _is_placement),
-    "tokenizer": Field("another tokenizer: a hub id or a local folder, or false for none",
-                       lambda value: None if value is False else _is_name(value)),
-    "model_kwargs": Field("MODEL_KWARGS", _are_model_kwargs),
-    "forward_kwargs": Field("numbers and switches of the forward pass", _are_switches),
-    "fingerprint": Field("its weights' checksum, compared with that of the weights loaded", _is_text),
-}  # fmt: skip
-"""Used of a recorded model."""
-
-TEXT: Mapping[str, Field] = {
-    "source": Field("the text: stdlib, a local file or folder, a dataset on the hub", _is_source),
-    "context_size": Field("tokens in a context", _is_whole),
-    "heldout_fraction": Field("share held out", _is_number),
-    "exclude_special_tokens": Field("positions that are no rows", _are_tokens),
-    "column": Field("the column that is read", _is_text),
-    "max_documents": Field("how many documents are read", _is_whole),
-    "split": Field("which split of a dataset", _is_text),
-    "config_name": Field("which configuration of a dataset", _is_text),
-    "data_files": Field("which of its files", _are_sources),
-    "data_dir": Field("which of its folders", _is_source),
-    "streaming": Field("whether it is read as needed", _is_switch),
-    "mixture": Field("several sources", _is_mixture),
-    "when_dry": Field("how a mixture ends", _is_text),
-    "packing": Field("how documents become contexts", _is_mapping),
-    "positions": Field("positions that are rows", _is_mapping),
-    "attend_across_documents": Field("whether documents see each other", _is_switch),
-    "in_memory": Field("whether all text is kept", _is_switch),
-}
-"""Used of recorded text."""
-
-STREAM: Mapping[str, Field] = {
-    "hook_names": Field("sites read", _are_texts),
-    "targets": Field("sites written", _are_texts),
-    "batch_size": Field("rows in a step", _is_whole),
-    "seed": Field("order of the rows", _is_whole),
-    "epochs": Field("how often the text is read", _is_whole),
-    "chunk_contexts": Field("contexts in a chunk", _is_whole),
-    "model_batch_size": Field("contexts in a forward pass", _is_whole),
-    "dtype": Field("type of the rows", _is_text),
-    "autocast": Field("type of the model's products", _is_text),
-    "outlier_norm_multiple": Field(
-        "which rows are left out for their norm; null for none",
-        lambda value: None if value is None else _is_number(value),
-    ),
-}
-"""Used of a recorded stream. ``compile`` is not: it starts a compiler."""
-
-EVALUATION: Mapping[str, Field] = {
-    "n_tokens": Field("held-out tokens used at most; null for all", _is_count),
-    "n_loss_tokens": Field("of these, how many go through the spliced and ablated runs; null for all", _is_count),
-    "ablation": Field("what the site becomes in the ablated run", _is_ablation),
-}
-"""Used of the evaluation options that a run recorded."""
-
-PARTS: Mapping[str, Mapping[str, Field]] = {"model": MODEL, "tokens": TEXT, "stream": STREAM}
-"""The record by its parts."""
-
 FILES: Mapping[str, str] = {
-    "cfg.json": "a dictionary's kind, widths, activation, sites and scaling; its metadata is kept as it is, "
-    "and MODEL, TEXT and STREAM of it are used by those who ask for its model and text",
-    "sae_weights.safetensors": "a dictionary's tensors",
-    "monosema.safetensors": "a dictionary's tensors",
-    "sparsity.safetensors": "densities of latents",
     "manifest.json": "a cache's sites, type and shards (files of its folder, with sizes and checksums); its record of "
     "model and text is kept, and compared with a dictionary's",
     "plan.json": "the same of a cache that is being written",
@@ -256,7 +189,7 @@ FILES: Mapping[str, str] = {
     "state.safetensors": "a checkpoint's tensors",
     "latest": "the name of a checkpoint beside it",
     "checksums.json": "checksums of a run's files",
-    "config.yaml": "compared with the options of a resuming call; EVALUATION of it is used by `monosema evaluate`, and "
+    "config.yaml": "compared with the options of a resuming call; evaluation of it is used by `monosema evaluate`, and "
     "`monosema inspect` shows its model, text, sites and number of tokens",
     "run.json": "what a run ran on; compared",
     "metrics.jsonl": "logged figures",
@@ -296,24 +229,27 @@ FILES: Mapping[str, str] = {
     "*.py": "text; run only with consent, where a model comes with it",
     ".env": "of the current folder: options of the caller's, CALLER_ALONE excepted, and SECRETS",
 }
-"""What is used of each kind of file, by its name. Nothing of any of them is an output path, but for options."""
+"""What is used of each kind of file, by its name. Nothing of any of them is an output path, but for options.
+
+The files of a dictionary are listed by its format (``formats.Format.files``)."""
 
 
-def listed(part: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``record`` that are used of this part (one of ``PARTS``) and are not None.
+def listed(part: str, config: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of ``record`` that files may decide of the part's ``config`` and that are not None.
 
     What only the caller can say is left out, and logged by name where the record says it.
     """
+    fields = file_fields(config)
     for name in CALLER_ALONE:
-        if name not in PARTS[part] and record.get(name) not in (None, False):
+        if name not in fields and record.get(name) not in (None, False):
             logger.info("%s.%s is recorded, which does not count: only the caller can give %s", part, name, name)
-    return {name: record[name] for name in PARTS[part] if record.get(name) is not None}
+    return {name: record[name] for name in fields if record.get(name) is not None}
 
 
-def refuse(part: str, recorded: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` naming the first field whose value is not taken from a file."""
+def refuse(part: str, config: type, recorded: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` naming the first field of the part's ``config`` whose value is not taken from a file."""
     for name, value in recorded.items():
-        reason = PARTS[part][name].refuses(value)
+        reason = file_fields(config)[name].refuses(value)
         if reason is not None:
             option = {"tokens.source": "text=... (--text)", "model.source": "model=... (--model)"}
             instead = option.get(f"{part}.{name}", f"{name}=... in Python")

@@ -16,6 +16,9 @@ from monosema.core.spelling import with_whole_numbers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SAELENS_VERSION = "6.54.12"
+"""The version of SAELens whose rules for files are followed; its readers use the field to tell the layout."""
+
 PEERS_OPTIONS = {
     "name": "model.source (load_model's first argument)",
     "model_name": "model.source (load_model's first argument)",

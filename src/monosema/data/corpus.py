@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from monosema.core.errors import DataError
-from monosema.data.config import Mixture, TextSource
-from monosema.data.documents import Document, TextFingerprint, documents_from, is_dataset_dict, open_source
+from monosema.data.config import Mixture, TextSource, TokenOptions
+from monosema.data.document_reader import DocumentReader
+from monosema.data.documents import Document, TextFingerprint, is_dataset_dict, open_source
 from monosema.data.mixture import mix
 from monosema.data.tokenise import TokenisedDocument, tokenise
 from monosema.data.workers import Workers
@@ -30,6 +31,7 @@ class Corpus:
         self,
         source: TextSource | Mixture,
         opened: Mapping[str, Any],
+        options: TokenOptions,
         tokenizer: Any,
         workers: Workers | None = None,
         is_wanted: Callable[[Document], bool] | None = None,
@@ -37,9 +39,13 @@ class Corpus:
         assert is_wanted is None or isinstance(source, TextSource), "a mixture's order needs the tokens of all"
         mixture = source if isinstance(source, Mixture) else Mixture(parts={_ALONE: source}, when_dry="stop")
         self._mixture = mixture
-        self._documents = {
-            name: tokenise(_with_text(part, opened[name], tokenizer), tokenizer, workers=workers, is_wanted=is_wanted)
+        readers = {
+            name: DocumentReader(source=part, opened=opened[name], options=options, tokenizer=tokenizer)
             for name, part in mixture.parts.items()
+        }
+        self._documents = {
+            name: tokenise(_with_text(reader), tokenizer, workers=workers, is_wanted=is_wanted)
+            for name, reader in readers.items()
         }
         self.fingerprint = TextFingerprint()
         self.n_documents = dict.fromkeys(mixture.parts, 0)
@@ -85,6 +91,5 @@ def token_column(dataset: Any, column: str | None) -> str | None:
     return next((name for name in wanted if name in names and name in TOKEN_COLUMNS), None)
 
 
-def _with_text(part: TextSource, opened: Any, tokenizer: Any) -> Iterator[Document]:
-    documents = documents_from(opened, column=part.column, max_documents=part.max_documents, tokenizer=tokenizer)
-    return (document for document in documents if document.text.strip())
+def _with_text(reader: DocumentReader) -> Iterator[Document]:
+    return (document for document in reader.all() if document.text.strip())

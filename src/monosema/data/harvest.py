@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,10 +15,9 @@ from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.data.contexts import Contexts
 from monosema.data.named_models import NamedModels, split_site_name
+from monosema.data.stream_config import Autocast
 from monosema.models.compiled import CompiledBlocks
 from monosema.models.documents import has_several
-
-Autocast = Literal["bfloat16", "float16"]
 
 
 @final

@@ -20,9 +20,6 @@ from monosema.data.packing_config import Mark, Packing, PackingMode
 PADDING = -1
 """Number of the document that padding belongs to."""
 
-PADDED_MODES: tuple[PackingMode, ...] = ("truncate", "windows")
-"""Modes whose contexts may end in padding."""
-
 BLOCK_CONTEXTS = 1024
 
 

@@ -17,6 +17,9 @@ Mark = Literal["auto", "own", "bos", "eos", "cls", "sep", "none"] | int
 """A token that frames text: ``auto`` is BOS, or EOS where there is none, and for encoders [CLS] and [SEP]; ``own`` is
 what the tokenizer itself puts there; otherwise the tokenizer's token of that name, an id, or nothing."""
 
+PADDED_MODES: tuple[PackingMode, ...] = ("truncate", "windows")
+"""Modes whose contexts may end in padding."""
+
 NO_MARKS = ("auto", "none")
 """Marks that ask for nothing in particular."""
 

@@ -1,9 +1,8 @@
-"""Documents in blocks, from any place on: how text that is not kept in memory is read, tokenised and packed."""
+"""How text that is not kept in memory is read, tokenised and packed, from any place on."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,76 +13,17 @@ import torch
 
 from monosema.core.config import to_plain
 from monosema.core.errors import DataError
-from monosema.core.seeds import random_stream
-from monosema.data.config import Mixture, TextSource
+from monosema.data.config import Mixture, TextSource, TokenOptions
 from monosema.data.contexts import Contexts, RowRule
-from monosema.data.documents import documents_from, open_source
-from monosema.data.file_formats import Document, named_by_text
+from monosema.data.document_reader import DocumentReader
+from monosema.data.file_formats import Document
 from monosema.data.heldout import HeldoutRule, Window, choose_heldout
 from monosema.data.packing import PackingRule, joined, pack_blocks
-from monosema.data.records import RecordText
 from monosema.data.streamed import Block, StreamedSplit
 from monosema.data.tokenise import tokenise
 
-BLOCK_DOCUMENTS = 512
-"""Documents that are tokenised and packed together; the tail of a block that fills no context is dropped."""
 HELDOUT_TOKENS = 2**18
 """Held-out tokens that are gathered from the beginning of the text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DocumentReader:
-    """One source's documents in blocks.
-
-    A streamed Hugging Face dataset of several shards has them in an order drawn anew for every epoch, and goes on by
-    its own state. Anything else is read in its order, and to go on it is read again up to the place, not tokenised.
-    """
-
-    source: TextSource
-    """What is read, and which of its documents."""
-    opened: Any
-    """``open_source`` of it."""
-    tokenizer: Any
-    """A transformers tokenizer."""
-
-    def blocks(self, seed: int, epoch: int, place: Mapping[str, Any] | None) -> Iterator[tuple[list[Document], Any]]:
-        """Documents of an epoch from ``place`` on, and the place behind them."""
-        place = place or {"part": 0, "n_in_part": 0, "n": 0, "state": None}
-        part, n_in_part, n, state = (place[key] for key in ("part", "n_in_part", "n", "state"))
-        parts = self._parts(seed, epoch)
-        while part < len(parts):
-            dataset, documents = self._documents(parts[part], n_in_part, state)
-            while batch := list(itertools.islice(documents, self._still(n))):
-                n, n_in_part = n + len(batch), n_in_part + len(batch)
-                state = None if dataset is None else dataset.state_dict()
-                yield batch, {"part": part, "n_in_part": n_in_part, "n": n, "state": state}
-            if self._still(n) == 0:
-                return
-            part, n_in_part, state = part + 1, 0, None
-
-    def _still(self, n_read: int) -> int:
-        most = self.source.max_documents
-        return BLOCK_DOCUMENTS if most is None else min(BLOCK_DOCUMENTS, most - n_read)
-
-    def _parts(self, seed: int, epoch: int) -> list[Any]:
-        if not _keeps_state(self.opened) or self.opened.num_shards == 1:
-            return [self.opened]
-        n = self.opened.num_shards
-        order = torch.randperm(n, generator=random_stream(seed, "shards", epoch)).tolist()
-        return [self.opened.shard(n, each) for each in order]
-
-    def _documents(self, part: Any, n_done: int, state: Any) -> tuple[Any, Iterator[Document]]:
-        """The documents behind the first ``n_done``; and the dataset that knows where it stands, where it is one."""
-        if not _keeps_state(part):
-            again = open_source(self.source) if isinstance(part, Iterator) and callable(self.source.source) else part
-            documents = documents_from(again, column=self.source.column, tokenizer=self.tokenizer)
-            return None, itertools.islice(documents, n_done, None)
-        text_of = RecordText(self.source.column, self.tokenizer)
-        column = text_of.column_among(part.column_names or list(next(iter(part), {})), "the dataset")
-        if state is not None:
-            part.load_state_dict(state)
-        rows = enumerate(part, start=n_done)
-        return part, (named_by_text(text_of({column: row[column]}, f"the dataset, row {i}")) for i, row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +86,9 @@ class BlockReader:
         return Contexts(torch.from_numpy(packed.ids), documents_NT)
 
 
-def open_readers(source: TextSource | Mixture, opened: Mapping[str, Any], tokenizer: Any) -> dict[str, DocumentReader]:
+def open_readers(
+    source: TextSource | Mixture, opened: Mapping[str, Any], options: TokenOptions, tokenizer: Any
+) -> dict[str, DocumentReader]:
     """A reader for each part of ``source``. Raises ``DataError`` for what can be read once only."""
     parts = source.parts if isinstance(source, Mixture) else dict.fromkeys(opened, source)
     for name, part in parts.items():
@@ -155,7 +97,10 @@ def open_readers(source: TextSource | Mixture, opened: Mapping[str, Any], tokeni
                 "an iterator can be read once only, and text that is not kept in memory is read from any place on; "
                 "give a function that returns a fresh one"
             )
-    return {name: DocumentReader(source=part, opened=opened[name], tokenizer=tokenizer) for name, part in parts.items()}
+    return {
+        name: DocumentReader(source=part, opened=opened[name], options=options, tokenizer=tokenizer)
+        for name, part in parts.items()
+    }
 
 
 def choose_streamed(reader: BlockReader, fraction: float, *, is_counted: bool) -> BlockReader:
@@ -215,7 +160,3 @@ def streamed_split(reader: BlockReader, rule: RowRule, record: Mapping[str, Any]
         )
     rows = rule.row_mask(first).sum(1).double().mean().item()
     return StreamedSplit(reader, size, rule, "train", fingerprint, rows)
-
-
-def _keeps_state(source: Any) -> bool:
-    return hasattr(source, "load_state_dict") and hasattr(source, "num_shards")

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, cast, get_type_hints
 
 from monosema.core import foreign
 from monosema.core.config import from_plain
-from monosema.core.errors import ConfigError, FileError
+from monosema.core.errors import FileError
 from monosema.core.logs import get_logger
-from monosema.data.config import IN_MEMORY, Mixture, TextSource
-from monosema.data.loading import load_tokens
-from monosema.data.packing_config import Packing, Positions
+from monosema.core.option_fields import marked
+from monosema.data.config import Mixture, TextSource, TokenOptions, load_tokens
+from monosema.data.config import refuse_unnamed as refuse_unnamed_text
+from monosema.data.stream_config import StreamOptions
 from monosema.data.tokens import Tokens
 from monosema.models import LanguageModel, load_model
+from monosema.models.config import ModelOptions
+from monosema.models.config import refuse_unnamed as refuse_unnamed_model
 
 logger = get_logger("monosema.data.rebuild")
 
-MODEL_OPTIONS = (*foreign.MODEL, "trust_remote_code")
-TOKEN_OPTIONS = (*foreign.TEXT, "n_processes")
-STREAM_OPTIONS = (*foreign.STREAM, "compile")
-"""What the caller may say of each part: what a file may, and what only the caller can."""
+PARTS: Mapping[str, type] = {"model": ModelOptions, "tokens": TokenOptions, "stream": StreamOptions}
+"""The parts of a record, each with the config that declares its options."""
 
 
 def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -30,8 +32,8 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     its name, in place of ``model``. Raises ``FileError`` where the dictionary records no model or text.
     """
     parts = described_options(metadata)
-    several = {key: foreign.listed("model", each) for key, each in parts.get("models", {}).items()}
-    one = {part: foreign.listed(part, each) for part, each in parts.items() if part != "models"}
+    several = {key: _listed("model", each) for key, each in parts.get("models", {}).items()}
+    one = {part: _listed(part, each) for part, each in parts.items() if part != "models"}
     # null says here that no row is left out
     one["stream"]["outlier_norm_multiple"] = parts["stream"]["outlier_norm_multiple"]
     return {**({"models": several} if several else {}), **one}
@@ -39,11 +41,11 @@ def recorded_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def recorded_models(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The part of ``recorded_options`` that says which model it was, or which models; empty where nothing does."""
-    several = {key: foreign.listed("model", _model_options(each)) for key, each in several_models(metadata).items()}
+    several = {key: _listed("model", _model_options(each)) for key, each in several_models(metadata).items()}
     if several:
         return {"models": several}
     model = metadata.get("model")
-    return {"model": foreign.listed("model", _model_options(model))} if model else {}
+    return {"model": _listed("model", _model_options(model))} if model else {}
 
 
 def described_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -61,9 +63,9 @@ def described_options(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         **({"models": {key: _model_options(each) for key, each in models.items()}} if models else {}),
         **({"model": _model_options(model)} if model and not models else {}),
-        "tokens": {name: tokens[name] for name in TOKEN_OPTIONS if tokens.get(name) is not None},
+        "tokens": {name: tokens[name] for name in marked(TokenOptions) if tokens.get(name) is not None},
         "stream": {
-            **{name: metadata[name] for name in STREAM_OPTIONS if metadata.get(name) is not None},
+            **{name: metadata[name] for name in marked(StreamOptions) if metadata.get(name) is not None},
             "outlier_norm_multiple": metadata.get("outlier_norm_multiple"),  # None, or not recorded: no row left out
         },
     }
@@ -79,7 +81,11 @@ def several_models(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _model_options(record: Mapping[str, Any]) -> dict[str, Any]:
     given = {**record, "dtype": record.get("requested_dtype")}
-    return {name: given[name] for name in MODEL_OPTIONS if given.get(name) is not None}
+    return {name: given[name] for name in marked(ModelOptions) if given.get(name) is not None}
+
+
+def _listed(part: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    return foreign.listed(part, PARTS[part], record)
 
 
 def override(recorded: Mapping[str, Any], overrides: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def override(recorded: Mapping[str, Any], overrides: Mapping[str, Any], part: st
     """
     kind = part.partition(".")[0].replace("models", "model")
     replaced = {*overrides, "mixture"} if "source" in overrides else {*overrides}
-    foreign.refuse(kind, {name: value for name, value in recorded.items() if name not in replaced})
+    foreign.refuse(kind, PARTS[kind], {name: value for name, value in recorded.items() if name not in replaced})
     for name, value in overrides.items():
         if recorded.get(name) != value:
             logger.info("%s.%s overridden: %r -> %r", part, name, recorded.get(name), value)
@@ -104,8 +110,7 @@ def override(recorded: Mapping[str, Any], overrides: Mapping[str, Any], part: st
 
 def model_again(options: Mapping[str, Any]) -> LanguageModel:
     """``load_model`` with recorded options; a warning where the weights are others than those recorded."""
-    if options.get("source") == "model in memory":
-        raise ConfigError("it was trained with a model object in memory; hand one in, or name a model")
+    refuse_unnamed_model(options.get("source"))
     given = {name: value for name, value in options.items() if name not in ("source", "fingerprint")}
     model = load_model(options["source"], **given)
     if problem := other_weights(options, model):
@@ -141,15 +146,13 @@ def models_again(recorded: Mapping[str, Any]) -> LanguageModel | dict[str, Langu
 def tokens_again(options: Mapping[str, Any], model: LanguageModel) -> Tokens:
     """``load_tokens`` with recorded options and the model's tokenizer; a ``source`` replaces a ``mixture``."""
     rest = {name: value for name, value in options.items() if name not in ("source", "mixture", "when_dry")}
-    source: str | Mixture
     if "source" in options:
-        source, sources = options["source"], [options["source"]]
+        text: TextSource | Mixture = TextSource(source=options["source"])
     else:
         parts = {name: from_plain(TextSource, part) for name, part in options["mixture"].items()}
-        source, sources = Mixture(parts=parts, when_dry=options["when_dry"]), [each.source for each in parts.values()]
-    if IN_MEMORY in sources:
-        raise ConfigError("it was trained on text in memory; hand the tokens in, or name a text")
-    for name, config in (("packing", Packing), ("positions", Positions)):
-        if name in rest:
-            rest[name] = from_plain(config, rest[name])
-    return load_tokens(source, model.tokenizer, **rest)
+        text = Mixture(parts=parts, when_dry=options["when_dry"])
+    refuse_unnamed_text(text)
+    for name, kind in get_type_hints(TokenOptions).items():
+        if name in rest and is_dataclass(kind):
+            rest[name] = from_plain(cast(type, kind), rest[name])
+    return load_tokens(text.source if isinstance(text, TextSource) else text, model.tokenizer, **rest)

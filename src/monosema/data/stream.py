@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,7 +30,7 @@ from monosema.core.words import counted
 from monosema.data.chunks import Chunk, ChunkContexts, ChunkMaker, default_chunk_contexts
 from monosema.data.config import IN_MEMORY
 from monosema.data.contexts import Contexts, contexts_needed
-from monosema.data.harvest import Autocast, Harvester
+from monosema.data.harvest import Harvester
 from monosema.data.identity import describe_text, other_text
 from monosema.data.named_models import NamedModels
 from monosema.data.order import ContextOrder, IndexedOrder, indexed
@@ -37,6 +38,7 @@ from monosema.data.outliers import DEFAULT_MULTIPLE, MEDIAN_ROWS, NormRule, Outl
 from monosema.data.prefetch import Prefetch, check_prefetch, prefetches
 from monosema.data.rebuild import models_again, override, override_models, recorded_options, tokens_again
 from monosema.data.sites import RowLayout
+from monosema.data.stream_config import Autocast, StreamOptions
 from monosema.data.streamed import Place, StreamedOrder, StreamedSplit
 from monosema.data.tokens import Tokens, TokenSplit
 from monosema.models import LanguageModel
@@ -144,6 +146,16 @@ class ActivationStream:
         if isinstance(self.split, TokenSplit):
             for part in self.split.parts():
                 self._harvester.check(part)
+        self._options = StreamOptions(
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            model_batch_size=model_batch_size,
+            dtype=dtype_name(self.dtype),
+            autocast=autocast,
+            compile=compile,
+            prefetch=prefetch,
+        )
         self._order = _order_of(self.split, seed, epochs)
         if self._order.n_rows is not None and self._order.n_rows < batch_size * epochs:
             raise DataError(  # more epochs do not help: no batch crosses from one into the next
@@ -287,14 +299,7 @@ class ActivationStream:
         """What a dictionary trained on this stream records about it, JSON-able."""
         return {
             **self.layout.record(),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "epochs": self.epochs,
-            "chunk_contexts": self._chunk_contexts,
-            "model_batch_size": self.model_batch_size,
-            "dtype": dtype_name(self.dtype),
-            "autocast": self.autocast,
-            "compile": self.compile,
+            **replace(self._options, chunk_contexts=self._chunk_contexts).record(),
             **outlier_record(self.outliers.rule),
             **self._named_models.record(),
             "tokens": {**self.tokens_record, "fingerprint": self.split.fingerprint, "split": self.split.name},
@@ -413,12 +418,7 @@ class ActivationStream:
             "special_token_ids": sorted(self.split.rule.special_token_ids),
             **({} if self.split.rule.positions.is_everything else {"positions": to_plain(self.split.rule.positions)}),
             "sites": list(self.layout.hook_names),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "model_batch_size": self.model_batch_size,
-            "dtype": dtype_name(self.dtype),
-            "autocast": self.autocast,
-            "compile": self.compile,
+            **self._options.identity(),
             **({} if self.outliers.multiple is None else {"outlier_norm_multiple": self.outliers.multiple}),
         }
 

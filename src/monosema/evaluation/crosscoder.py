@@ -16,6 +16,7 @@ from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.progress import Progress
 from monosema.data import Tokens, TokenSplit
+from monosema.data.dictionary_sites import Models, by_name, sites_of
 from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, first_rows, joined, rule_for
 from monosema.data.trained_on import model_notes
@@ -31,7 +32,6 @@ from monosema.evaluation.measure import (
     require_finite_weights,
 )
 from monosema.evaluation.runs import Subject, batches, capture_places, fitting_batch_size
-from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.kernels import Latents, sampled_products
 from monosema.metrics import LatentScalingSums, decoder_shares, require_finite, site_classes, site_cosines
 from monosema.metrics.checks import wide

@@ -18,8 +18,8 @@ from monosema.core.errors import ConfigError, FileError, unknown_name
 from monosema.core.files import read_json, write_atomically, write_json
 from monosema.core.plain import mapping_in, texts_in
 from monosema.core.printable import escaped, terminal_lines
+from monosema.core.tensors import read_tensors
 from monosema.evaluation.report import Overlap, labelled, plain_value, shown
-from monosema.formats.tensors import read_tensors
 from monosema.metrics import BETWEEN, NOWHERE, SHARED
 
 _FORMAT = "monosema crosscoder report 1"

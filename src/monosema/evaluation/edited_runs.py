@@ -19,6 +19,7 @@ from monosema.models import LanguageModel
 from monosema.models.hooks import EditFunction
 from monosema.models.language_model import SiteName
 from monosema.models.patterns import attention_pattern
+from monosema.models.splice import instead, placed
 from monosema.models.suffix import Suffix
 
 Place = tuple[str, str]
@@ -82,16 +83,10 @@ class EditedRuns:
         edits: dict[str, dict[SiteName, EditFunction]] = {}
         widths = [self.values[place].shape[-1] for place in written]
         for place, new in zip(written, rows.split(widths, 1), strict=True):
-            value = self.values[place].clone()
-            value[self.counted.to(value.device)] = new.to(device=value.device, dtype=value.dtype)
-            edits.setdefault(place[0], {})[place[1]] = _replacing(value)
+            edits.setdefault(place[0], {})[place[1]] = instead(placed(self.values[place], self.counted, new))
         return edits
 
     def _resumed(self, written: Written, key: str) -> AbstractContextManager[None]:
         """Inside, a model's passes begin where the sites written change something."""
         suffix = self.suffixes[written][key]
         return suffix.resumed(self.values[key, suffix.start_name] if suffix.start_name else None)
-
-
-def _replacing(value: Tensor) -> EditFunction:
-    return lambda current: value.to(device=current.device, dtype=current.dtype)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +14,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.core.progress import doing
 from monosema.data import Tokens, TokenSplit
+from monosema.data.dictionary_sites import Models, by_name, sites_of
 from monosema.data.outliers import NormRule
 from monosema.data.recorded_outliers import OutlierMultiple, rule_for
 from monosema.data.trained_on import model_notes
@@ -31,26 +30,15 @@ from monosema.evaluation.measure import (
     require_enough,
     require_finite_weights,
 )
-from monosema.evaluation.report import Ablation, Interval, ModelLosses, Report
+from monosema.evaluation.report import Ablation, ModelLosses, Report
 from monosema.evaluation.runs import ModelRuns, Subject
-from monosema.evaluation.sites import Models, by_name, sites_of
 from monosema.evaluation.tasks import mask_token_id, no_task
-from monosema.metrics import (
-    RELIABLE_DEAD_TOKENS,
-    jackknife_interval,
-    left_out_variation,
-    log10_density_histogram,
-    share_above,
-)
-from monosema.metrics.ranges import range_of
+from monosema.metrics import RELIABLE_DEAD_TOKENS, jackknife_interval, left_out_variation
+from monosema.metrics.figure import Interval, Measured, figures_of
+from monosema.metrics.figures import FIGURES, ActivationFigures, names_needing
 
 Activations = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 """``[..., d]``, or an iterable of such."""
-
-_WEIGHTS = ("encoder_decoder_cosine", "max_decoder_cosine", "max_encoder_cosine", "encoder_norm", "decoder_norm")
-_LOSSES = tuple(each.name for each in fields(ModelLosses) if each.name != "intervals")
-
-_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @explains_options
@@ -285,30 +273,10 @@ def _report(
         notes = [*notes, _outlier_note(n_outliers, sparsity.n_tokens, rule)]
     table = latent_table(coder, found.latents, sparsity.n_tokens) if weights else None
     alone = losses.get("")
+    measured = _measured(found)
+    of_weights: dict[str, Any] = {name: table.mean(name) for name in names_needing("weights") if table is not None}
     return Report(
-        fve=reconstruction.fve,
-        fvu=reconstruction.fvu,
-        fve_centred=reconstruction.fve_centred,
-        fve_per_token_mean=_fve_per_token_mean(found),
-        mse=reconstruction.mse,
-        cosine=reconstruction.cosine,
-        norm_in=reconstruction.norm_in,
-        norm_out=reconstruction.norm_out,
-        norm_ratio=reconstruction.norm_ratio,
-        relative_reconstruction_bias=reconstruction.relative_reconstruction_bias,
-        l0=sparsity.l0,
-        l0_std=sparsity.l0_std,
-        l0_quantiles={f"{q:.0%}": sparsity.l0_quantile(q) for q in _QUANTILES},
-        l1=sparsity.l1,
-        dead_fraction=sparsity.dead_fraction,
-        dead_fraction_reliable=sparsity.dead_fraction_reliable,
-        share_over_1_percent=share_above(sparsity.firing_density, 0.01),
-        share_over_10_percent=share_above(sparsity.firing_density, 0.1),
-        log10_density_histogram=tuple(log10_density_histogram(sparsity.firing_density)),
-        n_alive=sparsity.n_alive,
-        d_sae=coder.d_sae,
-        n_tokens=sparsity.n_tokens,
-        fve_all_rows=(reconstruction + found.outliers).fve if n_outliers else None,
+        **{name: row.of(measured) for name, row in figures_of(ActivationFigures).items() if row.of is not None},
         n_outlier_rows=None if rule is None else n_outliers,
         outlier_norm_multiple=None if rule is None else rule.multiple,
         hook_name=coder.hook_name or "",
@@ -318,11 +286,12 @@ def _report(
         fve_per_dimension=reconstruction.fve_per_dimension,
         fve_per_site=_fve_per_site(coder, found),
         pattern_kl_per_position={run: each.per_position for run, each in found.patterns.items()} or None,
-        intervals={**_row_intervals(found), **(alone.intervals if alone else {})},
+        intervals={**_row_intervals(found, measured), **(alone.intervals if alone else {})},
         latents=table,
         models=None if alone else losses or None,
-        **{name: table.mean(name) for name in _WEIGHTS if table is not None},  # type: ignore[arg-type]
-        **{name: getattr(alone, name) for name in _LOSSES if alone is not None},
+        ablations=None if alone is None else alone.ablations,
+        **of_weights,
+        **{name: getattr(alone, name) for name in names_needing("predictions", "patterns") if alone is not None},
         **provenance,
     )
 
@@ -357,34 +326,28 @@ def _notes(found: Findings, losses: Mapping[str, ModelLosses], overlap: str | No
     return notes
 
 
-def _row_intervals(found: Findings) -> dict[str, Interval]:
+def _measured(found: Findings) -> Measured:
+    """What the figures of activations are made of."""
+    rows, outliers = found.rows, found.outliers
+    return Measured(
+        reconstruction=rows.reconstruction,
+        all_rows=rows.reconstruction + outliers if outliers.n_tokens else None,
+        sparsity=rows.sparsity,
+        terms=dict(zip(ROW_TERMS, found.terms.sums.sum(0).tolist(), strict=True)),
+    )
+
+
+def _row_intervals(found: Findings, measured: Measured) -> dict[str, Interval]:
     """Of the figures of activations, where documents are known."""
     rest = dict(zip(ROW_TERMS, found.terms.left_out.unbind(1), strict=True))
-    reconstruction, sparsity = found.rows.reconstruction, found.rows.sparsity
-    without = {
-        "fve": (reconstruction.fve, 1 - rest["squared_error"] / left_out_variation(found.deviations)),
-        "fve_per_token_mean": (_fve_per_token_mean(found), rest["fve"] / rest["n"]),
-        "mse": (reconstruction.mse, rest["squared_error"] / rest["n"]),
-        "cosine": (reconstruction.cosine, rest["cosine_total"] / rest["n_nonzero"]),
-        "norm_ratio": (reconstruction.norm_ratio, rest["norm_ratio_total"] / rest["n_nonzero"]),
-        "relative_reconstruction_bias": (
-            reconstruction.relative_reconstruction_bias,
-            rest["squared_norm_out"] / rest["inner_product"],
-        ),
-        "l0": (sparsity.l0, rest["l0"] / rest["n"]),
-        "l1": (sparsity.l1, rest["l1"] / rest["n"]),
-    }
-    d_sae = len(sparsity.firing_density)
+    rest["variation"] = left_out_variation(found.deviations)
+    d_sae = len(measured.sparsity.firings)
     intervals = {
-        name: jackknife_interval(value, each, (0.0, d_sae) if name == "l0" else range_of(name))
-        for name, (value, each) in without.items()
+        name: jackknife_interval(row.of(measured), row.left_out(rest), row.bounds_of(d_sae))
+        for name, row in FIGURES.items()
+        if row.of is not None and row.left_out is not None
     }
     return {name: interval for name, interval in intervals.items() if interval is not None}
-
-
-def _fve_per_token_mean(found: Findings) -> float:
-    total = dict(zip(ROW_TERMS, found.terms.sums.sum(0).tolist(), strict=True))
-    return total["fve"] / total["n"] if total["n"] else math.nan
 
 
 def _fve_per_site(coder: Dictionary, found: Findings) -> dict[str, float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,36 +13,22 @@ from monosema.evaluation.findings import CLEAN, SPLICED
 from monosema.evaluation.patterns import TERMS as PATTERN_TERMS
 from monosema.evaluation.patterns import PatternSums
 from monosema.evaluation.predictions import TERMS
-from monosema.evaluation.report import Ablation, AblationLosses, Interval, ModelLosses
-from monosema.metrics import GroupSums, ce_loss_score, jackknife_interval, kl_score
+from monosema.evaluation.report import Ablation, ModelLosses
+from monosema.metrics import GroupSums, jackknife_interval
+from monosema.metrics.figure import ANY, Figure, Interval, Needs, Runs
+from monosema.metrics.figures import FIGURES, OF_ABLATION
+from monosema.metrics.figures_of_runs import AblationLosses
 from monosema.metrics.groups import FEW_DOCUMENTS
-from monosema.metrics.ranges import range_of
-
-Means = Mapping[str, Mapping[str, float]]
-"""By run, the mean of each of its terms."""
 
 
 def losses_of(runs: Mapping[str, GroupSums], ablations: Sequence[Ablation]) -> ModelLosses:
     """Means and scores of what was summed by run: clean, spliced and those of ``ablations``, of which the first is
     that of the flat fields."""
-    figures: dict[str, Callable[[Means], float]] = {
-        "ce_clean": lambda of: of[CLEAN]["ce"],
-        "ce_spliced": lambda of: of[SPLICED]["ce"],
-        "kl": lambda of: of[SPLICED]["kl"],
-        "top1_agreement": lambda of: of[SPLICED]["top1_agreement"],
-    }
-    for ablation in ablations:
-        figures |= {f"ablations/{ablation}/{key}": _bound(figure, ablation) for key, figure in _OF_ABLATION.items()}
-    for flat, of_ablation in _FLAT.items():
-        figures[flat] = figures[f"ablations/{ablations[0]}/{of_ablation}"]
-    values, intervals = _measured(runs, TERMS, figures)
+    values, intervals = _measured(runs, TERMS, "predictions", ablations)
     return ModelLosses(
-        **{name: value for name, value in values.items() if not name.startswith("ablations/")},  # type: ignore[arg-type]
+        **values[""],
         n_predicted_tokens=int(runs[CLEAN].sums[:, 0].sum()),
-        ablations={
-            ablation: AblationLosses(**{key: values[f"ablations/{ablation}/{key}"] for key in _OF_ABLATION})
-            for ablation in ablations
-        },
+        ablations={ablation: AblationLosses(**values[ablation]) for ablation in ablations},
         intervals=intervals,
     )
 
@@ -50,20 +37,13 @@ def with_patterns(
     losses: ModelLosses, patterns: Mapping[str, PatternSums], ablations: Sequence[Ablation]
 ) -> ModelLosses:
     """``losses`` with the figures of attention patterns, summed by run: spliced and those of ``ablations``."""
-    figures: dict[str, Callable[[Means], float]] = {"pattern_kl": lambda of: of[SPLICED]["kl"]}
-    for ablation in ablations:
-        figures |= {f"ablations/{ablation}/{key}": _bound(each, ablation) for key, each in _PATTERNS.items()}
-    figures["pattern_kl_ablated"] = figures[f"ablations/{ablations[0]}/pattern_kl"]
-    figures["pattern_kl_score"] = figures[f"ablations/{ablations[0]}/pattern_kl_score"]
-    values, intervals = _measured({run: each.groups for run, each in patterns.items()}, PATTERN_TERMS, figures)
+    runs = {run: each.groups for run, each in patterns.items()}
+    values, intervals = _measured(runs, PATTERN_TERMS, "patterns", ablations)
     return replace(
         losses,
-        **{name: value for name, value in values.items() if not name.startswith("ablations/")},  # type: ignore[arg-type]
+        **values[""],
         n_pattern_queries=int(patterns[SPLICED].groups.sums[:, 0].sum()),
-        ablations={
-            name: replace(each, **{key: values[f"ablations/{name}/{key}"] for key in _PATTERNS})
-            for name, each in losses.ablations.items()
-        },
+        ablations={name: replace(each, **values[name]) for name, each in losses.ablations.items()},
         intervals={**losses.intervals, **intervals},
     )
 
@@ -87,43 +67,45 @@ def few_documents(n_documents: int) -> list[str]:
     ]
 
 
-_FLAT = {"ce_ablated": "ce", "ce_loss_score": "ce_loss_score", "kl_ablated": "kl", "kl_score": "kl_score"}
-"""Fields of ``ModelLosses`` that are those of its first ablation."""
-
-_OF_ABLATION: dict[str, Callable[[Means, str], float]] = {
-    "ce": lambda of, run: of[run]["ce"],
-    "ce_loss_score": lambda of, run: ce_loss_score(of[CLEAN]["ce"], of[SPLICED]["ce"], of[run]["ce"]),
-    "kl": lambda of, run: of[run]["kl"],
-    "kl_score": lambda of, run: kl_score(of[SPLICED]["kl"], of[run]["kl"]),
-    "top1_agreement": lambda of, run: of[run]["top1_agreement"],
-}
-
-
-_PATTERNS: dict[str, Callable[[Means, str], float]] = {
-    "pattern_kl": lambda of, run: of[run]["kl"],
-    "pattern_kl_score": lambda of, run: kl_score(of[SPLICED]["kl"], of[run]["kl"]),
-}
-
-
 def _measured(
-    runs: Mapping[str, GroupSums], terms: Sequence[str], figures: Mapping[str, Callable[[Means], float]]
-) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Each figure of the runs' means, and its interval by document where there is one."""
-    means = {run: _means(sums.sums.sum(0), terms) for run, sums in runs.items()}
+    runs: Mapping[str, GroupSums], terms: Sequence[str], needs: Needs, ablations: Sequence[Ablation]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Interval]]:
+    """The figures that need ``needs``, by ablation and, under the empty name, the flat ones; and by full name the
+    interval of each that has one."""
+    means = _by_run({run: sums.sums.sum(0) for run, sums in runs.items()}, terms)
     left_out = {run: sums.left_out for run, sums in runs.items()}
     n_left_out = len(left_out[SPLICED])
-    without = [{run: _means(rows[i], terms) for run, rows in left_out.items()} for i in range(n_left_out)]
-    values = {name: figure(means) for name, figure in figures.items()}
+    without = [_by_run({run: rows[i] for run, rows in left_out.items()}, terms) for i in range(n_left_out)]
+    values: dict[str, dict[str, Any]] = {"": {}, **{ablation: {} for ablation in ablations}}
     intervals: dict[str, Interval] = {}
-    for name, figure in figures.items():
-        rest = torch.tensor([figure(each) for each in without], dtype=torch.float64)
-        if (interval := jackknife_interval(values[name], rest, range_of(name))) is not None:
-            intervals[name] = interval
+
+    def add(name: str, row: Figure, ablation: str, full: str) -> None:
+        assert row.of is not None
+        value = values[ablation][name] = row.of(means(ablation))
+        rest = torch.tensor([row.of(each(ablation)) for each in without], dtype=torch.float64)
+        if (interval := jackknife_interval(value, rest, row.bounds or ANY)) is not None:
+            intervals[full] = interval
+
+    of_ablation = {name: row for name, row in OF_ABLATION.items() if row.needs == needs}
+    for name, row in FIGURES.items():
+        if row.needs == needs and row.of is not None:
+            add(name, row, "", name)
+    for ablation in ablations:
+        for name, row in of_ablation.items():
+            add(name, row, ablation, f"ablations/{ablation}/{name}")
+    first = ablations[0]
+    for name, row in of_ablation.items():
+        if row.flat:
+            values[""][row.flat] = values[first][name]
+            if (known := intervals.get(f"ablations/{first}/{name}")) is not None:
+                intervals[row.flat] = known
     return values, intervals
 
 
-def _bound(figure: Callable[[Means, str], float], run: str) -> Callable[[Means], float]:
-    return lambda of: figure(of, run)
+def _by_run(sums: Mapping[str, Tensor], terms: Sequence[str]) -> Callable[[str], Runs]:
+    """The runs' means, given the ablation that is looked at."""
+    means = {run: _means(each, terms) for run, each in sums.items()}
+    return lambda ablation: Runs(means.get(CLEAN, {}), means[SPLICED], means.get(ablation, {}))
 
 
 def _means(sums: Tensor, terms: Sequence[str]) -> dict[str, float]:

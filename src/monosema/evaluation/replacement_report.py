@@ -9,7 +9,8 @@ from typing import Any
 
 from monosema.core.plain import texts_in
 from monosema.core.printable import escaped, terminal_lines
-from monosema.evaluation.report import Interval, Overlap, between, intervals_of, labelled, plain_value, shown
+from monosema.evaluation.report import Overlap, between, intervals_of, labelled, plain_value, shown
+from monosema.metrics.figure import Interval
 
 _GROUPS = {
     "language model": ("replacement_score", "ce_clean", "ce_replaced", "ce_zero", "kl", "kl_zero", "top1_agreement"),

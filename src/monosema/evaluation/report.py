@@ -16,6 +16,9 @@ from monosema.core.files import read_json
 from monosema.core.plain import is_same, list_in, texts_in
 from monosema.core.printable import escaped, terminal_lines
 from monosema.evaluation.latent_table import LatentTable
+from monosema.metrics.figure import Interval, figure, figures_of, shown_in_groups
+from monosema.metrics.figures import OF_ABLATION, ActivationFigures, WeightFigures
+from monosema.metrics.figures_of_runs import AblationLosses, F, N, PatternFigures, PredictionFigures
 
 VERSION = 1
 """Of the JSON that ``Report.to_dict`` gives; fields are added without a new one."""
@@ -23,221 +26,60 @@ VERSION = 1
 Ablation = Literal["zero", "mean"]
 """What the site becomes in an ablated run: zero, or its mean over the tokens run ablated."""
 
-Interval = tuple[float, float]
-"""A 95 % confidence interval by document (``metrics.jackknife_interval``)."""
-
 Overlap = Literal["none", "same tokens", "unknown"]
 """Whether the tokens evaluated were trained on, from the fingerprints both sides recorded."""
-
-_LOSSES = ("ce_loss_score", "ce_clean", "ce_spliced", "ce_ablated", "kl_score", "kl", "kl_ablated", "top1_agreement")
-
-_PATTERNS = ("pattern_kl_score", "pattern_kl", "pattern_kl_ablated", "n_pattern_queries")
 
 _NESTED = ("ablations", "intervals")
 
 _LONG = ("firing_density", "fve_per_dimension", "pattern_kl_per_position", "latents")
 """Fields with a value for each latent, dimension or position."""
 
-_GROUPS: dict[str, tuple[str, ...]] = {
-    "reconstruction": (
-        "fve",
-        "fve_all_rows",
-        "fve_centred",
-        "fve_per_token_mean",
-        "mse",
-        "cosine",
-        "norm_ratio",
-        "relative_reconstruction_bias",
-    ),
-    "sparsity": (
-        "l0",
-        "l0_std",
-        "l1",
-        "dead_fraction",
-        "n_alive",
-        "d_sae",
-        "share_over_1_percent",
-        "share_over_10_percent",
-    ),
-    "language model": _LOSSES,
-    "attention": _PATTERNS,
-    "weights": ("encoder_decoder_cosine", "max_decoder_cosine", "max_encoder_cosine", "encoder_norm", "decoder_norm"),
-    "data": (
-        "split",
-        "n_tokens",
-        "n_documents",
-        "n_predicted_tokens",
-        "n_special_positions",
-        "n_outlier_rows",
-        "tokens_fingerprint",
-        "overlap",
-    ),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class _Losses(PredictionFigures[F, N]):
+    """The figures of predictions, and those of each ablation."""
+
+    ablations: Mapping[str, AblationLosses] | None = None
+    """By ablation, each that was run; ``ce_ablated`` and so on are those of the first, a report's ``ablation``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationLosses:
-    """What the predictions lose where the sites are ablated in one way; averages as in ``ModelLosses``."""
-
-    ce: float
-    """Cross-entropy of the ablated run."""
-    ce_loss_score: float
-    """``(ce - ce_spliced) / (ce - ce_clean)``."""
-    kl: float
-    """``KL(clean || ablated)``."""
-    kl_score: float
-    """``(kl - kl of the spliced run) / kl``."""
-    top1_agreement: float
-    """Share of the predictions whose most probable token is the clean run's."""
-    pattern_kl: float | None = None
-    """``KL(clean || ablated)`` of attention patterns, as in ``Report``."""
-    pattern_kl_score: float | None = None
-    """``(pattern_kl - that of the spliced run) / pattern_kl``."""
+class _Intervals:
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """By field, and by ``ablations/NAME/FIELD``: 95 % confidence intervals by document."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelLosses:
+class ModelLosses(PatternFigures, _Intervals, _Losses[float, int]):
     """What one model's predictions lose when its sites are replaced; averages over ``n_predicted_tokens``."""
 
-    ce_clean: float
-    """Cross-entropy of the model itself, nats per predicted token."""
-    ce_spliced: float
-    """The same with the reconstruction in the sites' place."""
-    ce_ablated: float
-    """The same with the sites ablated."""
-    ce_loss_score: float
-    """``(ce_ablated - ce_spliced) / (ce_ablated - ce_clean)``."""
-    kl: float
-    """``KL(clean || spliced)``, nats per predicted token."""
-    kl_ablated: float
-    """``KL(clean || ablated)``, nats per predicted token."""
-    kl_score: float
-    """``(kl_ablated - kl) / kl_ablated``."""
-    top1_agreement: float
-    """Share of the predictions whose most probable token is the clean run's, with the reconstruction in place."""
-    n_predicted_tokens: int
-    """Tokens over which cross-entropy and KL are averaged."""
-    ablations: Mapping[str, AblationLosses]
+    ablations: Mapping[str, AblationLosses] = field()
     """By ablation, each that was run; the fields above are those of the first."""
-    intervals: Mapping[str, Interval]
+    intervals: Mapping[str, Interval] = field()
     """By field, and by ``ablations/NAME/FIELD``: 95 % intervals by document."""
-    pattern_kl: float | None = None
-    """``KL(clean || spliced)`` of attention patterns, as in ``Report``."""
-    pattern_kl_ablated: float | None = None
-    """``KL(clean || ablated)`` of attention patterns."""
-    pattern_kl_score: float | None = None
-    """``(pattern_kl_ablated - pattern_kl) / pattern_kl_ablated``."""
-    n_pattern_queries: int | None = None
-    """Queries over which these are averaged."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in figures_of(PredictionFigures) if getattr(self, name) is None]
+        if missing:
+            raise TypeError(
+                f"ModelLosses: {', '.join(missing)} missing; only figures of attention patterns may be None"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """The metrics of one coder on one set of tokens; ``monosema.metrics`` defines each.
+class Report(
+    _Intervals,
+    WeightFigures,
+    PatternFigures,
+    _Losses[float | None, int | None],
+    ActivationFigures,  # in a file's order
+):
+    """The metrics of one coder on one set of tokens; ``monosema.metrics.figures`` defines each.
 
     A value is NaN where its definition divides by zero, and None where it was not measured; ``notes`` says why.
     ``intervals`` has the 95 % confidence interval by document of each figure that depends on text.
     """
 
-    fve: float
-    """Fraction of variance explained: 1 is perfect, 0 is predicting the mean."""
-    fvu: float = math.nan
-    """Fraction of variance unexplained, ``1 - fve``."""
-    fve_centred: float = math.nan
-    """``fve`` of the errors less their mean: what it would be without a constant offset."""
-    fve_per_token_mean: float = math.nan
-    """Mean over tokens of ``1 - ||x - x_hat||^2 / ||x - mean||^2``: tokens near the mean weigh as much as others. NaN
-    where the mean is not known beforehand: it is that of the mean ablation."""
-    mse: float
-    """Squared error per token, summed over dimensions."""
-    cosine: float
-    """Mean cosine of activation and reconstruction."""
-    norm_in: float = math.nan
-    """Mean length of the activation."""
-    norm_out: float = math.nan
-    """Mean length of the reconstruction."""
-    norm_ratio: float
-    """Mean of the reconstruction's norm over the activation's; below 1 is shrinkage."""
-    relative_reconstruction_bias: float
-    """``E ||x_hat||^2 / E <x, x_hat>``: 1 is unbiased."""
-    l0: float
-    """Mean number of latents that fire on a token."""
-    l0_std: float
-    """Its standard deviation over tokens."""
-    l0_quantiles: Mapping[str, int] | None = None
-    """Of the number of latents that fire on a token: 0, 5, 25, 50, 75, 95 and 100 % of the tokens have at most so
-    many."""
-    l1: float
-    """Mean over tokens of the sum of absolute latent values."""
-    dead_fraction: float
-    """Fraction of latents that fired on no token."""
-    dead_fraction_reliable: bool
-    """Whether there were enough tokens (100,000) to call a silent latent dead."""
-    share_over_1_percent: float = math.nan
-    """Fraction of latents that fire on more than 1 % of the tokens."""
-    share_over_10_percent: float = math.nan
-    """Fraction of latents that fire on more than 10 % of the tokens."""
-    log10_density_histogram: tuple[int, ...] | None = None
-    """Latents by ``log10(firing density + 1e-10)``, 20 equal bins from -10 to 0."""
-    n_alive: int
-    """Latents that fired on at least one token."""
-    d_sae: int
-    """Latents in all."""
-    n_tokens: int
-    """Tokens measured for everything above: positions that are not special."""
-    n_documents: int | None = None
-    """Documents these tokens are from; None where that is not known."""
-    n_special_positions: int | None = None
-    """Special positions left out."""
-    fve_all_rows: float | None = None
-    """``fve`` of all rows, those left out for their norm as well; None where none was left out."""
-    n_outlier_rows: int | None = None
-    """Rows left out of everything else because their norm is more than ``outlier_norm_multiple`` times the median; None
-    where rows of any norm are measured."""
-    outlier_norm_multiple: float | None = None
-    """That multiple."""
-    ce_clean: float | None = None
-    """Cross-entropy of the model itself, nats per predicted token."""
-    ce_spliced: float | None = None
-    """The same with the reconstruction in the site's place."""
-    ce_ablated: float | None = None
-    """The same with the site ablated."""
-    ce_loss_score: float | None = None
-    """``(ce_ablated - ce_spliced) / (ce_ablated - ce_clean)``: 1 is no loss, 0 is as bad as ablation."""
-    kl: float | None = None
-    """``KL(clean || spliced)``, nats per predicted token."""
-    kl_ablated: float | None = None
-    """``KL(clean || ablated)``, nats per predicted token."""
-    kl_score: float | None = None
-    """``(kl_ablated - kl) / kl_ablated``."""
-    top1_agreement: float | None = None
-    """Share of the predictions whose most probable token is the clean run's."""
-    n_predicted_tokens: int | None = None
-    """Tokens over which cross-entropy and KL are averaged."""
-    ablations: Mapping[str, AblationLosses] | None = None
-    """By ablation, each that was run; ``ce_ablated`` and so on above are those of ``ablation``."""
-    pattern_kl: float | None = None
-    """``KL(clean || spliced)`` of the attention patterns that the site written decides: nats per query, the mean over
-    the heads concerned. Where the site is ``attn.hook_q``, ``attn.hook_k`` or one head of either; no other is
-    measured."""
-    pattern_kl_ablated: float | None = None
-    """``KL(clean || ablated)`` of these patterns."""
-    pattern_kl_score: float | None = None
-    """``(pattern_kl_ablated - pattern_kl) / pattern_kl_ablated``: 1 is no change, 0 is as bad as ablation."""
-    n_pattern_queries: int | None = None
-    """Queries over which they are averaged: positions that are not special and have keys to choose among."""
-    encoder_decoder_cosine: float | None = None
-    """Mean over latents of the cosine of encoder column and decoder row; SAEs only."""
-    max_decoder_cosine: float | None = None
-    """Mean over latents of the largest cosine of its decoder row with another's."""
-    max_encoder_cosine: float | None = None
-    """Mean over latents of the largest cosine of its encoder column with another's."""
-    encoder_norm: float | None = None
-    """Mean length of the encoder columns."""
-    decoder_norm: float | None = None
-    """Mean length of the decoder rows."""
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-    """By field, and by ``ablations/NAME/FIELD``: 95 % confidence intervals by document."""
     fve_per_site: Mapping[str, float] | None = None
     """By the name of each site written, where there are several: ``fve`` there alone."""
     models: Mapping[str, ModelLosses] | None = None
@@ -251,11 +93,11 @@ class Report:
     """Site reconstructed, spliced and ablated; the same as ``hook_name`` for an SAE."""
     model_name: str | None = None
     """The model whose predictions were compared."""
-    split: str = ""
+    split: str = figure("", group="data", rank=0, needs="text")
     """Which tokens: the split's name (``"heldout"``), ``"contexts"`` for ids given, ``"activations"`` without text."""
-    tokens_fingerprint: str | None = None
+    tokens_fingerprint: str | None = figure(None, group="data", needs="text")
     """sha256 of that split."""
-    overlap: Overlap = "unknown"
+    overlap: Overlap = figure("unknown", group="data", needs="text")
     """Whether the coder was trained on these tokens."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers must know."""
@@ -350,22 +192,17 @@ class Report:
     def _shown_groups(self) -> dict[str, list[tuple[str, str]]]:
         """Name and text of what was measured, by group."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        for group, names in _GROUPS.items():
-            groups[group] = [(name, self._shown(name)) for name in names if getattr(self, name) is not None]
+        for group, names in shown_in_groups(Report).items():
+            groups[group] = _rows(self, names, self.intervals)
             if group == "reconstruction" and self.fve_per_site:
                 groups["fve per site"] = [(name, shown(value)) for name, value in self.fve_per_site.items()]
-            if group == "sparsity" and self.l0_quantiles:
-                quantiles = ", ".join(f"{count} ({name})" for name, count in self.l0_quantiles.items())
-                groups[group].insert(2, ("l0_quantiles", quantiles))
             if group == "language model":
                 groups |= _others(self.ablations, self.intervals, self.ablation)
                 for key, losses in (self.models or {}).items():
-                    names = (*_LOSSES, "n_predicted_tokens", *_PATTERNS)
-                    groups[f"model {key}"] = _rows(losses, names, losses.intervals)
+                    kinds = (PredictionFigures, PatternFigures)
+                    of_model = [name for kind in kinds for each in shown_in_groups(kind).values() for name in each]
+                    groups[f"model {key}"] = _rows(losses, of_model, losses.intervals)
         return groups
-
-    def _shown(self, name: str) -> str:
-        return between(getattr(self, name), self.intervals.get(name))
 
 
 def _others(
@@ -373,18 +210,27 @@ def _others(
 ) -> dict[str, list[tuple[str, str]]]:
     """The rows of ablations whose figures are not among the flat ones."""
     return {
-        f"{name} ablation": _rows(losses, [each.name for each in fields(losses)], intervals, f"ablations/{name}/")
+        f"{name} ablation": _rows(losses, list(OF_ABLATION), intervals, f"ablations/{name}/")
         for name, losses in (ablations or {}).items()
         if name != main
     }
 
 
 def _rows(
-    losses: AblationLosses | ModelLosses, names: Sequence[str], intervals: Mapping[str, Interval], prefix: str = ""
+    of: AblationLosses | ModelLosses | Report,
+    names: Sequence[str],
+    intervals: Mapping[str, Interval],
+    prefix: str = "",
 ) -> list[tuple[str, str]]:
     """Name and text of what was measured; intervals by name with ``prefix``."""
-    values = {name: getattr(losses, name) for name in names}
-    return [(name, between(value, intervals.get(prefix + name))) for name, value in values.items() if value is not None]
+    values = {name: getattr(of, name) for name in names}
+    return [(name, _text(value, intervals.get(prefix + name))) for name, value in values.items() if value is not None]
+
+
+def _text(value: Any, interval: Interval | None) -> str:
+    if isinstance(value, Mapping):  # quantiles
+        return ", ".join(f"{each} ({name})" for name, each in value.items())
+    return between(value, interval)
 
 
 def labelled(label: str, texts: Sequence[str]) -> list[str]:
@@ -436,9 +282,13 @@ def intervals_of(values: Mapping[str, Any]) -> dict[str, Interval]:
 
 
 def _numbers(kind: type[AblationLosses | ModelLosses], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of ``kind`` from their JSON: None is NaN again but in those that are not always measured."""
-    optional = {each.name for each in fields(kind) if each.default is None}
-    return {name: value if name in optional else _number(value) for name, value in plain.items() if name not in _NESTED}
+    """The figures of ``kind`` from their JSON: None is NaN again but in those that are not always measured, and so is
+    what a file does not have that was written before the figure was there."""
+    rows = figures_of(kind)
+    older = {name: math.nan for name, row in rows.items() if row.needs == "predictions" and row.bounds is not None}
+    optional = {name for name, row in rows.items() if row.needs == "patterns"}
+    known = {name: value for name, value in plain.items() if name not in _NESTED}
+    return older | {name: value if name in optional else _number(value) for name, value in known.items()}
 
 
 def _number(value: float | None) -> float:

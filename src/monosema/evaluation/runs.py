@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monosema.coders import Dictionary
 from monosema.core.progress import Progress
+from monosema.data.dictionary_sites import Sites, side_by_side
 from monosema.data.outliers import MEDIAN_ROWS, NormRule
 from monosema.data.recorded_outliers import estimated, joined
 from monosema.evaluation.contexts import EvaluationContexts
@@ -28,7 +29,6 @@ from monosema.evaluation.patterns import PatternSums, compared_heads, counted_qu
 from monosema.evaluation.predictions import CleanPredictions
 from monosema.evaluation.predictor import Predictor
 from monosema.evaluation.report import Ablation
-from monosema.evaluation.sites import Sites, side_by_side
 from monosema.evaluation.tasks import Task, choose_masked, masked_token_task, next_token_task
 from monosema.metrics import require_finite
 from monosema.metrics.checks import wide

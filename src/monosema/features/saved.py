@@ -14,11 +14,11 @@ from monosema.core.config import made_of
 from monosema.core.errors import FileError
 from monosema.core.files import atomic_folder, read_json, write_json
 from monosema.core.plain import list_in, mapping_in, text_in, texts_in, whole_in
+from monosema.core.tensors import read_tensors
 from monosema.features.logits import ExtremeLogits
 from monosema.features.statistics import LatentNumbers
 from monosema.features.store import ContextTexts, FeatureStore, Provenance
 from monosema.features.windows import Windows
-from monosema.formats.tensors import read_tensors
 
 _ARRAYS, _FACTS = "features.safetensors", "features.json"
 _FORMAT = "monosema features 1"

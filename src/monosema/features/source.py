@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
-from monosema.core.errors import ConfigError, ShapeError
 from monosema.data import TokenSplit
 from monosema.data.chosen import choose_contexts, require_known_ids, split_to_read
+from monosema.data.dictionary_sites import side_by_side, sites_of
 from monosema.data.named_models import NamedModels
 from monosema.data.outliers import MEDIAN_ROWS, NormRule
-from monosema.data.rebuild import several_models
 from monosema.data.recorded_outliers import OutlierMultiple, estimated, first_rows, joined, rule_for
 
 
@@ -25,10 +23,10 @@ class Source:
     """Where rows come from: contexts in models."""
 
     models: NamedModels
-    read: list[str]
+    read: tuple[str, ...]
     """The sites read, whose values lie side by side in the coder's input."""
-    written: list[str]
-    """The sites written; the same list for an SAE."""
+    written: tuple[str, ...]
+    """The sites written; the same for an SAE."""
     split: TokenSplit
     which: Tensor
     """[N] int64: the number in the split of each context."""
@@ -38,16 +36,12 @@ class Source:
         """``[n, d_in]`` at the usable positions of the contexts ``part``; and ``[n, d_out]`` of the sites written, or
         the same tensor again where these are the sites read, and without ``has_target``."""
         same = not has_target or self.written == self.read
-        names = self.read if same else list(dict.fromkeys(self.read + self.written))
+        names = list(dict.fromkeys(self.read if same else self.read + self.written))
         documents = self.split.documents_of(self.which[part])
         captured = self.models.capture(self.contexts_NT[part], names, documents)
 
-        def side_by_side(names: list[str]) -> Tensor:
-            device = captured[names[0]].device
-            return torch.cat([captured[name][usable_BT.to(captured[name].device)].to(device) for name in names], dim=1)
-
-        x = side_by_side(self.read)
-        return x, x if same else side_by_side(self.written)
+        x = side_by_side(captured, self.read, usable_BT)
+        return x, x if same else side_by_side(captured, self.written, usable_BT)
 
 
 def open_source(coder: Dictionary, models: NamedModels, tokens: object, n_tokens: int | None) -> Source:
@@ -75,26 +69,7 @@ def outlier_rule(coder: Dictionary, source: Source, special_NT: Tensor, multiple
     return estimated(rule, coder, x, x if both.shape[1] == coder.d_in else both[:, coder.d_in :])
 
 
-def sites(coder: Dictionary, models: NamedModels) -> tuple[list[str], list[str]]:
+def sites(coder: Dictionary, models: NamedModels) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The sites whose values lie side by side in the coder's input, and those in its output."""
-    if not coder.reads:
-        raise ConfigError(
-            "the coder does not say which site it reads; train it on a stream, or name its sites with "
-            "coder.bind(hook_name, hook_name_out, {})"
-        )
-    if not models.is_mapping and (recorded := several_models(coder.metadata)):
-        shown = ", ".join(f"{key!r}: ..." for key in recorded)
-        raise ConfigError(
-            f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
-        )
-    found = models.sites([str(site) for site in coder.reads])
-    width = sum(width for _, width in found)
-    if width != coder.d_in:
-        names = " and ".join(model.name for model in models.by_name.values()) or models.first.name
-        raise ShapeError(
-            f"the coder's d_in is {coder.d_in}, but {coder.hook_name!r} of {names} is {width} wide; was it "
-            "trained on another model or site?"
-        )
-    read = [name for name, _ in found]
-    written = [str(site) for site in coder.writes or coder.reads]
-    return read, read if written == read else [name for name, _ in models.sites(written)]
+    found = sites_of(coder, models.by_name or {"": models.first}, to_be_written=False, only_read=True)
+    return found.read, found.written

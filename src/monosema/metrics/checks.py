@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -16,11 +14,6 @@ def wide(tensor: Tensor) -> Tensor:
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
     return tensor.to(torch.float64)
-
-
-def ratio(numerator: float, denominator: float) -> float:
-    """``numerator / denominator``, NaN where the denominator is zero."""
-    return numerator / denominator if denominator != 0 else math.nan
 
 
 def require_finite(name: str, tensor: Tensor) -> None:

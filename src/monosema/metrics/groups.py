@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monosema.metrics.checks import wide
-from monosema.metrics.ranges import ANY, Range
+from monosema.metrics.figure import ANY, Range
 from monosema.metrics.student import t_quantile
 
 N_GROUPS = 256

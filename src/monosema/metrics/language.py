@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ShapeError
-from monosema.metrics.checks import ratio, wide
+from monosema.metrics.checks import wide
 
 _BLOCK = 64
 
@@ -93,24 +93,6 @@ def top_token(log_p: Tensor) -> Tensor:
         return top
     is_behind = rest.amax(-1) > largest.amax(-1)
     return torch.where(is_behind, n + rest.argmax(-1), top)
-
-
-def ce_loss_score(ce_clean: float, ce_spliced: float, ce_ablated: float) -> float:
-    """``(CE_ablated - CE_spliced) / (CE_ablated - CE_clean)``: the share of the loss lost to ablation that is kept.
-
-    1 where splicing costs nothing, 0 where it costs as much as ablation; below 0 is worse than ablation, and above 1
-    is better than the clean model. NaN where ablation leaves the loss as it is. "Loss recovered" in Bricken et al.
-    2023 and SAEBench.
-    """
-    return ratio(ce_ablated - ce_spliced, ce_ablated - ce_clean)
-
-
-def kl_score(kl: float, kl_ablated: float) -> float:
-    """``(KL_ablated - KL) / KL_ablated``, both against the clean run: 1 where splicing changes no prediction.
-
-    In (-inf, 1]; NaN where ablation changes no prediction.
-    """
-    return ratio(kl_ablated - kl, kl_ablated)
 
 
 def _expected(p: Tensor, values: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ConfigError, ShapeError
-from monosema.metrics.checks import ratio, require_finite, require_same_shape, wide
+from monosema.metrics.checks import require_finite, require_same_shape, wide
+from monosema.metrics.scores import ratio
 
 
 def explained_variance_saebench_0_6(x: Tensor, x_hat: Tensor, batch_tokens: int | None = None) -> float:

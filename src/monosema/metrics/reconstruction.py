@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.metrics.checks import ratio, require_finite, require_same_shape, wide
+from monosema.metrics.checks import require_finite, require_same_shape, wide
+from monosema.metrics.scores import ratio
 
 _CHUNK_ELEMENTS = {"cpu": 2**18}
 """Values widened to float64 at a time, by device (2**24 where not named): few enough for the cache of a CPU."""

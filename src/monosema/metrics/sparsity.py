@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from monosema.core.errors import ShapeError
-from monosema.metrics.checks import ratio, require_finite, wide
+from monosema.metrics.checks import require_finite, wide
+from monosema.metrics.scores import ratio
 
 RELIABLE_DEAD_TOKENS = 100_000
 """On fewer tokens a latent that never fired may only be rare: the dead fraction is then no reliable number."""
@@ -174,6 +175,15 @@ class SparsitySums:
     def firing_density(self) -> Tensor:
         """See :func:`firing_density`."""
         return self.firings.to(torch.float64) / self.n_tokens
+
+    @property
+    def log10_density_histogram(self) -> tuple[int, ...]:
+        """See :func:`log10_density_histogram`."""
+        return tuple(log10_density_histogram(self.firing_density))
+
+    def share_above(self, threshold: float) -> float:
+        """See :func:`share_above`."""
+        return share_above(self.firing_density, threshold)
 
     @property
     def n_alive(self) -> int:

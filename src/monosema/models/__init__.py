@@ -5,7 +5,8 @@ read them (``capture``) and change them (``edits``) exactly. Imports ``core`` on
 ``language_model.py``; ``architectures.py`` is the table of model families, ``structure.py`` finds the parts of models
 that are not in it (``post_norm.py`` in blocks that end in a norm), ``verify.py`` refuses a map that the numbers
 contradict, ``shapes.py`` the names whose values are not [batch, token, width], ``taps.py`` says how each site is read
-and written, ``hooks.py`` runs them; ``patterns.py`` forms the attention patterns of any model.
+and written, ``hooks.py`` runs them, ``passes.py`` says what an edit is told of its pass; ``splice.py`` states how
+something takes a site's place, and the protocol of what can; ``patterns.py`` forms the attention patterns of any model.
 
 **Names**, with L the layer: ``hook_embed`` (the token embedding as it enters the sum, so times √d_model for Gemma);
 ``blocks.{L}.hook_resid_pre``, ``hook_attn_out``, ``hook_resid_mid``, ``hook_mlp_out``, ``hook_resid_post`` with
@@ -43,20 +44,30 @@ batch, width]). ``hook_embed`` is refused where the embedding has another width 
 **Edits** replace the value everywhere it is used: residual sites replace the stream; ``hook_resid_mid`` moves the
 attention branch's contribution, so that skip path and norm both see it while ``hook_attn_out`` reads as before;
 ``hook_normalized`` adds (new - old) · gain at the norm's output. ``hook_scale``, ``hook_result`` and ``hook_pattern``
-have no exact write and are capture-only.
+have no exact write and are capture-only. An edit is a function of the value, or of the value and the pass's context
+(``PassContext``): a second argument without a default asks for it.
 """
 
-from monosema.models.architectures import ARCHITECTURES, Architecture, AttentionLayout, BlockLayout
-from monosema.models.language_model import LanguageModel
-from monosema.models.load import load_model
-from monosema.models.sites import Site
+from __future__ import annotations
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "AttentionLayout",
-    "BlockLayout",
-    "LanguageModel",
-    "Site",
-    "load_model",
-]
+from typing import TYPE_CHECKING
+
+from monosema.core.lazy import lazy_exports
+
+_HOMES = {
+    "monosema.models.architectures": ("ARCHITECTURES", "Architecture", "AttentionLayout", "BlockLayout"),
+    "monosema.models.config": ("ModelOptions", "TokenizerOptions"),
+    "monosema.models.language_model": ("LanguageModel",),
+    "monosema.models.load": ("load_model",),
+    "monosema.models.passes": ("PassContext",),
+    "monosema.models.sites": ("Site",),
+}
+__getattr__, __all__ = lazy_exports(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from monosema.models.architectures import ARCHITECTURES, Architecture, AttentionLayout, BlockLayout
+    from monosema.models.config import ModelOptions, TokenizerOptions
+    from monosema.models.language_model import LanguageModel
+    from monosema.models.load import load_model
+    from monosema.models.passes import PassContext
+    from monosema.models.sites import Site

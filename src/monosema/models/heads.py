@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
+from monosema.models.hooks import Action, ForwardStopped, Interceptor, ValueEdit
 from monosema.models.sitemap import SiteMap
 from monosema.models.trace import rms
 
@@ -54,7 +54,7 @@ def check_heads(site_map: SiteMap, run: Callable[[], Any]) -> list[str]:
 
 
 def _z_with(
-    site_map: SiteMap, run: Callable[[], Any], edited: str | None = None, edit: EditFunction | None = None
+    site_map: SiteMap, run: Callable[[], Any], edited: str | None = None, edit: ValueEdit | None = None
 ) -> Tensor:
     """z of the first block, [B, T, H·K], with one site edited."""
     found: list[Tensor] = []

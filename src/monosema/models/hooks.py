@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,17 @@ from torch.utils.hooks import RemovableHandle
 
 from monosema.core.errors import ShapeError, UserError
 from monosema.models.calls import ModuleCall, Side
+from monosema.models.passes import PassContext, PassTracker
 from monosema.models.taps import Tap
 
-EditFunction = Callable[[Tensor], Tensor]
+ValueEdit = Callable[[Tensor], Tensor]
 """Takes a site's value [B, T, width] and returns its replacement, of the same shape."""
+
+ContextEdit = Callable[[Tensor, PassContext], Tensor]
+"""The same, and takes the context of the pass behind the value."""
+
+EditFunction = ValueEdit | ContextEdit
+"""Either; ``passes.takes_context`` tells them apart by their signature."""
 
 
 class ForwardStopped(BaseException):
@@ -44,8 +51,10 @@ class Action:
     """The site's name, for error messages."""
     columns: slice | None = None
     """The columns of the tap's value that the action sees; all of them by default, fewer for one head."""
-    edit: EditFunction | None = None
+    edit: ValueEdit | None = None
     """Returns the new value, when the action edits."""
+    edit_in_context: ContextEdit | None = None
+    """The same, where it takes the context of the pass."""
     observe: Callable[[Tensor], None] | None = None
     """Receives the value after all edits, when the action observes."""
 
@@ -64,9 +73,13 @@ class _Reservation:
 
 
 class Interceptor:
-    """The active actions of one model."""
+    """The active actions of one model.
 
-    def __init__(self) -> None:
+    Actions that edit in a context need ``passes``, which follows the model's passes while such actions are active.
+    """
+
+    def __init__(self, passes: PassTracker | None = None) -> None:
+        self._passes = passes
         self._actions: dict[tuple[nn.Module, Side], list[Action]] = {}
         self._handles: dict[tuple[nn.Module, Side], RemovableHandle] = {}
         self._memory: dict[Tap, Tensor] = {}
@@ -83,24 +96,34 @@ class Interceptor:
         """Run ``actions`` in every forward pass inside the context; hooks are removed however it ends."""
         self._wait()
         everything = [*self._remember_actions(actions), *actions]
-        try:
-            for action in everything:
-                self._add(action)
-            yield
-        finally:
-            for action in everything:
-                self._remove(action)
-                self._memory.pop(action.tap, None)
+        with ExitStack() as stack:
+            if any(action.edit_in_context is not None for action in actions):
+                assert self._passes is not None, "these actions need the model's passes"
+                stack.enter_context(self._passes.followed())
+            try:
+                for action in everything:
+                    self._add(action)
+                yield
+            finally:
+                for action in everything:
+                    self._remove(action)
+                    self._memory.pop(action.tap, None)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave every action idle, for measurements through an interceptor of their own that edits must not touch."""
         self._wait()
-        was_paused, self._paused = self._paused, True
+        was_paused = self._paused
         try:
+            self._pause(True)
             yield
         finally:
-            self._paused = was_paused
+            self._pause(was_paused)
+
+    def _pause(self, is_paused: bool) -> None:
+        self._paused = is_paused
+        if self._passes is not None:
+            self._passes.is_paused = is_paused
 
     @contextmanager
     def reserved(self, model: nn.Module) -> Iterator[None]:
@@ -173,16 +196,25 @@ class Interceptor:
             old = tap.read(call, [self._memory[needed] for needed in tap.needs])
             new = old
             for action in actions:
-                if action.edit is not None:
-                    new = _edited(new, action.edit, action.columns, action.name)
+                if (edit := self._edit_of(action, new.device)) is not None:
+                    new = _edited(new, edit, action.columns, action.name)
             if new is not old:
                 tap.write(call, old, new)
             for action in actions:
                 if action.observe is not None:
                     action.observe(new if action.columns is None else new[..., action.columns])
 
+    def _edit_of(self, action: Action, device: torch.device) -> ValueEdit | None:
+        """The function of the value alone that the action edits by; None where it only observes."""
+        in_context = action.edit_in_context
+        if in_context is None:
+            return action.edit
+        assert self._passes is not None, "checked when it became active"
+        context = self._passes.context(action.name).to(device)
+        return lambda value: in_context(value, context)
 
-def _edited(value: Tensor, edit: EditFunction, columns: slice | None, name: str) -> Tensor:
+
+def _edited(value: Tensor, edit: ValueEdit, columns: slice | None, name: str) -> Tensor:
     """``value`` after ``edit`` of some columns."""
     seen = value if columns is None else value[..., columns]
     # The edit gets a copy: one that works in place must not change what the delta is taken from.

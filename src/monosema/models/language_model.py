@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,13 @@ from monosema.core.errors import DataError, ShapeError, UserError, first_line, u
 from monosema.core.peers_attributes import OF_MODEL, hints_attributes
 from monosema.models.architectures import Architecture
 from monosema.models.calls import Side
+from monosema.models.captured import CapturedValues
 from monosema.models.documents import Cut, check_documents, find_cut, has_several, refuse_several
 from monosema.models.fingerprint import weights_fingerprint
-from monosema.models.hooks import Action, EditFunction, ForwardStopped, Interceptor
+from monosema.models.hooks import Action, ContextEdit, EditFunction, ForwardStopped, Interceptor, ValueEdit
 from monosema.models.mapping import believe_map, map_model
 from monosema.models.pairs import is_part_of_pair, refuse_pair
-from monosema.models.shapes import wrong_shape
+from monosema.models.passes import PassTracker, takes_context
 from monosema.models.sites import BLOCK_NAMES, MODEL_NAMES, ON_REQUEST, Site, one_head, split_head, split_name
 from monosema.models.taps import LAST_RANK, FlatTap, Tap
 from monosema.models.trace import trace
@@ -42,34 +43,6 @@ class _Place:
     tap: Tap
     columns: slice | None = None
     """The site's columns in the tap's value, where it is not the whole of it."""
-
-
-class _Values:
-    """The values of sites, as a forward pass on ``tokens_BT`` gives them."""
-
-    tokens_BT: Tensor
-
-    def __init__(self, wanted: Mapping[str, Site], stops: bool) -> None:
-        self.wanted, self._stops = wanted, stops
-        self._found: dict[str, Tensor] = {}
-
-    def keep(self, name: str, value: Tensor) -> None:
-        """Keep the first value of ``name``; the last of all may end the pass. ``ShapeError`` for another shape."""
-        n_batch, n_tokens = self.tokens_BT.shape
-        expected = self.wanted[name].value_shape((n_batch, n_tokens))
-        if value.shape != expected:
-            raise ShapeError(f"cannot capture {name!r}: {wrong_shape(value.shape, expected)}")
-        # A copy, because some blocks add to their branches' outputs in place afterwards.
-        self._found.setdefault(name, value.detach().clone())
-        if self._stops and len(self._found) == len(self.wanted):
-            raise ForwardStopped
-
-    def complete(self) -> dict[str, Tensor]:
-        """All of them, in the order wanted; ``UserError`` where a module did not run."""
-        missing = [name for name in self.wanted if name not in self._found]
-        if missing:
-            raise UserError(f"the forward pass did not run the modules of {', '.join(map(repr, missing))}")
-        return {name: self._found[name] for name in self.wanted}
 
 
 @final
@@ -125,7 +98,8 @@ class LanguageModel:
         self.vocab_size: int = int(hf.get_input_embeddings().weight.shape[0])
         self.context_size: int | None = _context_size(hf, config)
         self.special_token_ids: frozenset[int] = _special_token_ids(config, tokenizer)
-        self._interceptor = Interceptor()
+        self._passes = PassTracker(hf, self._parameters, self.special_token_ids)
+        self._interceptor = Interceptor(self._passes)
         probe_BT = probe_tokens(self.vocab_size, self.special_token_ids, self.device, self.context_size)
         self._probe_BT = probe_BT
         if is_outline:
@@ -238,6 +212,7 @@ class LanguageModel:
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        detach: bool = True,
     ) -> dict[str, Tensor]:
         """The values of sites on token ids [B, T], without gradients, as {site name: [B, T, width]}.
 
@@ -245,36 +220,58 @@ class LanguageModel:
         A module that runs several times in one pass gives its first call. ``documents_BT`` as in ``__call__``; values
         at padding mean nothing.
 
+        With ``detach=False`` gradients are recorded as the caller's context says, and values keep them: each can be
+        differentiated by whatever it depends on. Where a site is writable, the pass goes on from the value that is
+        returned, so that later ones can be differentiated by it, too, also in a model whose parameters require no
+        gradients. A capture-only site's value is a copy, on which nothing later depends.
+
         Raises:
             DataError: see ``__call__``.
             UserError: a name is not defined, or its module did not run.
         """
-        with self._observed(names, stops=True) as values:
+        with self._observed(names, stops=True, detach=detach) as values:
             tokens = values.tokens_BT = self._checked(tokens_BT)
             if values.wanted:
-                with torch.no_grad(), suppress(ForwardStopped):
+                with torch.set_grad_enabled(not detach and torch.is_grad_enabled()), suppress(ForwardStopped):
                     self._run(tokens, attention_mask, token_type_ids, documents_BT)
         return values.complete()
 
     def logits_and_sites(
-        self, tokens_BT: Tensor, names: Iterable[SiteName], *, documents_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        names: Iterable[SiteName],
+        *,
+        documents_BT: Tensor | None = None,
+        detach: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What ``__call__`` and ``capture`` give, from one forward pass without gradients; raises what they raise."""
-        with torch.no_grad(), self._observed(names, stops=False) as values:
+        """What ``__call__`` and ``capture`` give, from one forward pass; raises what they raise.
+
+        Without gradients, unless ``detach=False``: see ``capture``. Logits can then be differentiated by values.
+        """
+        with (
+            torch.set_grad_enabled(not detach and torch.is_grad_enabled()),
+            self._observed(names, stops=False, detach=detach) as values,
+        ):
             tokens = values.tokens_BT = self._checked(tokens_BT)
             logits = self._logits(tokens, documents_BT=documents_BT)
         return logits, values.complete()
 
     @contextmanager
-    def _observed(self, names: Iterable[SiteName], *, stops: bool) -> Iterator[_Values]:
+    def _observed(self, names: Iterable[SiteName], *, stops: bool, detach: bool) -> Iterator[CapturedValues]:
         """Inside, forward passes fill in the values of ``names``, and end where ``stops`` once they are complete."""
         found = [self._find(name) for name in ([names] if isinstance(names, (str, nn.Module)) else names)]
         wanted = {place.site.name: place for place in found}
-        values = _Values({name: place.site for name, place in wanted.items()}, stops)
-        actions = [
-            Action(tap=place.tap, name=name, columns=place.columns, observe=partial(values.keep, name))
-            for name, place in wanted.items()
-        ]
+        values = CapturedValues({name: place.site for name, place in wanted.items()}, stops=stops)
+        actions = []
+        for name, place in wanted.items():
+            action = Action(tap=place.tap, name=name, columns=place.columns)
+            if detach:
+                action.observe = partial(values.keep_copy, name)
+            elif place.site.writable:
+                action.edit = partial(values.keep_on_path, name)
+            else:
+                action.observe = partial(values.keep_branch, name)
+            actions.append(action)
         with self._interceptor.active(actions):
             yield values
 
@@ -282,13 +279,18 @@ class LanguageModel:
     def edits(self, functions: Mapping[SiteName, EditFunction]) -> Iterator[LanguageModel]:
         """Inside the context, every forward pass replaces the value v [B, T, width] of each site by fn(v).
 
+        A function with a second argument that has no default gets the context of the pass there, ``fn(v, context)``:
+        token ids, positions, padding, special and generated tokens (``PassContext``). Others get the value alone.
+
         An edit of one head leaves the other heads as they are. Contexts nest; a site edited twice is edited by the
         outer function first. An edit sees every value as already edited upstream, and gradients flow through it to
         whatever it depends on. The result is cast to the site's dtype. Forward passes of ``hf`` itself,
-        ``hf.generate`` included, are edited too.
+        ``hf.generate`` included, are edited too. With a key-value cache, ``generate`` shows an edit the whole prompt
+        first and then one new token at a time, whose place ``context.positions`` tells.
 
         Raises:
-            UserError: a site is capture-only (the message says why) or not defined.
+            UserError: a site is capture-only (the message says why) or not defined, or a function needs more than two
+                arguments; in the forward pass, where a function takes a context and a part of ``hf`` runs by itself.
             ShapeError: a function returns another shape (raised by the forward pass).
         """
         actions = []
@@ -297,7 +299,12 @@ class LanguageModel:
             site = place.site
             if not site.writable:
                 raise UserError(f"{site.name!r} can be captured but not edited: {site.read_only_reason}")
-            actions.append(Action(tap=place.tap, name=site.name, columns=place.columns, edit=function))
+            action = Action(tap=place.tap, name=site.name, columns=place.columns)
+            if takes_context(function, site.name):
+                action.edit_in_context = cast(ContextEdit, function)
+            else:
+                action.edit = cast(ValueEdit, function)
+            actions.append(action)
         with self._interceptor.active(actions):
             yield self
 
@@ -417,7 +424,8 @@ class LanguageModel:
             if name not in self._parameters:
                 raise UserError(f"{type(self.hf).__name__} takes no {name}; leave it out")
             extra[name] = value.to(self.device)
-        return self.hf(input_ids=tokens_BT, **self.forward_kwargs, **extra)
+        with self._passes.one(documents_BT):
+            return self.hf(input_ids=tokens_BT, **self.forward_kwargs, **extra)
 
     def _run_probe(self) -> None:
         try:

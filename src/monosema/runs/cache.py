@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
-from monosema.data.cache import Manifest, export_arrow, export_npy, open_source, shuffle_cache, write_cache
+from monosema.data.cache import Manifest, export_arrow, export_npy, open_source, shuffle_cache
 from monosema.data.cache.write import cache_rows
 from monosema.runs.check import check_rows
 from monosema.runs.config import CacheConfig
@@ -30,7 +29,7 @@ def make_cache(config: CacheConfig, out: Where, *, progress: bool | float = True
     tokens = build_tokens(config.tokens, model, progress=shown)
     stream = build_stream(config.stream, model, tokens, progress=shown)
     with _bar("cache", cache_rows(stream, config.cache.tokens), progress) as bar:
-        return write_cache(stream, out, **asdict(config.cache), progress=bar.advance)
+        return config.cache.write(stream, out, bar.advance)
 
 
 def default_folder(config: CacheConfig) -> Path:

@@ -2,146 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from monosema.coders.config import ActivationConfig, BatchTopK, BDecMode, DecoderInit, EncoderInit, TokenScaling
-from monosema.core.compiling import CompileMode
 from monosema.core.errors import ConfigError
+from monosema.core.foreign import is_ablation, is_count
+from monosema.core.option_fields import chosen, from_file
 from monosema.core.peers import explains_options
-from monosema.data.config import SOURCE_OPTIONS, TextSource, WhenDry
-from monosema.data.packing_config import Packing, Positions
+from monosema.data.cache_config import CacheOptions, CacheSource
+from monosema.data.config import CHOSEN_WHERE_READ, TokenOptions
+from monosema.data.stream_config import StreamOptions
+from monosema.models.config import ModelOptions, TokenizerOptions
 from monosema.training.config import TrainingConfig
+
+__all__ = [
+    "CacheConfig",
+    "CacheOptions",
+    "CacheSource",
+    "CoderOptions",
+    "EvaluationOptions",
+    "ModelOptions",
+    "PretokenizeConfig",
+    "RunConfig",
+    "StreamOptions",
+    "TokenOptions",
+    "TokenizerOptions",
+]
 
 MAIN_MODEL = "base"
 """What ``model`` is called where ``other_models`` stand beside it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The language model; see ``load_model``."""
-
-    source: str = "builtin"
-    """Hub id, local folder, or ``builtin``."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    dtype: str | None = None
-    """Type of the weights; the checkpoint's own by default."""
-    device: str | None = None
-    """Where the model goes; a GPU where there is one."""
-    device_map: str | None = None
-    """Placement over several devices (``auto``), in place of ``device``."""
-    trust_remote_code: bool = False
-    """Whether code that comes with the model may run; the command line or the environment says so, no file can."""
-    tokenizer: str | None = None
-    """Another tokenizer than the model's own."""
-    model_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of ``from_pretrained``; a file can name ``attn_implementation``, ``low_cpu_mem_usage`` and
-    ``quantization_config``, the environment any."""
-    forward_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments added to every forward pass."""
-    fingerprint: str | None = None
-    """That of the weights; a run records it, and one that is given is held against the weights loaded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenOptions:
-    """The text; see ``load_tokens``."""
-
-    source: str = "stdlib"
-    """``stdlib``, a file, a folder, a glob, a URL of these, or the name of a Hugging Face dataset."""
-    context_size: int | None = None
-    """Tokens in a context; the model's own, at most 256, by default."""
-    heldout_fraction: float | None = None
-    """Share of documents held out; 0.02, and 0.05 for ``stdlib``, by default."""
-    exclude_special_tokens: bool | tuple[int, ...] = True
-    """Whether positions of special tokens are left out, or which ids."""
-    column: str | None = None
-    """Name of the column of text or conversations."""
-    max_documents: int | None = None
-    """Read only the first so many documents."""
-    split: str | None = None
-    """Split of a dataset that has several."""
-    config_name: str | None = None
-    """Configuration of a dataset loaded by name."""
-    data_files: tuple[str, ...] | None = None
-    """Which files of a dataset loaded by name are read."""
-    data_dir: str | None = None
-    """Which of its folders."""
-    streaming: bool = False
-    """Whether a dataset loaded by name is read over the network as needed, without a copy on disk."""
-    mixture: dict[str, TextSource] = field(default_factory=dict)
-    """Several sources by name, mixed by ``weight``, in place of ``source``. Named in the config file or the
-    environment; the command line can change those named there."""
-    when_dry: WhenDry = "stop"
-    """Whether a mixture ends with the first part that has no more documents, or goes on with the others."""
-    n_processes: int = 1
-    """Worker processes that tokenise, for tokenizers that are pure Python; the result is the same."""
-    packing: Packing = Packing()
-    """How documents become contexts."""
-    positions: Positions = Positions()
-    """The positions of each context that become rows; all by default."""
-    attend_across_documents: bool = True
-    """Whether documents of one context attend to each other, as in plain packing; else each is computed as if it stood
-    alone at the start of a context."""
-    in_memory: bool = True
-    """Whether all of the text is tokenised at once and kept; else it is read as the run needs it, in flat memory."""
-
-    def __post_init__(self) -> None:
-        if self.mixture:
-            default = {each.name: each.default for each in fields(self)}
-            own = [name for name in ("source", *SOURCE_OPTIONS) if getattr(self, name) != default[name]]
-            if own:
-                raise ConfigError(f"tokens.mixture has its parts' own {', '.join(own)}; leave out tokens.{own[0]}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamOptions:
-    """The activations; see ``ActivationStream``."""
-
-    hook_names: tuple[str, ...] = ("blocks.2.hook_resid_post",)
-    """Sites read; with ``other_models``, each behind its model's name (``base:blocks.2.hook_resid_post``)."""
-    targets: tuple[str, ...] | None = None
-    """Sites written, where they are others (a transcoder)."""
-    batch_size: int = 2048
-    """Rows in a training step."""
-    seed: int = 0
-    """Seed of the order of contexts and rows."""
-    epochs: int = 1
-    """How often the text may be read."""
-    chunk_contexts: int | None = None
-    """Contexts in a shuffled chunk."""
-    chunk_bytes: int | None = None
-    """Instead, how large a chunk of activations may be."""
-    model_batch_size: int = 32
-    """Contexts in one forward pass."""
-    dtype: str | None = None
-    """Type of the activations; the model's own by default."""
-    autocast: Literal["bfloat16", "float16"] | None = None
-    """Type of a float32 model's products while activations are made."""
-    compile: CompileMode | None = None
-    """Mode of ``torch.compile`` for the model's blocks meanwhile; ``reduce-overhead`` is refused."""
-    prefetch: bool | None = None
-    """Whether the next chunk is harvested while one is trained on, which takes the memory of a second chunk; by default
-    on GPUs, without ``compile``."""
-    outlier_norm_multiple: float | None = 10.0
-    """A row whose norm at a site exceeds so many times the median there is left out; null leaves no row out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheOptions:
-    """What is written of a stream: ``write_cache``."""
-
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "bfloat16"
-    """Type the activations are stored in; ``int8`` has a scale for each channel of each shard."""
-    tokens: int | None = None
-    """Rows wanted, in whole chunks; all of the text by default."""
-    shard_bytes: int = 2**27
-    """About the size of a file."""
-    rank: int = 0
-    """Which of several processes that write into one folder this one is."""
-    n_writers: int = 1
-    """How many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,18 +49,6 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerOptions:
-    """The tokenizer alone, as it comes with a model."""
-
-    source: str = "builtin"
-    """Hub id or local folder of the model or tokenizer, or ``builtin``."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    trust_remote_code: bool = False
-    """Whether code that comes with it may run; the command line or the environment says so, no file can."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class PretokenizeConfig:
     """``monosema pretokenize``: text, and the tokenizer of the models it is for."""
 
@@ -182,48 +60,8 @@ class PretokenizeConfig:
     """About the size of a file."""
 
     def __post_init__(self) -> None:
-        default = TokenOptions()
-        for name in ("exclude_special_tokens", "positions", "in_memory"):
-            if getattr(self.tokens, name) != getattr(default, name):
-                raise ConfigError(
-                    f"tokens.{name} is said where packed tokens are read (monosema train); leave it out here"
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheSource:
-    """A cache of activations in place of model, text and stream; see ``ActivationCache``."""
-
-    folder: str
-    """What ``monosema cache`` wrote: a path, a URL, or the hub's name of a dataset repository."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    batch_size: int = 2048
-    """Rows in a training step."""
-    hook_names: tuple[str, ...] | None = None
-    """Sites read, of those in the cache; those it was made for by default."""
-    targets: tuple[str, ...] | None = None
-    """Sites written, where they are others (a transcoder)."""
-    seed: int = 0
-    """Seed of the order of shards and rows."""
-    epochs: int = 1
-    """How often the cache may be read."""
-    mix_bytes: int = 2**30
-    """Memory for the shards that are mixed."""
-    validation_fraction: float = 0.0
-    """Share of the shards set aside for evaluation."""
-    prefetch: bool = True
-    """Whether the next shards are read while some are trained on, which takes as much memory again."""
-    model: str | None = None
-    """Model that the cache must be of."""
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
-    """Type it must be stored in."""
-    outlier_norm_multiple: float | None = 10.0
-    """A row whose norm at a site exceeds so many times the median there is left out; null leaves no row out."""
-    fingerprint: str | None = None
-    """Content it must have; runs record it."""
-    device: str | None = None
-    """Where the dictionary is trained; a GPU where there is one."""
+        for name in chosen(self.tokens, CHOSEN_WHERE_READ):
+            raise ConfigError(f"tokens.{name} is said where packed tokens are read (monosema train); leave it out here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,11 +120,15 @@ class CoderOptions:
 class EvaluationOptions:
     """The held-out evaluation at the end of a run; see ``evaluate``."""
 
-    n_tokens: int | None = 200_000
+    n_tokens: int | None = from_file("held-out tokens used at most; null for all", is_count, default=200_000)
     """Held-out tokens used at most; null for all."""
-    n_loss_tokens: int | None = None
+    n_loss_tokens: int | None = from_file(
+        "of these, how many go through the spliced and ablated runs; null for all", is_count, default=None
+    )
     """Of these, how many go through the spliced and ablated runs; null for all."""
-    ablation: Literal["zero", "mean", "both"] = "both"
+    ablation: Literal["zero", "mean", "both"] = from_file(
+        "what the site becomes in the ablated run", is_ablation, default="both"
+    )
     """What the site becomes in the ablated run; of both, the flat figures are those of zero."""
 
 

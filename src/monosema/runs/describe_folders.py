@@ -17,7 +17,7 @@ from monosema.data.packed.manifest import is_packed
 from monosema.data.packed.manifest import read_manifest as read_tokens
 from monosema.evaluation import Report
 from monosema.features import FeatureStore
-from monosema.formats import saelens
+from monosema.formats import registry
 from monosema.formats.checkpoints import checkpoint_folders, is_run, run_progress, tokens_wanted, unfinished_names
 from monosema.runs.held_config import held_config
 
@@ -51,7 +51,7 @@ def lines_of(folder: Path) -> dict[str, str] | None:
 
 
 def _has_dictionary(folder: Path) -> bool:
-    return any((home / saelens.CONFIG_FILE).exists() for home in (folder, folder / "coder"))
+    return any(registry.claimant(home) is not None for home in (folder, folder / "coder"))
 
 
 def run_lines(folder: Path) -> dict[str, str]:

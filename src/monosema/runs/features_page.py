@@ -10,6 +10,7 @@ from monosema.core.errors import FileError
 from monosema.core.files import read_json
 from monosema.evaluation import Report
 from monosema.features import FeatureStore
+from monosema.metrics.figures import FIGURES
 from monosema.runs.held_config import held_config
 
 DEFAULT_TOKENS = 200_000
@@ -40,7 +41,7 @@ def page_figures(folder: str | os.PathLike[str], store: FeatureStore) -> dict[st
         report, read = Report.load(file), store.provenance
         same_text = report.tokens_fingerprint in (None, read.tokens_fingerprint)
         if same_text and report.model_name in (None, read.model):
-            figures |= {"FVE": report.fve, "CE loss score": report.ce_loss_score, "L0": report.l0}
+            figures |= {FIGURES[name].label: getattr(report, name) for name in ("fve", "ce_loss_score", "l0")}
     return figures
 
 

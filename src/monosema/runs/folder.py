@@ -27,7 +27,6 @@ from monosema.core.files import (
     is_leftover,
     read_json,
     remove_leftovers,
-    require_regular,
     write_atomically,
     write_json,
 )
@@ -36,6 +35,7 @@ from monosema.core.plain import dump_json, parse_json
 from monosema.runs.checksums import Checksums
 from monosema.runs.config import HARMLESS
 from monosema.runs.held_config import CONFIG
+from monosema.tracking import JsonLines
 from monosema.training import Checkpoint, CheckpointPlan, Checkpoints
 
 logger = get_logger("monosema.runs.folder")
@@ -59,7 +59,8 @@ class RunFolder:
         self.checksums = Checksums(self.path)
         self._config_text = dump_yaml(dict(config))
         self._environment_text = dump_json(environment(), indent=2) + "\n"
-        self._n_logged, self._logged = 0, hashlib.sha256()
+        self.metrics_log = JsonLines(self.path / "metrics.jsonl")
+        """What ``metrics.jsonl`` is written through: a subscriber of the run's sink."""
         self._lock = FileLock(self.path / ".lock", blocking=False)
 
     @property
@@ -68,7 +69,7 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.metrics_log.path
 
     @property
     def report_path(self) -> Path:
@@ -230,7 +231,7 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The logged lines; a last line cut short by a killed process is passed over."""
         lines = []
-        for text in self._metrics_bytes().decode("utf-8", errors="replace").split("\n"):
+        for text in self.metrics_log.content().decode("utf-8", errors="replace").split("\n"):
             try:
                 line = parse_json(text)
             except (ValueError, RecursionError):
@@ -239,57 +240,23 @@ class RunFolder:
                 lines.append(line)
         return lines
 
-    def metrics_record(self) -> dict[str, Any]:
-        """How many bytes are logged, and their checksum."""
-        return {"n_bytes": self._n_logged, "sha256": self._logged.hexdigest()}
-
     def cut_metrics(self, checkpoint: Checkpoint | None) -> None:
         """Drop what was logged after ``checkpoint``: the resumed run writes it again."""
-        whole = self._metrics_bytes()
+        whole = self.metrics_log.content()
         kept = b"" if checkpoint is None else whole[: _logged(checkpoint)[0]]
         if checkpoint is not None and self._gave_metrics_up:
             kept = b"".join(
                 dump_json(line).encode() + b"\n" for line in self.metrics() if line["step"] <= checkpoint.step
             )
-        if kept != whole or not self.metrics_path.exists():
-            write_atomically(self.metrics_path, kept)
-        self._n_logged, self._logged = len(kept), hashlib.sha256(kept)
-
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl``."""
-        content = (dump_json(line) + "\n").encode()
-        try:
-            with open(self.metrics_path, "ab") as file:
-                file.write(content)
-        except OSError as error:
-            raise cannot_write(self.metrics_path, error) from error
-        self._n_logged += len(content)
-        self._logged.update(content)
-
-    def flush_metrics(self) -> None:
-        """See to it that what is logged is on the disk."""
-        try:
-            with open(self.metrics_path, "ab") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise cannot_write(self.metrics_path, error) from error
+        self.metrics_log.keep(kept)
 
     @property
     def _gave_metrics_up(self) -> bool:
         return (self.path / LOST_METRICS).exists()
 
-    def _metrics_bytes(self) -> bytes:
-        try:
-            require_regular(self.metrics_path)
-            return self.metrics_path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise FileError(f"cannot read {self.metrics_path}: {error.strerror or error}") from error
-
     def _check_metrics(self, checkpoint: Checkpoint) -> None:
         n_bytes, sha256 = _logged(checkpoint)
-        lines = self._metrics_bytes()[:n_bytes]
+        lines = self.metrics_log.content()[:n_bytes]
         if self._gave_metrics_up or hashlib.sha256(lines).hexdigest() == sha256:
             return
         raise FileError(

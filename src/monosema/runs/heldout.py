@@ -12,15 +12,17 @@ from monosema.data import ActivationCache, ActivationStream, ArrayRows, Iterable
 from monosema.data.named_models import split_site_name
 from monosema.evaluation import Report, evaluate
 from monosema.evaluation.tasks import no_task
+from monosema.metrics.figures import FIGURES
 from monosema.runs.columns import Columns
 from monosema.runs.config import EvaluationOptions
 from monosema.training import TrainingConfig
 
 logger = get_logger("monosema.runs")
 
-ROW_FIGURES = ("fve", "l0", "dead_fraction")
-LOSS_FIGURES = ("ce_clean", "ce_spliced", "ce_ablated", "ce_loss_score", "kl", "kl_score", "top1_agreement")
-"""What of a report is logged while training; losses for each model."""
+LOGGED = tuple(name for name, row in FIGURES.items() if row.is_logged)
+"""What of a report is logged while training: first of rows, then of predictions, for each model."""
+ROW_FIGURES = tuple(name for name in LOGGED if FIGURES[name].needs == "activations")
+LOSS_FIGURES = tuple(name for name in LOGGED if FIGURES[name].needs == "predictions")
 
 RowSource = ActivationStream | ActivationCache | ArrayRows | IterableRows
 

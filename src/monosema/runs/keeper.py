@@ -1,4 +1,4 @@
-"""A run's metrics and checkpoints on their way into its folder."""
+"""A run's checkpoints on their way into its folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from monosema.core.errors import FileError
 from monosema.core.logs import get_logger
 from monosema.data import IterableRows
 from monosema.runs.clock import Usage
-from monosema.runs.columns import Columns
-from monosema.runs.config import EvaluationOptions
+from monosema.runs.figure_log import FigureLog
 from monosema.runs.folder import RunFolder
-from monosema.runs.heldout import RowSource, heldout_figures, measure, outlier_figures
+from monosema.runs.heldout import RowSource
 from monosema.training import Callback, Checkpoint, Trainer
 from monosema.training.background import BackgroundWriter
 from monosema.training.config import is_better
@@ -30,14 +29,14 @@ logger = get_logger("monosema.runs")
 
 
 class Keeper(Callback):
-    """Writes metrics and checkpoints into the run folder; a context manager that lets no checkpoint half-written.
+    """Writes checkpoints into the run folder; a context manager that leaves no checkpoint half-written.
 
     A step is held for a copy of the state, taken once the checkpoint before it is written; a thread does the rest.
     With ``background_checkpoints=False`` the step waits for all of it, and the same files come of it.
     """
 
-    def __init__(self, folder: RunFolder, rows: RowSource, columns: Columns, options: EvaluationOptions, used: Usage):
-        self._folder, self._rows, self._columns, self._options, self._used = folder, rows, columns, options, used
+    def __init__(self, folder: RunFolder, rows: RowSource, used: Usage, log: FigureLog):
+        self._folder, self._rows, self._used, self._log = folder, rows, used, log
         self._snapshot, self._writer = Snapshot(), BackgroundWriter()
         self._has_room = False
         self._best: dict[str, Any] | None = None
@@ -71,20 +70,12 @@ class Keeper(Callback):
                 self._snapshot.take(self._state(trainer)[0])
             self._has_room = True
         self._is_best = False
-        every = trainer.config.eval_every
-        if every > 0 and trainer.step_number % every == 0:
-            with self._used.clock.part("evaluation"):
-                report = measure(trainer.inference_coder(), self._rows, self._columns, self._options, progress=False)
-            if report is not None:
-                figures = heldout_figures(report)
-                self._folder.append_metrics({"step": trainer.step_number, **figures})
-                self._compare(trainer, figures)
+        heldout = self._log.heldout
+        if heldout is not None and heldout[0] == trainer.step_number:
+            self._compare(trainer, heldout[1])
 
     def is_checkpoint_due(self, trainer: Trainer) -> bool:
         return self._is_best
-
-    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        self._folder.append_metrics({"step": trainer.step_number, **metrics, **outlier_figures(self._rows)})
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         with self._used.clock.part("saving"):
@@ -109,7 +100,7 @@ class Keeper(Callback):
             self._writer.wait()
 
     def _write(self, step: int, tensors: dict[str, Tensor], plain: dict[str, Any], save: Any, is_best: bool) -> None:
-        self._folder.flush_metrics()
+        self._folder.metrics_log.flush()
         self._folder.checkpoints.write(step, tensors, plain, lambda path: save(path / "coder"), is_best=is_best)
 
     def _compare(self, trainer: Trainer, figures: dict[str, Any]) -> None:
@@ -128,7 +119,7 @@ class Keeper(Callback):
             "trainer": plain,
             "times": self._used.times,
             "peak_memory": self._used.peak_memory,
-            "metrics": self._folder.metrics_record(),
+            "metrics": self._folder.metrics_log.record(),
             "best": self._best,
         }
         if not isinstance(self._rows, IterableRows):

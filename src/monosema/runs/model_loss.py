@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from monosema.core.errors import ConfigError
 from monosema.core.seeds import random_stream
 from monosema.data import ActivationStream
 from monosema.data.order import indexed
+from monosema.models.splice import instead, placed
 
 
 def model_loss_increase(
@@ -48,9 +48,9 @@ def model_loss_increase(
                 flat = torch.cat([values[site] for site in sites], dim=2).flatten(0, 1)
                 outlier = rule.of_sites(sites).outliers(flat).reshape(usable.shape)
                 usable = usable & ~outlier.to(usable.device)
-            replaced = torch.where(usable.unsqueeze(-1), coder(x.to(coder.dtype)).to(y.dtype), y)
+            replaced = placed(y, usable, coder(x.to(coder.dtype))[usable])
             clean = _token_losses(model(ids, documents_BT=documents), ids)
-            with model.edits({written: partial(_instead, replaced)}):
+            with model.edits({written: instead(replaced)}):
                 spliced = _token_losses(model(ids, documents_BT=documents), ids)
             increase, kept = spliced - clean, usable[:, :-1]
             if documents is not None:  # padding is no target, nor is a document that its predictor does not see
@@ -74,10 +74,6 @@ def _one_each(increase_BT: Tensor, usable_BT: Tensor, generator: torch.Generator
         position = torch.multinomial(weights[possible], 1, generator=generator).squeeze(1)
         drawn[possible.to(drawn.device), position.to(drawn.device)] = True
     return drawn
-
-
-def _instead(new: Tensor, value: Tensor) -> Tensor:
-    return new.to(value)
 
 
 def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:

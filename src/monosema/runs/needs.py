@@ -29,7 +29,7 @@ from monosema.data.tokens import TokenSplit
 from monosema.models import LanguageModel
 from monosema.models.load import load_outline, model_device
 from monosema.runs.config import MAIN_MODEL, ModelOptions, RunConfig
-from monosema.runs.session import Models, build_layout, build_stream, coder_for, given
+from monosema.runs.session import Models, build_layout, build_stream, coder_for
 from monosema.training import CheckpointPlan, Trainer
 from monosema.training.memory import step_memory
 from monosema.training.operations import step_operations
@@ -279,7 +279,7 @@ def _coder(config: RunConfig, models: Models) -> TrainableDictionary:
 
 
 def _outline(options: ModelOptions) -> LanguageModel:
-    return load_outline(**{key: value for key, value in given(options).items() if key not in ("device", "fingerprint")})
+    return load_outline(**{name: value for name, value in options.arguments().items() if name != "device"})
 
 
 def _model_options(config: RunConfig) -> dict[str, ModelOptions]:

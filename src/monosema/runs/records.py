@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,6 @@ from monosema.data import ActivationCache, ActivationStream, ArrayRows, Iterable
 from monosema.data.rebuild import described_options
 from monosema.runs.config import (
     MAIN_MODEL,
-    CacheSource,
     EvaluationOptions,
     ModelOptions,
     StreamOptions,
@@ -38,7 +36,7 @@ def run_config(
         options = replace(options, token_scaling="none")
     described = {"coder": to_plain(options), "training": to_plain(training)}
     if isinstance(rows, ActivationCache):
-        return {"cache": to_plain(cache_source(rows)), **described, "evaluation": to_plain(evaluation)}
+        return {"cache": to_plain(rows.options), **described, "evaluation": to_plain(evaluation)}
     if not isinstance(rows, ActivationStream):
         record = {name: value for name, value in rows.record().items() if name != "median_norms"}  # found, not chosen
         return {"rows": record, **described}
@@ -50,24 +48,6 @@ def run_config(
         **described,
         "evaluation": to_plain(evaluation),
     }
-
-
-def cache_source(cache: ActivationCache) -> CacheSource:
-    """The options that open ``cache`` again."""
-    reads, writes = ([name for name, _ in sites] for sites in (cache.layout.reads, cache.layout.writes))
-    return CacheSource(
-        folder=os.fspath(cache.folder),
-        revision=cache.revision,
-        batch_size=cache.batch_size,
-        hook_names=tuple(reads),
-        targets=None if cache.layout.is_autoencoder else tuple(writes),
-        seed=cache.seed,
-        epochs=cache.epochs,
-        mix_bytes=cache.mix_bytes,
-        validation_fraction=cache.validation_fraction,
-        outlier_norm_multiple=cache.outliers.multiple,
-        fingerprint=cache.manifest.fingerprint,
-    )
 
 
 def knows_outliers(config: Mapping[str, Any]) -> bool:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 from monosema import hub
 from monosema.coders import Dictionary, TrainableDictionary
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.facts import Facts, shown_as_facts
+from monosema.core.option_fields import marked
 from monosema.core.progress import doing
 from monosema.core.words import counted
-from monosema.data import ActivationCache, ActivationStream, Tokens
+from monosema.data import ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.packed.manifest import is_packed
 from monosema.data.rebuild import (
-    MODEL_OPTIONS,
-    STREAM_OPTIONS,
-    TOKEN_OPTIONS,
-    model_again,
+    PARTS,
     models_again,
     other_weights,
     override,
@@ -34,7 +32,6 @@ from monosema.data.sites import RowLayout
 from monosema.models import LanguageModel
 from monosema.runs.config import (
     MAIN_MODEL,
-    CacheSource,
     CoderOptions,
     ModelOptions,
     RunConfig,
@@ -113,8 +110,8 @@ def open_session(
     coder = hub.load(folder, name)
     recorded = recorded_options(coder.metadata)
     homes = {"model": ("model", "source"), "text": ("tokens", "source")}
-    for part, options in (("model", MODEL_OPTIONS), ("tokens", TOKEN_OPTIONS), ("stream", STREAM_OPTIONS)):
-        homes |= {option: (part, option) for option in options if option not in _FIXED}
+    for part, config in PARTS.items():
+        homes |= {option: (part, option) for option in marked(config) if option not in _FIXED}
     chosen: dict[str, dict[str, Any]] = {"model": {}, "tokens": {}, "stream": {}}
     for key, value in overrides.items():
         if key not in homes:
@@ -171,10 +168,9 @@ def _override_models(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> 
 
 def build_model(options: ModelOptions, *, progress: bool = False) -> LanguageModel:
     """``load_model`` with these options; ``ConfigError`` where the weights are not those of ``options.fingerprint``."""
-    chosen = given(options)
     with doing(f"loading the model {options.source}", enabled=progress):
-        model = model_again({name: value for name, value in chosen.items() if name != "fingerprint"})
-    if problem := other_weights(chosen, model):
+        model = options.build()
+    if problem := other_weights({"source": options.source, "fingerprint": options.fingerprint}, model):
         raise ConfigError(f"{problem}; restore those weights, or leave out model.fingerprint for a new run")
     return model
 
@@ -194,20 +190,16 @@ def build_tokens(options: TokenOptions, model: Models, *, progress: bool = False
     named = NamedModels(model)
     models = list(named.by_name.values()) or [named.first]
     size = min(each.context_size or DEFAULT_CONTEXT_SIZE for each in models)
-    # packed tokens have a size of their own
-    default = {} if is_packed(options.source) else {"context_size": min(size, DEFAULT_CONTEXT_SIZE)}
-    chosen = {**default, **given(options)}
-    if options.mixture:
-        del chosen["source"]
+    if options.context_size is None and not is_packed(options.source):  # packed tokens have a size of their own
+        options = replace(options, context_size=min(size, DEFAULT_CONTEXT_SIZE))
     with _reading(progress):
-        return tokens_again(chosen, named.first)
+        return options.build(named.first.tokenizer)
 
 
 def build_stream(options: StreamOptions, model: Models, tokens: Tokens, *, progress: bool = False) -> ActivationStream:
     """An ``ActivationStream`` with these options."""
-    chosen = {**given(options), "outlier_norm_multiple": options.outlier_norm_multiple}
     with _checking(progress):
-        return ActivationStream(model, tokens, **chosen)
+        return options.build(model, tokens)
 
 
 def _reading(progress: bool) -> contextlib.AbstractContextManager[None]:
@@ -216,24 +208,6 @@ def _reading(progress: bool) -> contextlib.AbstractContextManager[None]:
 
 def _checking(progress: bool) -> contextlib.AbstractContextManager[None]:
     return doing("checking the model and the text", enabled=progress)
-
-
-def build_cache(options: CacheSource) -> ActivationCache:
-    """The ``ActivationCache`` of these options; ``ConfigError`` where its content is not the recorded one."""
-    names = {name: value for name, value in given(options).items() if name not in ("fingerprint", "device")}
-    cache = ActivationCache(**{**names, "outlier_norm_multiple": options.outlier_norm_multiple})
-    if options.fingerprint not in (None, cache.manifest.fingerprint):
-        raise ConfigError(
-            f"{options.folder} is another cache than the one recorded (fingerprint {cache.manifest.fingerprint}, not "
-            f"{options.fingerprint}); restore that one, or leave out cache.fingerprint for a new run"
-        )
-    return cache
-
-
-def given(options: Any) -> dict[str, Any]:
-    """The fields of a config that are not None, by name."""
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def build_layout(options: StreamOptions, model: Models) -> RowLayout:

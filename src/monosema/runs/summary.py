@@ -13,6 +13,7 @@ from monosema.core.printable import terminal_line, terminal_lines
 from monosema.core.progress import short_number
 from monosema.core.words import counted
 from monosema.evaluation import Report
+from monosema.metrics.figures import FIGURES
 from monosema.runs.clock import Usage
 from monosema.runs.divergence import explains_nothing
 from monosema.training import Trainer
@@ -64,19 +65,16 @@ class RunSummary:
     def facts(self) -> dict[str, str | None]:
         """In words; None for what was not measured."""
 
-        def words(heading: str, figures: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str | None]:
-            known = {name: figures.get(key) for key, name in names.items() if figures.get(key) is not None}
-            return {heading: ", ".join(f"{name} {value:.4g}" for name, value in known.items()) or None}
+        def words(heading: str, figures: Mapping[str, Any], names: Sequence[str]) -> dict[str, str | None]:
+            labels = {name: FIGURES[name].label if name in FIGURES else name for name in names}
+            known = {labels[name]: figures[name] for name in names if figures.get(name) is not None}
+            return {heading: ", ".join(f"{label} {value:.4g}" for label, value in known.items()) or None}
 
         trained = f" in {duration(self.seconds)}" if self.seconds is not None else ""
         return {
             "trained on": f"{counted(self.tokens, 'token')}{trained}",
-            **words("training", self.training, {"loss": "loss", "fve": "FVE", "l0": "L0"}),
-            **words(
-                "held out",
-                self.report or {},
-                {"fve": "FVE", "l0": "L0", "ce_loss_score": "CE loss score", "dead_fraction": "dead fraction"},
-            ),
+            **words("training", self.training, ("loss", "fve", "l0")),
+            **words("held out", self.report or {}, ("fve", "l0", "ce_loss_score", "dead_fraction")),
             "latents": f"{self.d_sae:,}, {self.n_dead:,} of them dead at the end of training",
             "folder": self.folder,
             "stopped early": self.error,

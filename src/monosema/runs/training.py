@@ -32,14 +32,16 @@ from monosema.runs.clock import PARTS, Clock, TimedBatches, Usage, times_of
 from monosema.runs.columns import Columns, columns_of
 from monosema.runs.config import EvaluationOptions
 from monosema.runs.divergence import DivergenceWarning
+from monosema.runs.figure_log import FigureLog, LastFigures
 from monosema.runs.folder import RunFolder
 from monosema.runs.held_config import held_config
-from monosema.runs.heldout import RowSource, check_heldout, measure, outlier_figures, why_no_losses
+from monosema.runs.heldout import RowSource, check_heldout, measure, why_no_losses
 from monosema.runs.keeper import Keeper, save_coder
 from monosema.runs.memory_advice import memory_explained
 from monosema.runs.model_loss import model_loss_increase
 from monosema.runs.records import knows_outliers, run_config
 from monosema.runs.summary import RunSummary, memory_line, summarise, summary_table
+from monosema.tracking import Named, Sink, Subscriber
 from monosema.training import INITIAL_ROWS, Callback, Checkpoint, CheckpointPlan, Trainer, TrainingConfig
 from monosema.training.loop import FitRun, fit_all, stop_requests
 from monosema.training.optimizer import OptimizerFactory
@@ -107,6 +109,7 @@ def train(
     evaluation: EvaluationOptions | bool = True,
     on_step: Callable[[Trainer], None] | None = None,
     callbacks: Sequence[Callback] = (),
+    subscribers: Sequence[Subscriber] = (),
     optimizer: OptimizerFactory | None = None,
     progress: bool | float = True,
     start_at_other_sites: bool = False,
@@ -132,6 +135,9 @@ def train(
             array's or cache's validation rows.
         on_step: called with the trainer after every step.
         callbacks: further callbacks of the loop.
+        subscribers: objects with ``log(step, figures)``, which is called with every figure that is logged, of training
+            and of held-out rows (``heldout/…``), as ``metrics.jsonl`` has them. Of several coders, ``NAME/`` stands
+            before each figure.
         optimizer: makes the optimiser in place of Adam, ``torch.optim.NAdam`` or
             ``lambda parameters: torch.optim.SGD(parameters, momentum=0.9)``; see ``Trainer``.
         progress: show bars on a terminal and lines elsewhere: every 2.5 seconds in the first minute and every 30 after
@@ -172,7 +178,7 @@ def train(
             columns = columns_of(each, rows.layout, at_other_sites=start_at_other_sites)
             runs.append(_Run(name, each, own, rows, columns, path, options, optimizer, clock))
         for run in runs:  # none before every folder was found fit
-            run.open(extra, folders)
+            run.open(extra, [Named(run.name, each) if run.name else each for each in subscribers], folders)
         kept = [str(run.folder.path) for run in runs if run.folder is not None]
         with memory_explained([run.trainer for run in runs], rows, kept):
             say_if_threads_spin(runs[0].trainer.coder.device)
@@ -226,7 +232,7 @@ class _Run:
             self.trainer.model_losses = model_loss_increase(
                 rows, config.seed, one_per_context=config.revive.rule.one_per_context
             )
-        self.last = _Last(rows)
+        self.last = LastFigures()
         self.folder: RunFolder | None = None
         self.checkpoint: Checkpoint | None = None
         if path is not None:
@@ -237,14 +243,19 @@ class _Run:
             self.folder = RunFolder(path, plain, plan)
             self.folder.refuse_others()
 
-    def open(self, callbacks: Sequence[Callback], folders: contextlib.ExitStack) -> None:
+    def open(
+        self, callbacks: Sequence[Callback], subscribers: Sequence[Subscriber], folders: contextlib.ExitStack
+    ) -> None:
         """Lock the folder until ``folders`` closes and take up what is in it."""
         if self.folder is not None:
             self.checkpoint = folders.enter_context(self.folder).newest_checkpoint()
         self.used = self._used_before()
-        own: list[Callback] = [self.last, self.used, DivergenceWarning(self.name)]
+        listeners = [*([] if self.folder is None else [self.folder.metrics_log]), *subscribers]
+        self.sink = Sink([self.last, *listeners])
+        log = FigureLog(self.sink, self.rows, self.columns, self.options if listeners else None, self.used)
+        own: list[Callback] = [self.used, DivergenceWarning(self.name), log]
         if self.folder is not None:
-            keeper = folders.enter_context(Keeper(self.folder, self.rows, self.columns, self.options, self.used))
+            keeper = folders.enter_context(Keeper(self.folder, self.rows, self.used, log))
             if self.checkpoint is not None:
                 keeper.resume(self.checkpoint, self.trainer.config.keep_best)
             own.append(keeper)
@@ -335,7 +346,7 @@ class _OnStep(Callback):
 
 
 class _Shown(Callback):
-    """Progress for people."""
+    """Progress for people; a subscriber, too."""
 
     def __init__(self, bar: Progress, batch_size: int):
         self._bar, self._batch_size = bar, batch_size
@@ -343,20 +354,10 @@ class _Shown(Callback):
     def on_step(self, trainer: Trainer) -> None:
         self._bar.advance(self._batch_size)
 
-    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
         names = {"loss": "loss", "l0": "L0", "fve": "FVE", "dead_fraction": "dead"}
-        self._bar.figures({shown: metrics[name] for name, shown in names.items()})
-
-
-class _Last(Callback):
-    """Remembers the newest logged figures."""
-
-    def __init__(self, rows: RowSource) -> None:
-        self.metrics: dict[str, Any] = {}
-        self._rows = rows
-
-    def on_log(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        self.metrics = {"step": trainer.step_number, **metrics, **outlier_figures(self._rows)}
+        if "loss" in figures:
+            self._bar.figures({shown: figures[name] for name, shown in names.items()})
 
 
 def _with_config(
@@ -471,7 +472,9 @@ def _fit(runs: Sequence[_Run], rows: RowSource, progress: bool | float, clock: C
         if progress is not False and logger.isEnabledFor(logging.WARNING):
             kept = [run.folder is not None for run in unfinished]
             say(memory_line([run.trainer.memory() for run in unfinished], has_folders=any(kept)))
-        slowest.fit.callbacks = [_Shown(bar, rows.batch_size), *slowest.fit.callbacks]
+        shown = _Shown(bar, rows.batch_size)
+        slowest.fit.callbacks = [shown, *slowest.fit.callbacks]
+        slowest.sink.add(shown)
         with clock.part("steps"):
             fit_all([run.fit for run in unfinished], TimedBatches(rows, clock))
         for run in unfinished:

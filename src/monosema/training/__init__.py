@@ -1,7 +1,7 @@
 """Training a sparse coder on rows of activations, wherever they come from.
 
 Imports ``coders``, ``kernels``, ``metrics`` and ``core``; knows no model, no text, no files but its checkpoints. Start
-with ``trainer`` (one step), then ``loop`` (many, with checkpoints).
+with ``trainer`` (one step), then ``loop`` (many, with checkpoints). ``term`` says what a term of the objective is.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from monosema.coders.config import TokenScaling
@@ -10,19 +10,10 @@ from monosema.core.compiling import CompileMode, check_compile_mode
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
-from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
+from monosema.metrics.figures import BEST
+from monosema.training.terms import AuxK, FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity, TermConfig
 
 InputScaling = Literal["expected_norm", "expected_norm_one", "whitening", "constant_norm", "layer_norm", "none"]
-BEST: dict[str, Literal["highest", "lowest"]] = {
-    "heldout/fve": "highest",
-    "heldout/dead_fraction": "lowest",
-    "heldout/ce_spliced": "lowest",
-    "heldout/ce_loss_score": "highest",
-    "heldout/kl": "lowest",
-    "heldout/kl_score": "highest",
-    "heldout/top1_agreement": "highest",
-}
-"""Figures that ``keep_best`` may name, and which value is the best; of several models, followed by ``/name``."""
 PER_TOKEN: tuple[TokenScaling, ...] = ("constant_norm", "layer_norm")
 """The input scalings that are not linear and stay in the coder."""
 
@@ -174,6 +165,12 @@ class TrainingConfig:
                 f"keep_best={best!r} is no figure of held-out rows with a best value; known: {', '.join(BEST)}",
             )
             _require(self.eval_every > 0, f"keep_best={best!r} is measured while training; set eval_every, too")
+
+    @property
+    def further_terms(self) -> tuple[TermConfig, ...]:
+        """The terms beside reconstruction and sparsity, in the order of the fields."""
+        values = (getattr(self, each.name) for each in fields(self))
+        return tuple(value for value in values if isinstance(value, TermConfig))
 
     def main_steps(self, batch_size: int) -> int:
         """Steps before the fine-tuning phase: of all that is trained, where there is none."""

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from monosema.coders import TrainableDictionary
 from monosema.training.config import TrainingConfig
-from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss
 
 
 @dataclass(frozen=True)
@@ -75,18 +74,8 @@ def reconstruction_figures(x_BI: Tensor, y_BO: Tensor, e_BO: Tensor, write_width
 
 
 def term_coefficients(config: TrainingConfig) -> dict[str, float]:
-    """The constant weights of the terms for dead latents and for sparse connections."""
-    values = {}
-    match config.revive:
-        case AuxK():
-            values["auxk_coefficient"] = config.revive.coefficient
-        case GhostGradients():
-            values["ghost_coefficient"] = config.revive.coefficient
-        case PreActivationLoss():
-            values["pre_activation_coefficient"] = config.revive.coefficient
-    if config.sparse_connection is not None:
-        values["sparse_connection_coefficient"] = config.sparse_connection.coefficient
-    return values
+    """The constant weights of the terms beside reconstruction and sparsity."""
+    return {f"{each.name}_coefficient": each.coefficient for each in config.further_terms}
 
 
 def threshold_figures(coder: TrainableDictionary) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from monosema.coders import Encoding, SparseCoder, TrainableDictionary
 from monosema.coders.encoder_product import compiled_encoder_product
-from monosema.core.errors import ConfigError
 from monosema.core.seeds import random_stream
 from monosema.training.config import TrainingConfig
-from monosema.training.objectives import Loss, Objective
+from monosema.training.objectives import Loss, Objective, asked
 from monosema.training.penalties import needed_window, penalty
-from monosema.training.revive import Dead, revival
+from monosema.training.revive import Dead
+from monosema.training.term import TermContext
 
 WORKSPACE_BYTES = {"cpu": 2**24, "gpu": 2**30}
 """Of pre-activations held at once."""
@@ -72,8 +72,8 @@ class GradientPass:
         unit_norm: bool,
         directions: Tensor | None = None,
     ):
-        if config.sparse_connection is not None and directions is None:
-            raise ConfigError("sparse_connection: the SAE's directions are missing; ms.train loads them")
+        context = TermContext(coder, directions, unit_norm)
+        self._terms = (*objective.terms, *(each.build(context) for each in config.further_terms))
         self.coder, self.config, self.objective = coder, config, objective
         self.unit_norm, self.directions = unit_norm, directions
         self._product = None if config.compile is None else compiled_encoder_product(config.compile)
@@ -108,30 +108,27 @@ class GradientPass:
             )
             for i, part in enumerate(parts)
         )
-        loss = self.objective.loss(coder, encodings, x, y, state.coefficient, state.p)
+        batch = self.objective.batch(coder, encodings, x, y, state.coefficient, state.p, state.dead)
+        loss, asks = asked(self._terms, batch)
         gradients: dict[str, Tensor] = {}
-        terms = dict(loss.terms)
-        for part, encoding, own, dead in zip(parts, encodings, loss.parts, state.dead, strict=True):
-            found = revival(part, encoding, loss, dead, self.config.revive)
+        for i, (part, encoding) in enumerate(zip(parts, encodings, strict=True)):
+            found = {name: on.of_part(i) for name, on in asks if on.of_part is not None}
+            own = {name: each for name, each in found.items() if each is not None}
             mine = part.coder.backward(
                 encoding,
-                own.g_out,
-                own.own,
-                levels=own.levels,
-                extra=None if found is None else found.extra,
-                everywhere=None if found is None else found.everywhere,
+                part.take(loss.g_out),
+                *(each for of_term in own.values() for each in of_term.contributions),
+                levels=batch.levels[i],
                 unit_norm=self.unit_norm,
             )
-            if found is not None:
-                terms[found.name] = terms.get(found.name, 0) + found.value
-                for name, value in found.parameters.items():
-                    mine[name] = mine[name] + value
+            for name, of_term in own.items():
+                if of_term.value is not None:
+                    batch.terms[name] = batch.terms.get(name, 0) + of_term.value
+                for parameter, value in of_term.parameters.items():
+                    mine[parameter] = mine[parameter] + value
             gradients |= {part.prefix + name: value for name, value in mine.items()}
         coder.add_own_gradients_(gradients, loss.g_out)
-        if self.config.sparse_connection is not None:
-            with torch.autocast(coder.device.type, enabled=False):
-                terms["sparse_connection"] = self._connect_(gradients)
-        return BatchGradients(gradients, loss, encodings, terms, self._next_penalty(encodings, state.next_p))
+        return BatchGradients(gradients, loss, encodings, batch.terms, self._next_penalty(encodings, state.next_p))
 
     def _next_penalty(self, encodings: tuple[Encoding, ...], p: float | None) -> Tensor | None:
         sparsity = self.objective.sparsity
@@ -139,22 +136,6 @@ class GradientPass:
             return None
         pairs = zip(self.coder.parts, encodings, strict=True)
         return torch.stack([penalty(part.coder, encoding, sparsity, 0.0, p).value for part, encoding in pairs]).sum()
-
-    def _connect_(self, gradients: dict[str, Tensor]) -> Tensor:
-        """Add the sparse-connection loss's gradient in place; returns its value."""
-        config, directions = self.config.sparse_connection, self.directions
-        assert config is not None and directions is not None and not self.coder.is_layered
-        decoder = self.coder.parts[0].coder.W_dec
-        share, value = config.coefficient / len(directions), decoder.new_zeros(())
-        gradient = torch.zeros_like(decoder)
-        for block in directions.to(decoder).split(max(1, 2**24 // self.coder.d_sae)):
-            products = decoder @ block.T
-            value += share * products.abs().sum()
-            gradient.addmm_(products.sign_(), block, alpha=share)
-        if self.unit_norm:
-            gradient -= (gradient * decoder).sum(1, keepdim=True) * decoder
-        gradients["W_dec"] = gradients["W_dec"] + gradient
-        return value
 
     def _noise(self, part: int, n_tokens: int, step: int, number: int) -> Tensor | None:
         if self.config.pre_noise == 0:
@@ -200,7 +181,6 @@ def _mean(done: Sequence[BatchGradients], shares: Sequence[float]) -> BatchGradi
         torch.cat([d.loss.error_BO for d in done]),
         last.loss.weights_BO,
         last.loss.g_out,
-        last.loss.parts,
         _sum([d.loss.energies for d in done]),
     )
     coming = [None if d.next_penalty is None else d.next_penalty * s for d, s in zip(done, shares, strict=True)]

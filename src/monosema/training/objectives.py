@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
@@ -18,20 +19,12 @@ from monosema.core.devices import constant
 from monosema.core.errors import ConfigError
 from monosema.kernels import Levels, budget_levels, decode, decode_levels, prefix_levels, sampled_products
 from monosema.training.config import TrainingConfig
-from monosema.training.penalties import penalty
+from monosema.training.penalties import SparsityTerm
+from monosema.training.term import Batch, OnBatch, OnPart, Term
 from monosema.training.terms import HierarchicalTopK, LevelsConfig, Matryoshka, Sparsity
 
-
-@dataclass(frozen=True)
-class PartGradients:
-    """What one part of a dictionary is given to train on."""
-
-    g_out: Tensor
-    """∂loss/∂(its output): ``[B, O]``, or ``[B, G, O]`` with levels."""
-    own: LatentGradients
-    """∂loss/∂latents beyond what comes through the output."""
-    levels: Levels | None
-    """How its entries were grouped."""
+if TYPE_CHECKING:
+    from monosema.training.revive import Dead
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Loss:
     """Loss terms of one batch and their gradients."""
 
     terms: dict[str, Tensor]
-    """0-d values by name, ``mse`` first; they sum to the loss."""
+    """0-d values by name, ``mse`` first: those that are known before parts are asked."""
     penalty: Tensor | None
     """0-d: the sparsity penalty without its coefficient."""
     error_BO: Tensor
@@ -48,8 +41,6 @@ class Loss:
     """What the squared errors are multiplied by; broadcasts over ``[B, O]``."""
     g_out: Tensor
     """∂loss/∂ŷ: ``[B, O]``, or ``[B, G, O]`` with levels."""
-    parts: tuple[PartGradients, ...]
-    """Gradients for each part."""
     energies: Tensor | None = None
     """``[2]``: ``Σ‖ŷ - b_dec‖²`` and ``Σ‖y - ŷ‖²`` over the batch."""
 
@@ -102,6 +93,37 @@ class Objective:
                 _level_weights(config.levels, len(config.levels.bounds(part.coder.d_sae)))
         return cls(config, sparsity, spread)
 
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Reconstruction, Gated's auxiliary reconstruction and sparsity."""
+        sparsity = () if self.sparsity is None else (SparsityTerm(self.sparsity),)
+        return (Reconstruction(self.config.levels), GateReconstruction(), *sparsity)
+
+    @torch.no_grad()
+    def batch(
+        self,
+        dictionary: TrainableDictionary,
+        encodings: Sequence[Encoding],
+        x_BI: Tensor,
+        y_BO: Tensor,
+        coefficient: float,
+        p: float = 1.0,
+        dead: Sequence[Dead] = (),
+    ) -> Batch:
+        """What terms are computed from; ``coefficient`` is the current λ, ``p`` the current power."""
+        parts = dictionary.parts
+        weights = token_weights(self.config.reconstruction, y_BO)
+        if self.site_weights_O is not None:
+            weights = weights * self.site_weights_O
+        grouped: list[Levels | None] = [self._levels(part.coder, e) for part, e in zip(parts, encodings, strict=True)]
+        bias = dictionary.offset(x_BI)
+        errors = _errors(dictionary, parts, encodings, grouped, y_BO, bias)
+        error = errors if self.config.levels is None else errors[:, -1]
+        gate_error = _gate_error(parts, encodings, y_BO, bias)
+        return Batch(
+            dictionary, encodings, y_BO, bias, grouped, errors, error, gate_error, weights, coefficient, p, dead
+        )
+
     @torch.no_grad()
     def loss(
         self,
@@ -112,53 +134,8 @@ class Objective:
         coefficient: float,
         p: float = 1.0,
     ) -> Loss:
-        """``reconstruction + coefficient · sparsity`` (+ Gated's auxiliary reconstruction) of target ``y_BO``.
-
-        Reconstruction: ``Σ_tokens w_t Σ_d s_d e_td²`` with the weights ``reconstruction`` names (``token_weights``) and
-        site weights s; with levels the weighted sum over levels. Gated adds
-        ``mean ‖y - (ReLU(π) sg(W_dec) + sg(b_dec))‖²`` (Rajamanoharan et al. 2024, arXiv 2404.16014, equation 8), whose
-        gradient does not reach the decoder. ``coefficient`` is the current λ, ``p`` the current power.
-        """
-        parts = dictionary.parts
-        weights = token_weights(self.config.reconstruction, y_BO)
-        if self.site_weights_O is not None:
-            weights = weights * self.site_weights_O
-        grouped: list[Levels | None] = [self._levels(part.coder, e) for part, e in zip(parts, encodings, strict=True)]
-        bias = dictionary.offset(x_BI)
-        errors = _errors(dictionary, parts, encodings, grouped, y_BO, bias)
-        error = errors
-        if self.config.levels is not None:
-            given = _level_weights(self.config.levels, errors.shape[1])
-            level_weights = constant(given, y_BO.dtype, y_BO.device).reshape(-1, 1)
-            weights_of_all, error = weights.unsqueeze(1) * level_weights, errors[:, -1]
-        else:
-            weights_of_all = weights
-        terms = {"mse": weighted_squares(errors, weights_of_all)}
-        g_out = errors * (weights_of_all * -2)
-        gate_error = _gate_error(parts, encodings, y_BO, bias)
-        if gate_error is not None:
-            terms["gate_mse"] = weighted_squares(gate_error, weights)
-        gradients, penalties = [], []
-        for part, encoding, levels in zip(parts, encodings, grouped, strict=True):
-            own = LatentGradients()
-            if self.sparsity is not None:
-                found = penalty(part.coder, encoding, self.sparsity, coefficient, p)
-                penalties.append(found.value)
-                own = found.gradients
-            gate = encoding.selection.gate
-            if gate is not None and gate_error is not None:
-                through = sampled_products(gate, part.take(gate_error * (weights * -2)), part.coder.W_dec)
-                own = replace_gate(own, through if own.gate is None else own.gate + through)
-            gradients.append(PartGradients(part.take(g_out), own, levels))
-        total = torch.stack(penalties).sum() if penalties else None
-        if total is not None and self.sparsity is not None:
-            terms[type(self.sparsity).__name__.lower()] = coefficient * total
-        energies = None
-        if total is not None:
-            missed = error if gate_error is None else gate_error
-            made = y_BO - missed - bias
-            energies = torch.stack([torch.linalg.vector_norm(each).square() for each in (made, missed)])
-        return Loss(terms, total, error, weights, g_out, tuple(gradients), energies)
+        """``reconstruction + coefficient · sparsity`` (+ Gated's auxiliary reconstruction) of target ``y_BO``."""
+        return asked(self.terms, self.batch(dictionary, encodings, x_BI, y_BO, coefficient, p))[0]
 
     def _levels(self, coder: SparseCoder, encoding: Encoding) -> Levels | None:
         match self.config.levels:
@@ -167,6 +144,83 @@ class Objective:
             case HierarchicalTopK():
                 return budget_levels(encoding.latents, self.config.levels.budgets)
         return None
+
+
+@final
+@dataclass(frozen=True)
+class Reconstruction:
+    """``Σ_tokens w_t Σ_d s_d e_td²`` with the weights ``reconstruction`` names (``token_weights``) and site weights s;
+    with levels the weighted sum over levels."""
+
+    levels: LevelsConfig | None
+    """The nested reconstructions."""
+    name: str = "mse"
+    """Of the term."""
+
+    def on(self, batch: Batch) -> OnBatch:
+        """All of it comes through the output."""
+        errors, weights = batch.errors, batch.weights_BO
+        if self.levels is not None:
+            given = _level_weights(self.levels, errors.shape[1])
+            level_weights = constant(given, batch.y_BO.dtype, batch.y_BO.device).reshape(-1, 1)
+            weights = weights.unsqueeze(1) * level_weights
+        return OnBatch(weighted_squares(errors, weights), errors * (weights * -2))
+
+
+@final
+@dataclass(frozen=True)
+class GateReconstruction:
+    """``mean ‖y - (ReLU(π) sg(W_dec) + sg(b_dec))‖²``, whose gradient does not reach the decoder (Rajamanoharan et al.
+    2024, arXiv 2404.16014, equation 8)."""
+
+    name: str = "gate_mse"
+    """Of the term."""
+
+    def on(self, batch: Batch) -> OnBatch | None:
+        """None where there are no gates."""
+        error, weights, parts = batch.gate_error_BO, batch.weights_BO, batch.dictionary.parts
+        if error is None:
+            return None
+        g_out = error * (weights * -2)
+
+        def of_part(number: int) -> OnPart:
+            part, gate = parts[number], batch.encodings[number].selection.gate
+            assert gate is not None
+            return OnPart((LatentGradients(gate=sampled_products(gate, part.take(g_out), part.coder.W_dec)),))
+
+        return OnBatch(weighted_squares(error, weights), of_part=of_part)
+
+
+def asked(terms: Sequence[Term], batch: Batch) -> tuple[Loss, list[tuple[str, OnBatch]]]:
+    """The loss as far as it is known before parts are asked, and what each term that adds something asks of them."""
+    found: list[tuple[str, OnBatch]] = []
+    g_out: Tensor | None = None
+    penalty_: Tensor | None = None
+    for term in terms:
+        on = term.on(batch)
+        if on is None:
+            continue
+        found.append((term.name, on))
+        if on.value is not None:
+            batch.terms[term.name] = on.value
+        if on.g_out is not None:
+            g_out = on.g_out if g_out is None else _both(g_out, on.g_out)
+        penalty_ = penalty_ if on.penalty is None else on.penalty
+    assert g_out is not None, "the reconstruction gives one"
+    energies = None
+    if penalty_ is not None:
+        missed = batch.error_BO if batch.gate_error_BO is None else batch.gate_error_BO
+        made = batch.y_BO - missed - batch.bias
+        energies = torch.stack([torch.linalg.vector_norm(each).square() for each in (made, missed)])
+    return Loss(dict(batch.terms), penalty_, batch.error_BO, batch.weights_BO, g_out, energies), found
+
+
+def _both(g_out: Tensor, other: Tensor) -> Tensor:
+    """The gradients of two terms; one of the whole prediction is one of the last level."""
+    if g_out.ndim == other.ndim:
+        return g_out + other
+    levels, whole = (g_out, other) if g_out.ndim > other.ndim else (other, g_out)
+    return torch.cat([levels[:, :-1], levels[:, -1:] + whole.unsqueeze(1)], 1)
 
 
 def token_weights(kind: str, y_BO: Tensor) -> Tensor:
@@ -183,11 +237,6 @@ def token_weights(kind: str, y_BO: Tensor) -> Tensor:
         case "by_batch_deviation":
             return one / ((y_BO - y_BO.mean(0)).norm(dim=1, keepdim=True) + 1e-6)
     raise AssertionError(kind)
-
-
-def replace_gate(own: LatentGradients, gate: Tensor) -> LatentGradients:
-    """``own`` with another gradient of the gate."""
-    return LatentGradients(own.latents, own.near, own.near_step, gate, own.window, own.decoder_scale)
 
 
 def weighted_squares(error: Tensor, weights: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shape letters: B tokens, F latents, S sites written, O output width, E entries l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from monosema.coders import Encoding, LatentGradients, SparseCoder
 from monosema.coders.activations.base import Selection
 from monosema.kernels import Latents
+from monosema.training.term import Batch, OnBatch, OnPart
 from monosema.training.terms import L0, L1, Lp, QuadraticL0, RatioL0, Sparsity, Tanh, Weighting
 
 
@@ -24,6 +26,26 @@ class Penalty:
     """0-d: the penalty without its coefficient."""
     gradients: LatentGradients
     """∂(coefficient · penalty)/∂latents."""
+
+
+@final
+@dataclass(frozen=True)
+class SparsityTerm:
+    """``λ · Σ over parts of penalty``, with the current λ."""
+
+    sparsity: Sparsity
+    """The loss."""
+
+    @property
+    def name(self) -> str:
+        return type(self.sparsity).__name__.lower()
+
+    def on(self, batch: Batch) -> OnBatch:
+        """The penalties of all parts at once, as their sum is the term."""
+        pairs = zip(batch.dictionary.parts, batch.encodings, strict=True)
+        found = [penalty(part.coder, each, self.sparsity, batch.coefficient, batch.p) for part, each in pairs]
+        total = torch.stack([each.value for each in found]).sum()
+        return OnBatch(batch.coefficient * total, None, lambda number: OnPart((found[number].gradients,)), total)
 
 
 def needed_window(sparsity: Sparsity | None) -> float | None:

@@ -6,7 +6,8 @@ Shape letters: B tokens, O output width, F latents, D dead latents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -16,24 +17,8 @@ from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.parts import Part
 from monosema.core.devices import LateNumbers
 from monosema.kernels import Latents, decode, latents_from_mask, latents_from_pairs
-from monosema.training.objectives import Loss
+from monosema.training.term import Batch, OnBatch, OnPart
 from monosema.training.terms import AuxK, GhostGradients, PreActivationLoss, Resample, Revive
-
-
-@dataclass(frozen=True)
-class Revival:
-    """A policy's loss on one part and the entries that it trains."""
-
-    name: str
-    """Of the loss term."""
-    value: Tensor
-    """0-d."""
-    extra: ExtraEntries | None = None
-    """Entries outside the selection and their output gradient."""
-    everywhere: Everywhere | None = None
-    """A gradient on whole columns of pre-activations."""
-    parameters: dict[str, Tensor] = field(default_factory=dict)
-    """Gradients of further parameters of the part, by name, to be added."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +50,44 @@ class Dead:
         return self.mask_F.byte().argsort(descending=True, stable=True)[: self.n]  # nonzero would wait for the device
 
 
+@final
+@dataclass(frozen=True)
+class RevivalTerm:
+    """The loss of a policy for dead latents."""
+
+    policy: AuxK | GhostGradients | PreActivationLoss
+    """The policy."""
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    def on(self, batch: Batch) -> OnBatch | None:
+        """All of it is asked of the parts."""
+        parts = batch.dictionary.parts
+        if not batch.dead:
+            return None
+        return OnBatch(
+            of_part=lambda i: revival(parts[i], batch.encodings[i], batch, batch.dead[i], self.policy),
+        )
+
+
 @torch.no_grad()
 def revival(
-    part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Dead, policy: Revive | None
-) -> Revival | None:
+    part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Dead, policy: Revive | None
+) -> OnPart | None:
     """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
     match policy:
         case AuxK() if dead.n > 0:
-            return auxk(part, encoding, loss, dead.latents(), policy)
+            return auxk(part, encoding, batch, dead.latents(), policy)
         case GhostGradients() if dead.n > 0:
-            return ghost_gradients(part, encoding, loss, dead.latents(), policy)
+            return ghost_gradients(part, encoding, batch, dead.latents(), policy)
         case PreActivationLoss():
             return pre_activation_loss(part.coder, encoding, dead.mask_F, policy)
     return None
 
 
-def auxk(part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Tensor, config: AuxK) -> Revival:
+def auxk(part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: AuxK) -> OnPart:
     """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
     ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, ``max(0, pre)`` of the ``min(k, number dead)`` largest
@@ -88,7 +95,7 @@ def auxk(part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Tensor, 
     where latents compete so). Each of them gets the gradient ``⟨∂/∂ê, W_dec_i⟩``, the negative ones where
     ``straight_through``. ``normalised`` divides by ``Σ w ‖e - mean e‖²``.
     """
-    coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
+    coder, error, weights = part.coder, _own(part, batch.error_BO), _own(part, batch.weights_BO)
     n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
     pre = coder.pre_activations_of(encoding, dead)
@@ -107,17 +114,17 @@ def auxk(part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Tensor, 
         spread = (weights * (error - error.mean(0)).square()).sum()
         scale = torch.where(spread > 0, scale / spread, 0)
     value = scale * (weights * left.square()).sum()
-    return Revival("auxk", value, ExtraEntries(latents, weights * left * (-2 * scale), slope))
+    return OnPart((ExtraEntries(latents, weights * left * (-2 * scale), slope),), value)
 
 
 def ghost_gradients(
-    part: Part[SparseCoder], encoding: Encoding, loss: Loss, dead: Tensor, config: GhostGradients
-) -> Revival:
+    part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: GhostGradients
+) -> OnPart:
     """``α · s · Σ w ‖e - ĝ‖²`` with ĝ the decode of ``exp(pre)`` of dead latents, scaled to half of e's norm.
 
     The norms' ratio ``‖e‖ / 2‖ĝ‖`` of each token, e and ``s = reconstruction / (Σ w ‖e - ĝ‖² + 1e-6)`` are constants.
     """
-    coder, error, weights = part.coder, _own(part, loss.error_BO), _own(part, loss.weights_BO)
+    coder, error, weights = part.coder, _own(part, batch.error_BO), _own(part, batch.weights_BO)
     n_tokens = len(error)
     values = coder.pre_activations_of(encoding, dead).exp()
     tokens = torch.arange(n_tokens, device=dead.device).repeat_interleave(dead.numel())
@@ -126,12 +133,12 @@ def ghost_gradients(
     ratio = error.norm(dim=1, keepdim=True) / (2 * out.norm(dim=1, keepdim=True) + 1e-6)
     left = error - ratio * out
     ghost = (weights * left.square()).sum()
-    scale = config.coefficient * loss.terms["mse"] / (ghost + 1e-6)
+    scale = config.coefficient * batch.terms["mse"] / (ghost + 1e-6)
     g_out = weights * left * ratio * (-2 * scale)
-    return Revival("ghost", scale * ghost, ExtraEntries(latents, g_out, latents.values))
+    return OnPart((ExtraEntries(latents, g_out, latents.values),), scale * ghost)
 
 
-def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, config: PreActivationLoss) -> Revival:
+def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, config: PreActivationLoss) -> OnPart:
     """``α · mean over tokens of Σ_i ReLU(θ_i - pre_i) ‖W_dec_i‖``, of all latents or the dead ones.
 
     Value and gradient are the same linear function of the sums over tokens for a latent, but for entries above the
@@ -159,7 +166,7 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     elif coder.b_enc is None:
         own["activation.b_gate"] = -share * n_below
     decoder_scale = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1)
-    return Revival("pre_activation", value, everywhere=Everywhere(-share, above, decoder_scale), parameters=own)
+    return OnPart((Everywhere(-share, above, decoder_scale),), value, own)
 
 
 def _sums(coder: SparseCoder, encoding: Encoding) -> Tensor:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal, Union
+from typing import TYPE_CHECKING, ClassVar, Literal, Union
 
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
 from monosema.training.resample_presets import RESAMPLE_PRESETS, ResampleBy, ResamplePreset, ResampleRule
 
+if TYPE_CHECKING:
+    from monosema.training.term import Term, TermContext
+
 Weighting = Literal["decoder_norm", "concatenated_norm", "none"]
 """What multiplies an activation in a sparsity loss: the sum over sites of its decoder norms, the norm of its whole
 decoder row, or nothing. With a unit-norm decoder of one site the three are the same."""
+
+
+class TermConfig(ABC):
+    """The config of a term of the objective."""
+
+    name: ClassVar[str]
+    """What its value is logged as, behind ``loss/``."""
+    coefficient: float
+    """What the term is multiplied by."""
+
+    @abstractmethod
+    def build(self, context: TermContext) -> Term:
+        """The term for the dictionary of ``context``."""
 
 
 @explains_options
@@ -237,7 +254,7 @@ LevelsConfig = Union[Matryoshka, HierarchicalTopK]
 
 @explains_options
 @dataclass(frozen=True, kw_only=True)
-class AuxK:
+class AuxK(TermConfig):
     """Dead latents learn to predict the error: ``α · mean ‖e - ê‖²`` with ê from the ``k`` strongest dead latents.
 
     A pre-activation below zero counts as 0 in ê and still gets the gradient that a positive one would
@@ -248,6 +265,7 @@ class AuxK:
     """
 
     is_variant: ClassVar[bool] = True
+    name: ClassVar[str] = "auxk"
     coefficient: float = 1.0
     """α, relative to the reconstruction loss."""
     k: int | None = None
@@ -263,16 +281,22 @@ class AuxK:
         _check_revive(self)
         _require(self.k is None or self.k >= 1, f"AuxK: k must be at least 1, got {self.k}")
 
+    def build(self, context: TermContext) -> Term:
+        from monosema.training.revive import RevivalTerm
+
+        return RevivalTerm(self)
+
 
 @explains_options
 @dataclass(frozen=True, kw_only=True)
-class GhostGradients:
+class GhostGradients(TermConfig):
     """Dead latents learn through ``exp(pre)``, scaled to half the error's norm and to the reconstruction loss.
 
     Source: Jermyn and Templeton 2024, Anthropic, January update.
     """
 
     is_variant: ClassVar[bool] = True
+    name: ClassVar[str] = "ghost"
     coefficient: float = 1.0
     """Weight of the term, which has the size of the reconstruction loss."""
     dead_after_tokens: int | None = None
@@ -281,13 +305,19 @@ class GhostGradients:
     def __post_init__(self) -> None:
         _check_revive(self)
 
+    def build(self, context: TermContext) -> Term:
+        from monosema.training.revive import RevivalTerm
+
+        return RevivalTerm(self)
+
 
 @explains_options
 @dataclass(frozen=True, kw_only=True)
-class PreActivationLoss:
+class PreActivationLoss(TermConfig):
     """``α · mean over tokens of Σ_i ReLU(θ_i - pre_i) ‖W_dec_i‖`` (Anthropic, January 2025 update)."""
 
     is_variant: ClassVar[bool] = True
+    name: ClassVar[str] = "pre_activation"
     coefficient: float = 3e-6
     """α."""
     dead_only: bool = False
@@ -297,6 +327,11 @@ class PreActivationLoss:
 
     def __post_init__(self) -> None:
         _check_revive(self)
+
+    def build(self, context: TermContext) -> Term:
+        from monosema.training.revive import RevivalTerm
+
+        return RevivalTerm(self)
 
 
 @explains_options
@@ -379,9 +414,10 @@ Revive = Union[AuxK, GhostGradients, PreActivationLoss, Resample]
 
 @explains_options
 @dataclass(frozen=True, kw_only=True)
-class SparseConnection:
+class SparseConnection(TermConfig):
     """``λ · mean over i of Σ_j |⟨d_i, W_dec_j⟩|``: a transcoder that connects sparsely to a given SAE's latents."""
 
+    name: ClassVar[str] = "sparse_connection"
     path: str
     """Folder or repository of the SAE, which reads (or writes) where the transcoder writes."""
     coefficient: float = 1e-3
@@ -391,6 +427,11 @@ class SparseConnection:
 
     def __post_init__(self) -> None:
         _require(self.coefficient > 0, f"SparseConnection: coefficient must be positive, got {self.coefficient}")
+
+    def build(self, context: TermContext) -> Term:
+        from monosema.training.connection import ConnectionTerm
+
+        return ConnectionTerm.of(self, context)
 
 
 @explains_options

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from monosema.core.errors import ConfigError, FileError, first_line
 from monosema.core.files import atomic_folder, read_json, write_json
+from monosema.core.metadata import checked_metadata
 from monosema.core.plain import dump_json, mapping_in
 from monosema.data.cache.folders import LocalFolder, require_room
 from monosema.data.cache.manifest import CachePlan, Manifest
 from monosema.data.cache.shards import DTYPES, SHARD_BYTES, ShardRecord
 from monosema.data.cache.sources import ShardSource, read_whole
-from monosema.formats.checks import checked_metadata
 
 STATE, INFO, TOKEN_IDS, RECORD = "state.json", "dataset_info.json", "token_ids", "monosema.json"
 """Files of such a folder, and one of ours that others pass over: what the rows were made from."""

@@ -17,11 +17,11 @@ from torch import Tensor
 from monosema.core.errors import DataError, FileError
 from monosema.core.files import read_json
 from monosema.core.finite import all_finite
+from monosema.core.pickles import read_pickle
 from monosema.data.cache.drrik_metadata import DrrikMetadata, DrrikSample, parse_metadata
 from monosema.data.cache.manifest import CachePlan, Manifest
 from monosema.data.cache.shards import ORIGIN, SHARD_BYTES, CacheDtype, ShardRecord
 from monosema.data.site_arrays import SiteArrays, open_npy
-from monosema.formats.pickles import read_pickle
 
 ACTIVATIONS, METADATA, PICKLED = "activations.npy", "metadata.json", "metadata.pkl"
 _LEGACY = (".pkl", ".pickle")

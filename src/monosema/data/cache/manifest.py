@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from monosema.core.errors import FileError
+from monosema.core.metadata import checked_metadata
 from monosema.core.plain import dump_json, is_same, parse_json, require_version, text_in
 from monosema.data.cache.folders import CacheFolder
 from monosema.data.cache.shards import DTYPES, ShardLayout, ShardRecord
 from monosema.data.sites import RowLayout
-from monosema.formats.checks import checked_metadata
 
 FORMAT = "monosema-activations"
 VERSION = 1

@@ -21,6 +21,7 @@ from monosema.data.cache.expectations import ExpectedModel, check_model
 from monosema.data.cache.groups import Group, group_bytes, read_group
 from monosema.data.cache.opening import open_source
 from monosema.data.cache.shards import CacheDtype, ShardRecord
+from monosema.data.cache_config import CacheSource
 from monosema.data.named_models import refuse_repeated_sites
 from monosema.data.outliers import DEFAULT_MULTIPLE, MEDIAN_ROWS, NormRule, OutlierFilter, outlier_record
 from monosema.data.prefetch import Prefetch
@@ -109,6 +110,20 @@ class ActivationCache:
                 f"no group of shards in {folder} fills a batch of {batch_size} rows "
                 f"({self.manifest.n_rows:,} rows in all); lower batch_size or raise mix_bytes"
             )
+        self.options = CacheSource(
+            folder=os.fspath(folder),
+            revision=revision,
+            batch_size=batch_size,
+            hook_names=tuple(name for name, _ in self.layout.reads),
+            targets=None if self.layout.is_autoencoder else tuple(name for name, _ in self.layout.writes),
+            seed=seed,
+            epochs=epochs,
+            mix_bytes=mix_bytes,
+            validation_fraction=validation_fraction,
+            outlier_norm_multiple=self.outliers.multiple,
+            fingerprint=self.manifest.fingerprint,
+        )
+        """What opens the same rows again."""
         self._epoch = self._number = self._offset = 0
         self._last = (epochs, 0)
         self.n_dropped = 0

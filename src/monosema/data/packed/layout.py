@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from monosema.core.files import write_atomically, write_json
+from monosema.core.peers import SAELENS_VERSION
 from monosema.data.packed.manifest import Manifest, TokenPlan
-from monosema.formats.saelens import SAELENS_VERSION
 
 SAELENS_FILE, CARD = "sae_lens.json", "README.md"
 

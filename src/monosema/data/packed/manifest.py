@@ -19,8 +19,7 @@ from monosema.core.files import read_json, write_json
 from monosema.core.plain import brief, require_version
 from monosema.data.heldout import HeldoutRule
 from monosema.data.packed.tokenizer import TokenizerIdentity
-from monosema.data.packing import PADDED_MODES
-from monosema.data.packing_config import Packing
+from monosema.data.packing_config import PADDED_MODES, Packing
 
 FORMAT, VERSION, MANIFEST = "monosema-tokens", 1, "monosema.json"
 _MOST_TOKENS = 2**31 - 1

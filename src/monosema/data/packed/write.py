@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,101 +15,47 @@ from monosema.core.config import differences, to_plain
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.files import cannot_write
 from monosema.core.progress import Progress
-from monosema.data.config import TextSource
+from monosema.data.config import Mixture, TextSource, TokenOptions, load_tokens
 from monosema.data.contexts import special_token_ids
 from monosema.data.corpus import Corpus, open_parts, token_column
-from monosema.data.loading import is_counted, load_tokens, resolve_heldout_fraction, text_source
+from monosema.data.loading import is_counted, packing_rule_of, resolve_heldout_fraction, workers_of
 from monosema.data.packed.manifest import Manifest, TokenPlan, is_packed, read_manifest
 from monosema.data.packed.tokenizer import TokenizerIdentity
 from monosema.data.packed.writer import TokenWriter
-from monosema.data.packing import packing_rule
-from monosema.data.packing_config import Packing
-from monosema.data.tokenise import encode
 from monosema.data.tokens import Tokens
-from monosema.data.workers import Workers
-
-SHARD_BYTES = 2**26
-"""About the size of a shard: seconds of work to lose at most, and few enough files."""
 
 
-def pretokenize(
-    source: Any,
+def write_tokens(
+    text: TextSource | Mixture,
+    options: TokenOptions,
     tokenizer: Any,
-    context_size: int,
     out: str | os.PathLike[str],
     *,
-    heldout_fraction: float | None = None,
-    column: str | None = None,
-    max_documents: int | None = None,
-    split: str | None = None,
-    config_name: str | None = None,
-    data_files: Any = None,
-    data_dir: str | None = None,
-    streaming: bool = False,
-    n_processes: int = 1,
-    packing: Packing | None = None,
-    attend_across_documents: bool = True,
-    shard_bytes: int = SHARD_BYTES,
-    progress: bool | float = True,
+    shard_bytes: int,
+    progress: bool | float,
 ) -> Tokens:
-    """Write what ``load_tokens`` makes of ``source`` into the folder ``out``, and open it: the same contexts on the
-    same sides, memory-mapped.
-
-    The folder is a Hugging Face ``DatasetDict`` (``train``, ``heldout``; column ``input_ids``, and ``documents`` where
-    contexts are padded or documents do not attend to each other) with sae-lens' metadata; the same options write the
-    same bytes. Every file is written whole or not at all: after a kill at any moment the same call goes on behind the
-    last shard, and reads the documents before it without tokenising them (but those of a mixture, whose tokens decide
-    its order).
-
-    Args:
-        source: text as of ``load_tokens``; not what is tokenised already.
-        tokenizer: a transformers tokenizer.
-        context_size: tokens in a context.
-        out: the folder; a finished one of the same options is opened.
-        heldout_fraction, column, max_documents, split, config_name, data_files, data_dir, streaming, n_processes,
-            packing, attend_across_documents: as of ``load_tokens``; the other options are given where it is read.
-        shard_bytes: about the size of a file.
-        progress: whether to show it, or seconds between lines.
-
-    Raises:
-        ConfigError: options out of range; tokens in ``out`` that were begun with others; a source already tokenised.
-        FileError: not enough room on the disk (the same call goes on later), another process writes there, or it cannot
-            be written.
-        DataError: no text, too little for one training context, or other text than ``out`` was begun with.
-    """
+    """``pretokenize`` of ``text``; the options of a source in ``options`` are not used."""
     if tokenizer is None:
         raise ConfigError("text needs a tokenizer: pass model.tokenizer")
     if shard_bytes < 1:
         raise ConfigError(f"shard_bytes must be at least 1, got {shard_bytes}")
-    text = text_source(
-        source,
-        column=column,
-        max_documents=max_documents,
-        split=split,
-        config_name=config_name,
-        data_files=data_files,
-        data_dir=data_dir,
-        streaming=streaming,
-    )
-    packing = (packing or Packing()).resolved()
-    rule = packing_rule(packing, tokenizer, context_size)
+    rule = packing_rule_of(options, tokenizer)
     plan = TokenPlan(
-        text=text.record(),
-        context_size=context_size,
-        heldout_fraction=float(resolve_heldout_fraction(source, heldout_fraction)),
-        packing=packing,
-        attend_across_documents=attend_across_documents,
+        text=text.record() | options.record_of_documents(),
+        context_size=rule.context_size,
+        heldout_fraction=float(resolve_heldout_fraction(text, options.heldout_fraction)),
+        packing=options.packing.resolved(),
+        attend_across_documents=options.attend_across_documents,
         marks=rule.record(),
         padding=rule.padding,
         special_token_ids=tuple(sorted(special_token_ids(tokenizer, True))),
         tokenizer=TokenizerIdentity.of(tokenizer),
-        shard_contexts=max(1, shard_bytes // (4 * context_size)),
+        shard_contexts=max(1, shard_bytes // (4 * rule.context_size)),
     )
     folder = Path(out)
     if _begun(folder, plan).text is None:
         opened = open_parts(text)
-        alone = isinstance(text, TextSource)
-        if alone and token_column(next(iter(opened.values())), column) is not None:
+        if isinstance(text, TextSource) and token_column(next(iter(opened.values())), text.column) is not None:
             raise ConfigError(f"{plan.source} is tokenised already; load_tokens reads it as it is")
         bar = Progress(
             "pretokenize",
@@ -119,13 +64,10 @@ def pretokenize(
             interval=30.0 if isinstance(progress, bool) else progress,
             enabled=progress is not False,
         )
-        with (
-            _locked(folder),
-            bar,
-            Workers(tokenizer, n_processes, encode) if n_processes != 1 else nullcontext() as workers,
-        ):
+        with _locked(folder), bar, workers_of(options, tokenizer) as workers:
             writer = TokenWriter(folder, _begun(folder, plan), rule, is_counted=is_counted(text))
-            corpus = Corpus(text, opened, tokenizer, workers, writer.wants() if alone else None)
+            is_wanted = writer.wants() if isinstance(text, TextSource) else None
+            corpus = Corpus(text, opened, options, tokenizer, workers, is_wanted)
             for each in writer.divided(corpus):
                 writer.add(each)
                 bar.advance(len(each.document.text))

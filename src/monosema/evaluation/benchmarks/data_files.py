@@ -14,11 +14,11 @@ from torch import Tensor
 from monosema.core.config import from_plain, load_plain
 from monosema.core.errors import ConfigError, DataError, FileError, first_line
 from monosema.core.plain import parse_json
+from monosema.core.tensors import read_tensors
 from monosema.data.synthetic import SyntheticFeatures
 from monosema.evaluation.benchmarks.absorption import first_letters
 from monosema.evaluation.benchmarks.ravel_prompts import AttributeData
 from monosema.evaluation.benchmarks.truth import KnownFeatures
-from monosema.formats.tensors import read_tensors
 
 _PathLike = str | os.PathLike[str]
 

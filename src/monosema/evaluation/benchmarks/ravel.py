@@ -9,13 +9,13 @@ from torch import Tensor
 from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
+from monosema.data.dictionary_sites import sites_of
 from monosema.data.trained_on import model_notes
 from monosema.evaluation.benchmarks.config import RavelConfig
 from monosema.evaluation.benchmarks.intervals import Interval, few_units, resampled_means
 from monosema.evaluation.benchmarks.ravel_prompts import AttributeData, Prompts
 from monosema.evaluation.benchmarks.ravel_report import MASK, AttributeScore, RavelReport
 from monosema.evaluation.benchmarks.rows import require_plain_sae
-from monosema.evaluation.sites import sites_of
 from monosema.models import LanguageModel
 
 

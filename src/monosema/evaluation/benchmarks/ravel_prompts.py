@@ -6,7 +6,7 @@ some prompt, P prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,10 @@ from monosema.evaluation.benchmarks.splits import held_out
 from monosema.evaluation.benchmarks.texts import Prompt, make_prompt, prompt_rows
 from monosema.evaluation.measure import evaluation_mode
 from monosema.models import LanguageModel
+from monosema.models.hooks import EditFunction
 from monosema.models.language_model import SiteName
+from monosema.models.splice import moved, without_error
+from monosema.splicing import LatentDirections
 
 _COLDEST = 1e-4
 """The mask's temperature falls from 1 to this."""
@@ -87,7 +90,8 @@ class Prompts:
         self.active_K = rows.latents.indices.long().unique()
         device = model.device
         self._f_PK = rows.columns(self.active_K).float().to(device)
-        self._W_KD = sae.decoder_rows(self.active_K).detach().float().to(device)
+        W_KD = sae.decoder_rows(self.active_K).detach().float().to(device)
+        self._directions = LatentDirections(W_KD)
         self._error_PD = torch.zeros_like(rows.x_ND, dtype=torch.float32, device=device)
         if not config.keep_error:
             with evaluation_mode(sae):
@@ -129,7 +133,9 @@ class Prompts:
         members = one_hot(group).double().to(f.device)
         counts = members.sum(0)
         means = (members.T @ f) / counts[:, None]
-        between = (counts[:, None] * (means - f.mean(0)).square()).sum(0) * self._W_KD.double().square().sum(1)
+        between = (counts[:, None] * (means - f.mean(0)).square()).sum(
+            0
+        ) * self._directions.rows_KO.double().square().sum(1)
         order = between.argsort(descending=True, stable=True)[:most]
         return order[between[order] > 0].cpu()
 
@@ -184,7 +190,7 @@ class Prompts:
     def _moved(self, bases: list[int], sources: list[int], share_K: Tensor) -> Tensor:
         """[B, D]: what is added at the entity: shares of the latents' differences, less the error where not kept."""
         difference_BK = self._f_PK[sources] - self._f_PK[bases]
-        return (difference_BK * share_K) @ self._W_KD - self._error_PD[bases]
+        return without_error(self._directions.change(difference_BK * share_K), self._error_PD[bases])
 
     def _logits(
         self, places: list[int], moved_BD: Tensor | None, following: Sequence[Answer]
@@ -200,26 +206,14 @@ class Prompts:
             prompts = [self._prompts[places[number]] for number in part]
             ids = [[*self._prompts[places[number]].ids, *following[number]] for number in part]
             at_B = torch.tensor([prompt.position for prompt in prompts])
-            edits: dict[SiteName, Callable[[Tensor], Tensor]] = {}
+            edits: dict[SiteName, EditFunction] = {}
             if moved_BD is not None:
-                edits[self._sae.hook_name or ""] = _added(at_B, moved_BD[part])
+                edits[self._sae.hook_name or ""] = moved((torch.arange(len(at_B)), at_B), moved_BD[part])
             with self._model.edits(edits):
                 yield part, self._model(torch.tensor(ids, device=self._model.device))[:, n - 1 :]
 
     def _differ(self, base: str, source: str, attribute: str) -> bool:
         return self._right[self._place[base, attribute]] != self._right[self._place[source, attribute]]
-
-
-def _added(at_B: Tensor, moved_BD: Tensor) -> Callable[[Tensor], Tensor]:
-    """An edit that adds ``moved_BD`` at one position of each prompt."""
-
-    def edit(value_BTD: Tensor) -> Tensor:
-        new = value_BTD.clone()
-        rows = torch.arange(len(at_B), device=new.device)
-        new[rows, at_B.to(new.device)] += moved_BD.to(new)
-        return new
-
-    return edit
 
 
 def _answer(model: LanguageModel, data: AttributeData, case: tuple[str, str], prompt: Prompt) -> Answer:

@@ -14,6 +14,7 @@ from torch import Tensor
 from monosema.coders import Dictionary, Latents
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.progress import Progress
+from monosema.data.dictionary_sites import side_by_side, sites_of
 from monosema.data.packing import packing_rule
 from monosema.data.packing_config import Packing
 from monosema.data.tokenise import encode
@@ -21,7 +22,6 @@ from monosema.data.trained_on import model_notes
 from monosema.evaluation.activations import ROWS_PER_STEP
 from monosema.evaluation.benchmarks.rows import EncodedRows, encode_on_cpu, on_cpu
 from monosema.evaluation.measure import evaluation_mode, require_finite_weights
-from monosema.evaluation.sites import side_by_side, sites_of
 from monosema.kernels.latents import latents_from_dense, stack_tokens
 from monosema.metrics import require_finite
 from monosema.models import LanguageModel

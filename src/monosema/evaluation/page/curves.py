@@ -14,6 +14,7 @@ from monosema.evaluation.page.markers import colour, marker
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
 from monosema.evaluation.report import between
+from monosema.metrics.figures import figure_named
 
 CURVES = (
     ("fve", "Fraction of variance explained", "FVE"),
@@ -46,7 +47,7 @@ def curves(rows: Sequence[Row], found: Sequence[Ground]) -> list[Element]:
     """The pictures for which there is a point."""
     pictures = []
     for key, heading, title in CURVES:
-        of_losses = key != "fve"
+        of_losses = figure_named(key).needs == "predictions"
         # reconstruction is the same for all models of a dictionary
         chosen = rows if of_losses else list({row.dictionary: row for row in reversed(rows)}.values())[::-1]
         points = [
@@ -90,7 +91,7 @@ def _figure(points: Sequence[_Point], heading: str, title: str, n_missing: int) 
         *(_line(front, x_axis, y_axis) for front in fronts.values() if len(front) > 1),
         *(_error_bars(point, x_axis, y_axis) for point in points),
         *(
-            _marked(point, spot, is_on_front=id(point) in on_front)
+            _marked(point, spot, title, is_on_front=id(point) in on_front)
             for point, spot in sorted(zip(points, spots, strict=True), key=lambda each: id(each[0]) in on_front)
         ),
         *(labels.placed(point.label, x, y) for point, (x, y) in zip(points, spots, strict=True)),
@@ -157,8 +158,8 @@ def _error_bars(point: _Point, x_axis: Axis, y_axis: Axis) -> Element | None:
     return element("path", {"d": path, "class": f"bars {colour(point.place)}"}) if path else None
 
 
-def _marked(point: _Point, spot: tuple[float, float], *, is_on_front: bool) -> Element:
-    figures = (("L0", "l0", point.x), ("FVE" if point.key == "fve" else "CE recovered", point.key, point.y))
+def _marked(point: _Point, spot: tuple[float, float], title: str, *, is_on_front: bool) -> Element:
+    figures = (("L0", "l0", point.x), (title, point.key, point.y))
     lines = [f"{name} {between(value, point.row.interval(key))}" for name, key, value in figures]
     said = "on the front" if is_on_front else "another has a figure at least as high at an L0 at most as large"
     return element(

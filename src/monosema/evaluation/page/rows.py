@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, final
 
 from monosema.core.printable import printable
-from monosema.evaluation.report import Interval, ModelLosses, Report
+from monosema.evaluation.report import ModelLosses, Report
+from monosema.metrics.figure import Interval
+from monosema.metrics.figures import OF_ABLATION, figure_named
 
-_LOSS_FIELDS = {each.name for each in fields(ModelLosses)} - {"ablations", "intervals"}
-_FLAT = {"ce": "ce_ablated", "ce_loss_score": "ce_loss_score", "kl": "kl_ablated", "kl_score": "kl_score"}
-"""Of a figure of an ablation, the field that has it where the ablation is the report's own."""
 _SHOWN_FINGERPRINT = 8
 
 
@@ -57,19 +56,18 @@ class Row:
         measured, NaN where it is not defined."""
         if key.startswith("ablations/"):
             return self._of_ablation(*key.split("/")[1:])
-        value: float | None = getattr(self.losses if key in _LOSS_FIELDS else self.report, key)
+        value: float | None = getattr(self.losses if _is_of_model(key) else self.report, key)
         return math.nan if value is not None and not math.isfinite(value) else value
 
     def interval(self, key: str) -> Interval | None:
         """Its 95 % interval, where both ends are known."""
-        is_loss = key in _LOSS_FIELDS or key.startswith("ablations/")
-        interval = (self.losses if is_loss else self.report).intervals.get(key)
+        interval = (self.losses if _is_of_model(key) else self.report).intervals.get(key)
         return interval if interval is not None and all(math.isfinite(end) for end in interval) else None
 
     def reason(self, key: str) -> str:
         """Why a figure is not there."""
         value, is_measured = self.value(key), self.losses.ce_clean is not None
-        if key in ("encoder_decoder_cosine", "max_decoder_cosine", "max_encoder_cosine"):
+        if figure_named(key).needs == "weights":
             if self.report.max_decoder_cosine is None:
                 return "weights were not looked at"
             if key == "encoder_decoder_cosine":
@@ -98,8 +96,14 @@ class Row:
         if found is not None:
             value: float | None = getattr(found, figure)
         else:  # reports written before there were several
-            value = getattr(self.losses, _FLAT[figure]) if self.report.ablation == ablation else None
+            flat = OF_ABLATION[figure].flat
+            value = getattr(self.losses, flat) if self.report.ablation == ablation and flat else None
         return math.nan if value is not None and not math.isfinite(value) else value
+
+
+def _is_of_model(key: str) -> bool:
+    """Whether a figure is of one model: a report of several has one for each."""
+    return figure_named(key).needs in ("predictions", "patterns")
 
 
 def rows_of(reports: Mapping[str, Report]) -> list[Row]:

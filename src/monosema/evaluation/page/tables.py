@@ -4,54 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from monosema.core.printable import printable
 from monosema.evaluation.page.markers import named
 from monosema.evaluation.page.markup import element
 from monosema.evaluation.page.rows import Ground, Row
-from monosema.evaluation.report import shown
+from monosema.evaluation.report import Ablation, shown
+from monosema.metrics.figures import FIGURES, OF_ABLATION
 
-COLUMNS = {
-    "Sparsity": (
-        ("d_sae", "Latents", "latents in all"),
-        ("l0", "L0", "mean number of latents that fire on a token"),
-        ("dead_fraction", "Dead", "fraction of latents that fired on no token"),
-    ),
-    "CE recovered": (
-        ("ablations/zero/ce_loss_score", "of zero", "(ablated - spliced) / (ablated - clean), zero ablation"),
-        ("ablations/mean/ce_loss_score", "of mean", "(ablated - spliced) / (ablated - clean), mean ablation"),
-    ),
-    "Reconstruction": (
-        ("fve", "FVE", "fraction of variance explained: 1 is perfect, 0 predicts the mean"),
-        ("fvu", "FVU", "fraction of variance unexplained"),
-        ("mse", "MSE", "squared error per token, summed over dimensions"),
-        ("cosine", "Cosine", "mean cosine of activation and reconstruction"),
-        ("norm_ratio", "Norm ratio", "mean of the reconstruction's length over the activation's: below 1 is shrinkage"),
-        ("relative_reconstruction_bias", "Bias", "relative reconstruction bias: 1 is unbiased"),
-    ),
-    "Cross-entropy, nats per token": (
-        ("ce_clean", "Clean", "of the model itself"),
-        ("ce_spliced", "Spliced", "with the reconstruction in the site's place"),
-        ("ablations/zero/ce", "Zero", "with zero in the site's place"),
-        ("ablations/mean/ce", "Mean", "with its mean in the site's place"),
-    ),
-    "Predictions": (
-        ("kl", "KL", "KL(clean || spliced), nats per predicted token"),
-        ("ablations/zero/kl_score", "KL rec. of zero", "(ablated - spliced) / ablated KL, zero ablation"),
-        ("ablations/mean/kl_score", "KL rec. of mean", "(ablated - spliced) / ablated KL, mean ablation"),
-        ("top1_agreement", "Top-1", "share of the predictions whose most probable token is the clean run's"),
-    ),
-    "Weights": (
-        ("encoder_decoder_cosine", "Enc·dec", "mean over latents of the cosine of encoder column and decoder row"),
-        ("max_decoder_cosine", "Max dec", "mean over latents of the largest cosine with another's decoder row"),
-        ("max_encoder_cosine", "Max enc", "mean over latents of the largest cosine with another's encoder column"),
-    ),
-    "Tokens": (
-        ("n_tokens", "Measured", "tokens measured"),
-        ("n_predicted_tokens", "Predicted", "tokens over which cross-entropy and KL are averaged"),
-    ),
-}
+_GROUPS = (
+    "Sparsity",
+    "CE recovered",
+    "Reconstruction",
+    "Cross-entropy, nats per token",
+    "Predictions",
+    "Weights",
+    "Tokens",
+)
+"""Headings of columns, in order."""
+_ABLATIONS: dict[Ablation, str] = {"zero": "zero", "mean": "its mean"}
+"""What is in the site's place, by ablation."""
+
+
+def _columns() -> dict[str, tuple[tuple[str, str, str], ...]]:
+    """By group, the name in the report, heading and meaning of each figure that has a column."""
+    every = [(name, row.column) for name, row in FIGURES.items() if row.column is not None]
+    for name, row in OF_ABLATION.items():
+        for ablation, what in _ABLATIONS.items():
+            if row.column is not None:
+                words = {"ablation": ablation, "Ablation": ablation.capitalize(), "what": what}
+                heading, tip = row.column.heading.format(**words), row.column.tip.format(**words)
+                every.append((f"ablations/{ablation}/{name}", replace(row.column, heading=heading, tip=tip)))
+    every.sort(key=lambda each: each[1].rank)
+    return {
+        group: tuple((name, column.heading, column.tip) for name, column in every if column.group == group)
+        for group in _GROUPS
+    }
+
+
+COLUMNS = _columns()
 """By group, the name in the report, heading and meaning of each figure."""
 _OPENING = {columns[0][0] for columns in COLUMNS.values()}
 """Figures with a line to their left: each the first of a group."""
