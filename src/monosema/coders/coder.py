@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation
+from monosema.coders.activations.family import FixedCount
 from monosema.coders.backward import parameter_gradients
-from monosema.coders.config import AbsTopK, BatchTopK, CoderConfig, TokenScaling, TopK
+from monosema.coders.config import CoderConfig, TokenScaling
 from monosema.coders.dictionary import LatentNumbers, rows_of, whole_part
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
 from monosema.coders.encoding import Contribution, Encoding
@@ -422,10 +423,10 @@ class SparseCoder(TrainableDictionary):
         """Scale latents by the decoder norms that weight their selection, and weight it no more; for this coder's
         decoder the function and the selection are unchanged."""
         weights, activation = self.selection_weights(), self.config.activation
-        if weights is not None and isinstance(activation, TopK | AbsTopK | BatchTopK):
+        if weights is not None and isinstance(activation, FixedCount):
             self.scale_latents_(weights.clamp(min=1e-8))
             self.activation.weights_by_decoder_norm = False
-            self.config = replace(self.config, activation=replace(activation, weight_by_decoder_norm=False))
+            self.config = replace(self.config, activation=activation.weighted(False))
 
     @torch.no_grad()
     def fold_input_scaling(self, input_scaling: Scaling | float, output_scaling: Scaling | float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from monosema.coders.activations.registry import activation_named, usual_k
 from monosema.coders.coder import SparseCoder
 from monosema.coders.config import (
     ActivationConfig,
@@ -15,8 +16,6 @@ from monosema.coders.config import (
     EncoderInit,
     StackConfig,
     TokenScaling,
-    activation_named,
-    usual_k,
 )
 from monosema.coders.sites import join_names
 from monosema.coders.stack import CrossLayerTranscoder

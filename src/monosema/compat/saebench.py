@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary, SparseCoder
-from monosema.coders.config import AbsTopK, ActivationConfig, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
 from monosema.coders.trainable import require_sparse_coders
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
@@ -38,16 +37,6 @@ logger = get_logger("monosema.compat.saebench")
 _LAYER = re.compile(r"blocks\.([0-9]+)\.|hook_(?:pos_)?embed")
 _CONTEXT_SIZE = 128
 """SAEBench's, where the dictionary records none."""
-_ARCHITECTURES: dict[type[ActivationConfig], str] = {
-    ReLU: "standard",
-    TanhReLU: "tanh_relu",
-    TopK: "topk",
-    AbsTopK: "abs_topk",
-    BatchTopK: "batch_topk",
-    JumpReLU: "jumprelu",
-    Gated: "gated",
-}
-"""SAEBench's names, by which its graphs group dictionaries."""
 
 
 @final
@@ -147,7 +136,7 @@ def adapter(
     knows_text = "begin_context" in (coder.metadata.get("tokens") or {})
     begins = recorded["prepend_bos"] if knows_text else foreign.get("prepend_bos", True)
     config = AdapterConfig(
-        architecture=_ARCHITECTURES[type(sae.config.activation)],
+        architecture=sae.config.activation.architecture or type(sae.config.activation).__name__,
         d_in=coder.d_in,
         d_sae=coder.d_sae,
         dtype=dtype_name(coder.dtype),

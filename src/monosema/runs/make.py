@@ -48,6 +48,8 @@ def make_coder(options: CoderOptions, layout: RowLayout) -> TrainableDictionary:
         return Crosscoder(reads, d_sae, causal=options.causal, **start, **plain)
     if variant == "SAE":
         return SAE(reads[0], d_sae, b_dec=options.b_dec or "input_and_output", **start, **plain)
+    if variant != "Transcoder":
+        raise AssertionError(f"there is no variant {variant!r} to make")
     own: dict[str, Any] = {"skip": options.skip, "b_dec": options.b_dec or "output"}
     return Transcoder(sum(reads), sum(writes), d_sae, **own, **start, **plain)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 from monosema import hub
 from monosema.coders import TrainableDictionary
-from monosema.coders.config import ActivationConfig
+from monosema.coders.activations.family import ActivationConfig, FixedCount
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.core.logs import get_logger
@@ -85,10 +84,9 @@ def _check_options(options: CoderOptions, coder: TrainableDictionary) -> None:
 
 def _as_selected(wanted: ActivationConfig, made: ActivationConfig) -> ActivationConfig:
     """``wanted`` with the weighting of ``made``, which saving folds into the weights."""
-    name = "weight_by_decoder_norm"
-    if type(wanted) is not type(made) or name not in {each.name for each in fields(made)}:
+    if type(wanted) is not type(made) or not (isinstance(wanted, FixedCount) and isinstance(made, FixedCount)):
         return wanted
-    return replace(wanted, **{name: getattr(made, name)})
+    return wanted.weighted(made.weight_by_decoder_norm)
 
 
 def _check_sites(options: CoderOptions, coder: TrainableDictionary, layout: RowLayout) -> None:

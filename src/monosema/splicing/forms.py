@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from monosema.coders import Latents, Dictionary
+from monosema.coders import Dictionary, Latents
 
 Z = TypeVar("Z", Tensor, Latents)
 """Latents in one form; the coder's ``decode`` takes it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, assert_never, final
 
 import torch
 from torch import Tensor
@@ -143,7 +143,10 @@ class Objective:
                 return prefix_levels(encoding.latents, self.config.levels.bounds(coder.d_sae))
             case HierarchicalTopK():
                 return budget_levels(encoding.latents, self.config.levels.budgets)
-        return None
+            case None:
+                return None
+            case _:
+                assert_never(self.config.levels)
 
 
 @final

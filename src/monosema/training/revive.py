@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import assert_never, final
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Encoding, Everywhere, ExtraEntries, SparseCoder
-from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.parts import Part
 from monosema.core.devices import LateNumbers
 from monosema.kernels import Latents, decode, latents_from_mask, latents_from_pairs
@@ -84,7 +83,10 @@ def revival(
             return ghost_gradients(part, encoding, batch, dead.latents(), policy)
         case PreActivationLoss():
             return pre_activation_loss(part.coder, encoding, dead.mask_F, policy)
-    return None
+        case AuxK() | GhostGradients() | Resample() | None:
+            return None
+        case _:
+            assert_never(policy)
 
 
 def auxk(part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: AuxK) -> OnPart:
@@ -99,7 +101,7 @@ def auxk(part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor
     n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
     pre = coder.pre_activations_of(encoding, dead)
-    signed = bool(getattr(coder.activation, "signed", False))
+    signed = coder.activation.signed
     weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
     size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
     places, order = places.sort(dim=1)  # dead latents ascend
@@ -160,11 +162,8 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     below = n_tokens * thresholds - _sums(coder, encoding)
     below.index_add_(0, above.indices, above.values).clamp_(min=0)
     value = (share * below).sum()
-    own = {}
-    if isinstance(coder.activation, JumpReLUActivation):
-        own["activation.threshold"] = share * n_below
-    elif coder.b_enc is None:
-        own["activation.b_gate"] = -share * n_below
+    thresholds_gradient = coder.activation.threshold_gradients(share * n_below)
+    own = {f"activation.{name}": gradient for name, gradient in thresholds_gradient.items()}
     decoder_scale = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1)
     return OnPart((Everywhere(-share, above, decoder_scale),), value, own)
 

@@ -6,7 +6,7 @@ Shape letters: B tokens, I input width, O output width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from torch import Tensor
 
@@ -89,4 +89,7 @@ def _estimate(kind: InputScaling, rows: Tensor, widths: tuple[int, ...]) -> Scal
             return estimate_scaling("expected_norm", rows, widths, target="one")
         case "whitening":
             return estimate_scaling("whitening", rows, widths)
-    return estimate_scaling("expected_norm", rows, widths)
+        case "expected_norm":
+            return estimate_scaling("expected_norm", rows, widths)
+        case _:
+            assert_never(kind)

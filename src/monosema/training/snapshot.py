@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from monosema.coders import Scaling, TrainableDictionary
-from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.training.start import can_fold_norms
 
 
@@ -52,8 +51,7 @@ class Folding:
         coder.requires_grad_(False)
         coder.is_trained = True
         for part in coder.parts:
-            if isinstance(part.coder.activation, FixedCountActivation):
-                part.coder.activation.k = part.coder.activation.config.k
+            part.coder.activation.use_k_(None)
         if not self.outputs.is_uniform:
             coder.fold_selection_weights()
         if not (self.inputs.is_identity and self.outputs.is_identity):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import torch
 from torch import Tensor
 
 from monosema.coders import SparseCoder, TrainableDictionary
-from monosema.coders.config import TanhReLU
 from monosema.training.optimizer import renormalise_
 
 START_ROWS, START = 256, 6.0
@@ -15,12 +16,17 @@ START_ROWS, START = 256, 6.0
 
 def can_fold_norms(coder: TrainableDictionary, norms_are_equal: bool) -> bool:
     """Whether decoder norms can be folded into the encoder without changing which latents are active."""
-    activation = coder.config.activation
-    if isinstance(activation, TanhReLU) or getattr(coder.config, "tied", "none") == "per_target":
+    if getattr(coder.config, "tied", "none") == "per_target":
         return False
-    if not hasattr(activation, "k"):
-        return True
-    return norms_are_equal or bool(getattr(activation, "weight_by_decoder_norm", False))
+    match coder.config.activation.scale_equivariance():
+        case "none":
+            return False
+        case "common":
+            return norms_are_equal
+        case "each":
+            return True
+        case other:
+            assert_never(other)
 
 
 @torch.no_grad()
@@ -42,7 +48,7 @@ def bring_decoder_to_size_(coder: TrainableDictionary) -> None:
     """
     if can_fold_norms(coder, norms_are_equal=False):
         coder.fold_W_dec_norm()
-    elif not isinstance(coder.config.activation, TanhReLU) and getattr(coder.config, "tied", "none") != "per_target":
+    elif can_fold_norms(coder, norms_are_equal=True):
         for part in coder.parts:
             mean = part.coder.W_dec.norm(dim=1).mean().clamp(min=1e-8)
             part.coder.scale_latents_(mean.expand(part.coder.d_sae))

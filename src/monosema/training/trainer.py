@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary, Encoding, TrainableDictionary
-from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.coders.activations.family import FixedCount
 from monosema.coders.trainable import require_sparse_coders
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
@@ -401,7 +401,8 @@ class Trainer:
         return self.lr * factor
 
     def _k_now(self) -> float:
-        config, k = self.config, getattr(self.coder.config.activation, "k", 0)
+        config, activation = self.config, self.coder.config.activation
+        k = activation.k if isinstance(activation, FixedCount) else 0
         if config.k_start is None:
             return float(k)
         share = min(1.0, self.step_number / max(1.0, config.k_anneal_fraction * self.n_main_steps))
@@ -411,8 +412,7 @@ class Trainer:
         if self.config.k_start is None:
             return
         for part in self.coder.parts:
-            assert isinstance(part.coder.activation, FixedCountActivation)
-            part.coder.activation.k = self._k_now()
+            part.coder.activation.use_k_(self._k_now())
 
     def _state(self) -> StepState:
         number, control = self.step_number, self.control
@@ -446,6 +446,8 @@ class Trainer:
     def _center(self, rows: Tensor) -> Tensor:
         if self.config.b_dec_init == "mean":
             return rows.mean(0)
+        if self.config.b_dec_init != "geometric_median":
+            raise AssertionError(f"there is no start {self.config.b_dec_init!r} that centers rows")
         median = geometric_median(rows).median
         assert isinstance(median, Tensor)
         return median
