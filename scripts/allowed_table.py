@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from monosema.coders.activations.registry import activation_kinds
 from monosema.training.allowed import (
-    ACTIVATIONS,
-    DEFAULTS,
     LEVELS,
     POLICIES,
-    REFUSED,
     SPARSITIES,
     TOKEN_SCALINGS,
     VARIANTS,
     combinations,
+    default_sparsity,
+    refused,
 )
 
 FILE = Path(__file__).parents[1] / "docs" / "allowed.md"
@@ -30,7 +30,7 @@ SCALED = {
 def table() -> str:
     """The page."""
     every = list(combinations())
-    refused = sum(each.refusal is not None for each in every)
+    n_refused = sum(each.refusal is not None for each in every)
     lines = [
         "# What goes with what",
         "",
@@ -38,26 +38,27 @@ def table() -> str:
         "",
         f"{len(every):,} combinations of variant ({', '.join(VARIANTS)}), activation, sparsity loss, nested levels "
         f"({', '.join(LEVELS)}) and policy for dead latents ({', '.join(POLICIES)}), and of variant, activation and "
-        f"scaling of tokens by their own size; {refused:,} are refused ({refused / len(every):.0%}), each for one of "
-        "the pairs marked below.",
+        f"scaling of tokens by their own size; {n_refused:,} are refused ({n_refused / len(every):.0%}), each for one "
+        "of the pairs marked below.",
         "",
         "| activation | default loss | " + " | ".join(SPARSITIES[1:]) + " |",
         "|---|---|" + "---|" * (len(SPARSITIES) - 1),
     ]
-    for activation in ACTIVATIONS:
-        default = DEFAULTS[activation]
+    pairs = refused()
+    for activation, kind in activation_kinds().items():
+        default = default_sparsity(kind)
         name = "none" if default is None else f"{type(default).__name__}, L0 of {getattr(default, 'target_l0', 0):g}"
-        cells = ["refused" if (activation, sparsity) in REFUSED else "yes" for sparsity in SPARSITIES[1:]]
+        cells = ["refused" if (activation, sparsity) in pairs else "yes" for sparsity in SPARSITIES[1:]]
         lines.append(f"| {activation} | {name} | " + " | ".join(cells) + " |")
     scalings = TOKEN_SCALINGS[1:]
     lines += ["", "| variant | " + " | ".join(scalings) + " |", "|---|" + "---|" * len(scalings)]
     for variant in VARIANTS:
-        cells = [SCALED[variant] if (variant, scaling) not in REFUSED else "refused" for scaling in scalings]
+        cells = [SCALED[variant] if (variant, scaling) not in pairs else "refused" for scaling in scalings]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     reasons: dict[str, list[str]] = {}
-    for pair, reason in REFUSED.items():
+    for pair, reason in pairs.items():
         reasons.setdefault(reason, []).append(" with ".join(pair))
-    lines += ["", *(f"- {', '.join(pairs)}: {reason}." for reason, pairs in reasons.items()), ""]
+    lines += ["", *(f"- {', '.join(named)}: {reason}." for reason, named in reasons.items()), ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 import monosema as ms
 from monosema.coders import AbsTopK, CoderConfig, CrossLayerTranscoder, SparseCoder, StackConfig, TanhReLU
+from monosema.coders.activations.registry import activation_kinds
 from monosema.coders.config import ActivationConfig
 from monosema.coders.site_transform import SiteTransform
 from monosema.core.errors import FileError, ShapeError
@@ -110,7 +111,7 @@ def test_everything_a_dictionary_carries_survives(name: str, tmp_path: Path) -> 
 
 def test_every_field_has_a_case() -> None:
     activations = [config.activation for config in CONFIGS.values()]
-    for cls in (CoderConfig, StackConfig, *get_args(ActivationConfig)):
+    for cls in (CoderConfig, StackConfig, *activation_kinds().values()):
         held = [each for each in (*CONFIGS.values(), *activations) if type(each) is cls]
         assert held, f"no case has a {cls.__name__}"
         assert _never_changed(cls, held) == [], f"of {cls.__name__}"

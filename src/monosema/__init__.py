@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from monosema.core.lazy import lazy_exports
+from monosema.core.lazy import open_exports
 from monosema.core.openmp import let_threads_sleep
 
 # Torch reads this when it first allocates: huge pages for large CPU tensors make a training step a tenth faster.
@@ -21,7 +21,6 @@ let_threads_sleep()
 
 _HOMES = {
     "monosema.coders": ("CLT", "SAE", "CrossLayerTranscoder", "Crosscoder", "Latents", "SparseCoder", "Transcoder"),
-    "monosema.coders.config": ("AbsTopK", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TanhReLU", "TopK"),
     "monosema.core.errors": ("UserError",),
     "monosema.data": (
         "ActivationCache",
@@ -69,11 +68,11 @@ _HOMES = {
         "Tanh",
     ),
 }
-_get, __all__ = lazy_exports(__name__, _HOMES)
+_get = open_exports(__name__, _HOMES, "monosema.coders.activations.configs")
 
 if TYPE_CHECKING:
     from monosema.coders import CLT, SAE, Crosscoder, CrossLayerTranscoder, Latents, SparseCoder, Transcoder
-    from monosema.coders.config import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TanhReLU, TopK
+    from monosema.coders.activations.configs import *  # noqa: F403
     from monosema.core.errors import UserError
     from monosema.data import ActivationCache, ActivationStream, Mixture, TextSource, Tokens, load_tokens, pretokenize
     from monosema.data.packing_config import Packing, Positions
@@ -131,4 +130,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*_get("__all__"), "__version__"]

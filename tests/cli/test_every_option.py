@@ -12,6 +12,7 @@ import yaml
 
 from monosema.cli.main import main
 from monosema.core.config import merge
+from monosema.core.families import is_family
 from monosema.runs.config import RunConfig
 
 MAPPINGS = {
@@ -63,8 +64,8 @@ def leaves(cls: type, prefix: str = "", kinds: tuple[tuple[str, str], ...] = ())
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         path, hint = f"{prefix}{field.name}", hints[field.name]
-        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        options = typing.get_args(hint) if union else (hint,)
+        union = is_family(hint) or typing.get_origin(hint) in (typing.Union, types.UnionType)
+        options = tuple(hint.kinds().values()) if is_family(hint) else typing.get_args(hint) if union else (hint,)
         configs = [each for each in options if dataclasses.is_dataclass(each)]
         for config in configs:
             chosen = (*kinds, (path, config.__name__)) if union else kinds

@@ -57,7 +57,13 @@ def test_every_part_of_a_run_is_said_when_it_begins(tmp_path: Path, caplog: pyte
     ]
     collecting = said[3].removeprefix("collecting activations: ").removesuffix(" tok")
     assert 192 <= int(collecting) < 192 + 32, "no more than a context beyond the run"
-    assert said[4:] == ["setting the initial values ...", "train: 192 tok", "evaluate: 320 tok"]
+    assert said[4:] == [
+        "setting the initial values ...",
+        "train: 192 tok",
+        "preparing the evaluation ...",
+        "means of the sites: 320 tok",
+        "evaluate: 320 tok",
+    ]
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="monosema"):
         launch(config, tmp_path / "quiet", progress=False)

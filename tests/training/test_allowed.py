@@ -9,18 +9,20 @@ import torch
 from training_tiny import ACTIVATIONS, make_trainer
 
 from monosema.coders import CLT, SAE, ActivationConfig, Crosscoder, Dictionary, Transcoder
+from monosema.coders.activations.registry import activation_kinds
 from monosema.coders.config import TokenScaling
 from monosema.core.errors import ConfigError
 from monosema.training import Trainer, TrainingConfig, terms
 from monosema.training.allowed import (
-    DEFAULTS,
     LEVELS,
     POLICIES,
-    REFUSED,
     SPARSITIES,
     TOKEN_SCALINGS,
     VARIANTS,
+    activations,
     combinations,
+    default_sparsity,
+    refused,
 )
 
 D, F, ROWS = 6, 12, 16
@@ -59,7 +61,7 @@ def build(variant: str, activation: ActivationConfig) -> Dictionary:
 
 
 def test_the_table_names_everything_there_is():
-    assert set(DEFAULTS) == {kind.__name__ for kind in get_args(ActivationConfig)} == set(ACTIVATIONS)
+    assert set(activations()) == set(activation_kinds()) == set(ACTIVATIONS)
     assert set(SPARSITIES) == {"None"} | {kind.__name__ for kind in get_args(terms.Sparsity)} == set(LOSSES)
     assert set(LEVELS) == {"None"} | {kind.__name__ for kind in get_args(terms.LevelsConfig)} == set(NESTED)
     assert set(POLICIES) == {"None"} | {kind.__name__ for kind in get_args(terms.Revive)} == set(REVIVALS)
@@ -69,9 +71,9 @@ def test_the_table_names_everything_there_is():
 def test_refusals_are_fewer_than_a_fifth():
     every = list(combinations())
     assert len(every) == 5 * 7 * 7 * 3 * 5 + 5 * 7 * 2
-    refused = [each for each in every if each.refusal is not None]
-    assert 0 < len(refused) < len(every) / 5
-    assert all(pair[0] in reason or len(reason) > 20 for pair, reason in REFUSED.items())
+    found = [each for each in every if each.refusal is not None]
+    assert 0 < len(found) < len(every) / 5
+    assert all(pair[0] in reason or len(reason) > 20 for pair, reason in refused().items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -113,5 +115,6 @@ def test_every_combination_trains_or_is_refused_naming_both(variant, name):
 @pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_every_activation_trains_with_the_default(name):
     trainer = make_trainer(name, sparsity=None)
-    assert trainer.control.sparsity is DEFAULTS[name]
-    assert (trainer.control.controller is None) == (DEFAULTS[name] is None)
+    default = default_sparsity(type(ACTIVATIONS[name]))
+    assert trainer.control.sparsity == default
+    assert (trainer.control.controller is None) == (default is None)

@@ -71,7 +71,7 @@ def test_the_bound_follows_the_degree_of_the_penalty(sparsity: L1 | Lp, degree: 
     # R 3 of a miss of norm 2, decoded to norm 5, penalty 100: 1.2 · 3 · 5 / (degree · 2 · 100) = 0.09 / degree
     energies = torch.tensor([25.0, 4.0])
     empty = torch.zeros(1, 1)
-    loss = Loss({"mse": torch.tensor(3.0)}, torch.tensor(100.0), empty, empty, empty, (), energies)
+    loss = Loss({"mse": torch.tensor(3.0)}, torch.tensor(100.0), empty, empty, empty, energies)
     control = SparsityControl(sparsity, 1, 1000)
     for step in range(100):
         control.update_(step, loss, torch.tensor(40), 2, None)

@@ -130,7 +130,7 @@ def _chosen(old: Mapping[str, Any] | None, name: str, kind: type | None) -> dict
         values = {key: value for key, value in old.items() if key in names and key in _CARRIED}
     if any(field.name == "k" and field.default is dataclasses.MISSING for field in dataclasses.fields(kind)):
         values.setdefault("k", 32)
-        if name in ("TopK", "AbsTopK") and old.get("kind") != name:
+        if typing.get_type_hints(kind)["k"] is int and old.get("kind") != name:
             values["k"] = round(values["k"])
     return {**({"kind": name} if getattr(kind, "is_variant", False) else {}), **values}
 

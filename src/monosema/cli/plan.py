@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monosema.cli.options import load_libraries, parse
 from monosema.cli.output import show, show_error
-from monosema.cli.train import CHOICES
+from monosema.cli.train import choices
 from monosema.core.plain import dump_json
 from monosema.runs.config import RunConfig
 
@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         help="count an activation cache of the run's tokens too, in this type",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-    parsed = parse(RunConfig, arguments, parser, CHOICES)
+    parsed = parse(RunConfig, arguments, parser, choices())
     load_libraries("monosema.runs.planning")
     from monosema.runs.planning import plan
 

@@ -10,19 +10,22 @@ from typing import get_args
 from monosema.cli.kinds import Choices
 from monosema.cli.options import load_libraries, parse
 from monosema.cli.output import show
-from monosema.coders.config import ActivationConfig
+from monosema.coders.activations.registry import activation_kinds
 from monosema.runs.config import CacheSource, RunConfig
 from monosema.training.terms import FineTuning, LevelsConfig, Revive, SparseConnection, Sparsity
 
-CHOICES: Choices = {
-    "cache": {"CacheSource": CacheSource, "none": None},
-    "coder.activation": {kind.__name__: kind for kind in get_args(ActivationConfig)},
-    "training.sparsity": {kind.__name__: kind for kind in get_args(Sparsity)} | {"none": None},
-    "training.levels": {kind.__name__: kind for kind in get_args(LevelsConfig)} | {"none": None},
-    "training.revive": {kind.__name__: kind for kind in get_args(Revive)} | {"none": None},
-    "training.finetuning": {"FineTuning": FineTuning, "none": None},
-    "training.sparse_connection": {"SparseConnection": SparseConnection, "none": None},
-}
+
+def choices() -> Choices:
+    """The options of a run that hold one of several configs."""
+    return {
+        "cache": {"CacheSource": CacheSource, "none": None},
+        "coder.activation": activation_kinds(),
+        "training.sparsity": {kind.__name__: kind for kind in get_args(Sparsity)} | {"none": None},
+        "training.levels": {kind.__name__: kind for kind in get_args(LevelsConfig)} | {"none": None},
+        "training.revive": {kind.__name__: kind for kind in get_args(Revive)} | {"none": None},
+        "training.finetuning": {"FineTuning": FineTuning, "none": None},
+        "training.sparse_connection": {"SparseConnection": SparseConnection, "none": None},
+    }
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="monosema train", description=__doc__, add_help=False)
     parser.add_argument("--out", type=Path, help="run folder (required to train)")
     parser.add_argument("--progress-every", type=float, default=30.0, help="seconds between lines of progress")
-    parsed = parse(RunConfig, arguments, parser, CHOICES)
+    parsed = parse(RunConfig, arguments, parser, choices())
     if parsed.extra.out is None:
         parser.error("--out is required: the folder for config, checkpoints, dictionary and report")
     load_libraries("monosema.runs.launch")

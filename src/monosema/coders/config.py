@@ -2,183 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar, Literal, Union, cast, get_args
+from dataclasses import dataclass
+from typing import Literal
 
+from monosema.coders.activations.configs import *  # noqa: F403  the built-in activations, under this name too
+from monosema.coders.activations.family import ActivationConfig, FixedCount
 from monosema.core.config import check_types
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
-from monosema.core.spelling import spelled_out
-
-if TYPE_CHECKING:
-    from monosema.coders.activations.base import Activation
-
-Kernel = Literal["rectangle", "triangle", "epanechnikov", "gaussian"]
-Inference = Literal["topk", "threshold"]
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class ReLU:
-    """``f = ReLU(pre)``; sparse only through a sparsity loss."""
-
-    is_variant: ClassVar[bool] = True
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.relu import ReLUActivation
-
-        return ReLUActivation(self, d_sae)
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class TanhReLU:
-    """``f = tanh(ReLU(pre))``; sparse only through a sparsity loss, activations at most one."""
-
-    is_variant: ClassVar[bool] = True
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.tanhrelu import TanhReLUActivation
-
-        return TanhReLUActivation(self, d_sae)
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class TopK:
-    """The k largest positive pre-activations of each token (Gao et al. 2024, arXiv 2406.04093)."""
-
-    is_variant: ClassVar[bool] = True
-    k: int = field(kw_only=False)
-    """Active latents per token."""
-    inference: Inference = "topk"
-    """The rule at inference: the same k of each token, or all above the running threshold."""
-    weight_by_decoder_norm: bool = True
-    """Whether latents compete by ``pre_i · ‖W_dec_i‖``, what they would add, rather than by ``pre_i``; the same where
-    decoder rows are unit, as those of a trained dictionary are."""
-    threshold_rate: float = 0.05
-    """Share of the newest batch in the running mean of the selection threshold."""
-
-    def __post_init__(self) -> None:
-        _check_fixed_count(self)
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.topk import TopKActivation
-
-        return TopKActivation(self, d_sae)
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class AbsTopK:
-    """The k pre-activations of each token that are largest in magnitude, with their signs (arXiv 2510.00404)."""
-
-    is_variant: ClassVar[bool] = True
-    k: int = field(kw_only=False)
-    """Active latents per token."""
-    inference: Inference = "topk"
-    """The rule at inference: the same k of each token, or all whose magnitude exceeds the running threshold."""
-    weight_by_decoder_norm: bool = True
-    """Whether latents compete by ``|pre_i| · ‖W_dec_i‖`` rather than by ``|pre_i|``."""
-    threshold_rate: float = 0.05
-    """Share of the newest batch in the running mean of the selection threshold."""
-
-    def __post_init__(self) -> None:
-        _check_fixed_count(self)
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.abstopk import AbsTopKActivation
-
-        return AbsTopKActivation(self, d_sae)
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class BatchTopK:
-    """The k·B largest positive pre-activations of a batch of B tokens (Bussmann et al. 2024, arXiv 2412.06410)."""
-
-    is_variant: ClassVar[bool] = True
-    k: float = field(kw_only=False)
-    """Active latents per token, on average over the batch; may be fractional."""
-    inference: Inference = "threshold"
-    """The rule at inference: all above the running threshold, or the same choice in the batch at hand."""
-    weight_by_decoder_norm: bool = True
-    """Whether latents compete by ``pre_i · ‖W_dec_i‖``, what they would add, rather than by ``pre_i``; the same where
-    decoder rows are unit, as those of a trained dictionary are."""
-    threshold_rate: float = 0.05
-    """Share of the newest batch in the running mean of the selection threshold, which is the rule at inference."""
-
-    def __post_init__(self) -> None:
-        _check_fixed_count(self)
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.batchtopk import BatchTopKActivation
-
-        return BatchTopKActivation(self, d_sae)
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class JumpReLU:
-    """``f = pre · 1[pre > θ]`` with a learned threshold per latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
-
-    is_variant: ClassVar[bool] = True
-    init_threshold: float | None = None
-    """Threshold of every latent at the start, in the units of the (scaled) pre-activations. By default training starts
-    with the one that lets six times the wanted L0 through, where one is wanted, and 0.1 otherwise."""
-    bandwidth: float = 0.5
-    """Width ε of the window around the threshold through which it learns, in the same units."""
-    kernel: Kernel = "rectangle"
-    """Shape of that window."""
-    ste_to_input: bool = True
-    """Whether the straight-through estimates reach the pre-activations too (Anthropic, January 2025)."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        start = self.init_threshold
-        _require(start is None or start >= 0, f"JumpReLU: init_threshold must not be negative, got {start}")
-        _require(self.bandwidth > 0, f"JumpReLU: bandwidth must be positive, got {self.bandwidth}")
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.jumprelu import JumpReLUActivation
-
-        return JumpReLUActivation(self, d_sae)
-
-
-@explains_options
-@dataclass(frozen=True, kw_only=True)
-class Gated:
-    """``f = 1[pre + b_gate > 0] · ReLU(exp(r_mag) · pre + b_mag)`` (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
-
-    is_variant: ClassVar[bool] = True
-
-    def build(self, d_sae: int) -> Activation:
-        from monosema.coders.activations.gated import GatedActivation
-
-        return GatedActivation(self, d_sae)
-
-
-FixedCount = Union[TopK, AbsTopK, BatchTopK]
-ActivationConfig = Union[ReLU, TanhReLU, TopK, AbsTopK, BatchTopK, JumpReLU, Gated]
-
-
-def usual_k(width: int) -> int:
-    """The k of a dictionary of ``width`` latents where none is given."""
-    return max(1, min(32, width))
-
-
-def activation_named(text: str, most: int) -> ActivationConfig:
-    """The activation that ``text`` names: ``"topk"``, ``"TopK(16)"``, ``"relu"``; of those with a k, ``usual_k`` of
-    ``most`` latents by default. Raises ``ConfigError`` for another name."""
-    kinds = {kind.__name__: kind for kind in get_args(ActivationConfig)}
-    plain = spelled_out(text, kinds)
-    if not isinstance(plain, Mapping):
-        raise ConfigError(f"activation: expected one of {', '.join(kinds)} (ms.TopK(16) or 'topk'), got {text!r:.80}")
-    kind = kinds[plain["kind"]]
-    default = {"k": usual_k(most)} if any(each.name == "k" for each in fields(kind)) else {}
-    return cast(ActivationConfig, kind(**{**default, **{key: plain[key] for key in plain if key != "kind"}}))
-
 
 BDecMode = Literal["input_and_output", "output", "separate", "none"]
 DecoderInit = Literal["random", "orthogonal", "zeros"]
@@ -218,7 +49,7 @@ class CoderConfig:
     decoder_init: DecoderInit = "random"
     """Starting directions of the decoder rows: random, orthogonal in blocks of ``d_out`` rows, or zero."""
     decoder_init_norm: float | None = None
-    """Starting norm of the decoder rows: by default 0.1, and 1 for tanh-ReLU."""
+    """Starting norm of the decoder rows: by default what the activation declares, 0.1 and for tanh-ReLU 1."""
     encoder_init: EncoderInit = "auto"
     """Encoder rows start as the decoder's, or drawn anew (norm one). ``auto``: the former where input and output are
     one site; a transcoder's directions of input and output have nothing to do with each other."""
@@ -236,8 +67,8 @@ class CoderConfig:
         for name in ("d_in", "d_sae", "d_out"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         if self.decoder_init_norm is None:
-            object.__setattr__(self, "decoder_init_norm", 1.0 if isinstance(self.activation, TanhReLU) else 0.1)
-        k = getattr(self.activation, "k", None)
+            object.__setattr__(self, "decoder_init_norm", self.activation.decoder_init_norm)
+        k = self.activation.k if isinstance(self.activation, FixedCount) else None
         _require(k is None or k <= self.d_sae, f"k={k} exceeds d_sae={self.d_sae}; lower k or widen the dictionary")
         _require(
             self.b_dec != "input_and_output" or self.d_in == self.d_out,
@@ -369,16 +200,6 @@ class StackConfig:
             )
             for n, width in enumerate(self.read_widths)
         )
-
-
-def _check_fixed_count(config: FixedCount) -> None:
-    check_types(config)
-    name, rate = type(config).__name__, config.threshold_rate
-    least = "positive" if isinstance(config, BatchTopK) else "at least 1"
-    _require(
-        config.k > 0 and (isinstance(config, BatchTopK) or config.k >= 1), f"{name}: k must be {least}, got {config.k}"
-    )
-    _require(0 < rate <= 1, f"{name}: threshold_rate must be in (0, 1], got {rate}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -76,9 +76,8 @@ def translate_(state: dict[str, Any], prefix: str, rows: Tensor, activation: Act
         else:
             state[prefix + "W_enc_rows"] = rows
             errors.append(f"W_enc: expected [d_in, d_sae] = {list(rows.T.shape)}, got {list(W_enc.shape)}")
-    parameters = dict(activation.named_parameters())
-    for name in OF_ACTIVATION:
-        if name in parameters and prefix + name in state:
+    for name, _ in activation.named_parameters():
+        if prefix + name in state:
             state[f"{prefix}activation.{name}"] = state.pop(prefix + name)
     if isinstance(activation, FixedCountActivation) and prefix + "threshold" in state:
         values = torch.as_tensor(state.pop(prefix + "threshold")).double().unique().tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -183,6 +183,8 @@ def estimate_scaling(
     parts = rows.double().split(list(widths), dim=1)
     if kind == "whitening":
         return Scaling(tuple(_whitening(part, epsilon) for part in parts))
+    if kind != "expected_norm":
+        assert_never(kind)
     sites = []
     for part in parts:
         norm = float(part.norm(dim=1).mean())

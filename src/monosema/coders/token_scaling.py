@@ -57,6 +57,8 @@ def _scale_site(x: Tensor, kind: TokenScaling) -> ScaledTokens:
     if kind == "constant_norm":
         norm, root = torch.linalg.vector_norm(x, dim=-1, keepdim=True), math.sqrt(x.shape[-1])
         return ScaledTokens(x / norm.clamp(min=_SMALLEST_NORM) * root, norm / root, None)
+    if kind != "layer_norm":
+        raise AssertionError(f"there is no scaling {kind!r} of a token")
     mean = x.mean(-1, keepdim=True)
     centred = x - mean
     deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)

@@ -2,7 +2,8 @@
 
 A config is a frozen, keyword-only dataclass. Reading is strict: an unknown key is an error with a suggestion,
 a value of the wrong type is an error with its path (``training.lr``). Where a field may hold one of several
-configs (an activation, an objective), the plain form carries the class's name under ``kind``.
+configs (an activation, an objective), the plain form carries the class's name under ``kind``. The several are the
+members of a union, or the kinds registered in a family (``core/families.py``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from monosema.core.errors import ConfigError, FileError, nearest_names
+from monosema.core.families import is_family
 from monosema.core.files import read_json, read_text
 from monosema.core.peers import peers_option
 from monosema.core.plain import check_plain, twice
@@ -227,12 +229,20 @@ def check_values(values: Mapping[str, Any], expected: Mapping[str, Any], where: 
             raise FileError(f"{where}: {_wrong(name, _words(kind), value)}")
 
 
+def _options(expected: Any) -> tuple[Any, ...] | None:
+    """What ``expected`` leaves the choice of: the members of a union, the kinds of a family; None for anything else."""
+    if typing.get_origin(expected) in (Union, types.UnionType):
+        members = typing.get_args(expected)
+        return tuple(each for member in members for each in (_options(member) or (member,)))
+    return tuple(expected.kinds().values()) if is_family(expected) else None
+
+
 def _holds(expected: Any, value: Any) -> bool:
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if expected is Any:
         return True
-    if origin in (Union, types.UnionType):
-        return any(_holds(each, value) for each in arguments)
+    if (options := _options(expected)) is not None:
+        return any(_holds(each, value) for each in options)
     if origin is Literal:
         return any(value == each and type(value) is type(each) for each in arguments)
     if origin in (tuple, list):
@@ -252,8 +262,9 @@ def _holds(expected: Any, value: Any) -> bool:
 
 
 def _words(expected: Any) -> str:
-    if typing.get_origin(expected) in (Union, types.UnionType):
-        return " or ".join(_words(each) for each in typing.get_args(expected))
+    if (options := _options(expected)) is not None:
+        words = " or ".join(_words(each) for each in options)
+        return f"{words} (or another {expected.__name__} that is registered)" if is_family(expected) else words
     if typing.get_origin(expected) is Literal:
         return " or ".join(repr(each) for each in typing.get_args(expected))
     if typing.get_origin(expected) is list:
@@ -279,8 +290,8 @@ def _read(expected: Any, plain: Any, path: str, as_typed: bool) -> Any:
     origin = typing.get_origin(expected)
     if expected is Any:
         return plain
-    if origin in (Union, types.UnionType):
-        return _read_union(typing.get_args(expected), plain, path, as_typed)
+    if (options := _options(expected)) is not None:
+        return _read_union(options, plain, path, as_typed)
     if origin is Literal:
         if not any(plain == option and type(plain) is type(option) for option in typing.get_args(expected)):
             raise _wrong(path, " or ".join(repr(option) for option in typing.get_args(expected)), plain)

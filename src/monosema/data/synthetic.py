@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -116,6 +116,8 @@ class SyntheticFeatures:
             own = torch.randn(n, self.n_features, generator=generator)
             gaussian = math.sqrt(self.correlation) * shared + math.sqrt(1 - self.correlation) * own
             return gaussian > torch.special.ndtri(1 - p)
+        if self.kind != "hierarchical":
+            assert_never(self.kind)
         fires = torch.zeros(n, n_groups, self.group_size, dtype=torch.bool)
         fires[:, :, 0] = torch.rand(n, n_groups, generator=generator) < p.view(n_groups, self.group_size)[:, 0]
         has_child = fires[:, :, 0] & (torch.rand(n, n_groups, generator=generator) < self.child_probability)

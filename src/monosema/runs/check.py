@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from monosema import hub
+from monosema.coders.activations.family import FixedCount
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, refuse_misspelling
 from monosema.data.cache.rows import check_cache_options
@@ -119,4 +120,6 @@ def _counts(config: RunConfig) -> tuple[float, ...]:
     """The options that the number of latents bounds."""
     levels = config.training.levels
     widths = (levels.widths or ()) if isinstance(levels, Matryoshka) else ()
-    return (getattr(config.coder.activation, "k", 0), config.training.k_start or 0, *widths)
+    activation = config.coder.activation
+    k = activation.k if isinstance(activation, FixedCount) else 0
+    return (k, config.training.k_start or 0, *widths)

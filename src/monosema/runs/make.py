@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monosema.coders import CLT, SAE, Crosscoder, Dictionary, Transcoder
+from monosema.coders import CLT, SAE, Crosscoder, TrainableDictionary, Transcoder
 from monosema.core.errors import ConfigError
 from monosema.data.sites import RowLayout
 from monosema.runs.config import CoderOptions
@@ -19,7 +19,7 @@ _VARIANTS = {
 }
 
 
-def make_coder(options: CoderOptions, layout: RowLayout) -> Dictionary:
+def make_coder(options: CoderOptions, layout: RowLayout) -> TrainableDictionary:
     """The coder of ``options`` for the sites of ``layout``.
 
     Raises ``ConfigError`` for an option that the variant, which the sites decide, does not have.
@@ -48,6 +48,8 @@ def make_coder(options: CoderOptions, layout: RowLayout) -> Dictionary:
         return Crosscoder(reads, d_sae, causal=options.causal, **start, **plain)
     if variant == "SAE":
         return SAE(reads[0], d_sae, b_dec=options.b_dec or "input_and_output", **start, **plain)
+    if variant != "Transcoder":
+        raise AssertionError(f"there is no variant {variant!r} to make")
     own: dict[str, Any] = {"skip": options.skip, "b_dec": options.b_dec or "output"}
     return Transcoder(sum(reads), sum(writes), d_sae, **own, **start, **plain)
 

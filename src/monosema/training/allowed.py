@@ -11,39 +11,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from monosema.coders.config import ActivationConfig
+from monosema.coders.activations.family import ActivationConfig, FixedCount
+from monosema.coders.activations.registry import activation_kinds
+from monosema.core.config import from_plain
 from monosema.core.errors import ConfigError
 from monosema.training.config import PER_TOKEN
-from monosema.training.terms import L0, L1, Sparsity
+from monosema.training.terms import Sparsity
 
 VARIANTS = ("SAE", "Transcoder", "SkipTranscoder", "Crosscoder", "CrossLayerTranscoder")
-ACTIVATIONS = ("ReLU", "TanhReLU", "TopK", "AbsTopK", "BatchTopK", "JumpReLU", "Gated")
 SPARSITIES = ("None", "L1", "Lp", "Tanh", "L0", "QuadraticL0", "RatioL0")
 LEVELS = ("None", "Matryoshka", "HierarchicalTopK")
 POLICIES = ("None", "AuxK", "GhostGradients", "PreActivationLoss", "Resample")
 TOKEN_SCALINGS = ("none", *PER_TOKEN)
 
 _FIXED = "its number of active latents is fixed by k already; a loss on magnitudes (L1, Lp, Tanh) is possible"
-REFUSED: dict[tuple[str, str], str] = {
-    (activation, sparsity): _FIXED
-    for activation in ("TopK", "AbsTopK", "BatchTopK")
-    for sparsity in ("L0", "QuadraticL0", "RatioL0")
-} | {
-    ("SkipTranscoder", scaling): "the skip connection would read tokens that are not scaled; use a linear input_scaling"
-    for scaling in PER_TOKEN
-}
-"""Pairs that are refused, with the reason."""
+_COUNTS = ("L0", "QuadraticL0", "RatioL0")
+_UNSCALED = "the skip connection would read tokens that are not scaled; use a linear input_scaling"
 
-DEFAULTS: dict[str, Sparsity | None] = {
-    "ReLU": L1(target_l0=32),
-    "TanhReLU": L1(target_l0=32),
-    "Gated": L1(target_l0=32),
-    "JumpReLU": L0(target_l0=32),
-    "TopK": None,
-    "AbsTopK": None,
-    "BatchTopK": None,
-}
-"""The sparsity loss of each activation where none is given."""
+
+def activations() -> tuple[str, ...]:
+    """The registered activations."""
+    return tuple(activation_kinds())
+
+
+def refused() -> dict[tuple[str, str], str]:
+    """Pairs that are refused, with the reason."""
+    fixed = [name for name, kind in activation_kinds().items() if issubclass(kind, FixedCount)]
+    return {(activation, sparsity): _FIXED for activation in fixed for sparsity in _COUNTS} | {
+        ("SkipTranscoder", scaling): _UNSCALED for scaling in PER_TOKEN
+    }
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Combination:
     def refusal(self) -> str | None:
         """Why it is refused, or None."""
         names = (self.variant, self.activation, self.sparsity, self.levels, self.policy, self.token_scaling)
-        for pair, reason in REFUSED.items():
+        for pair, reason in refused().items():
             if set(pair) <= set(names):
                 return f"{pair[0]} and {pair[1]} cannot be used together: {reason}"
         return None
@@ -69,15 +65,20 @@ class Combination:
 
 def combinations() -> Iterator[Combination]:
     """Every combination there is, allowed and refused."""
-    for names in product(VARIANTS, ACTIVATIONS, SPARSITIES, LEVELS, POLICIES):
+    for names in product(VARIANTS, activations(), SPARSITIES, LEVELS, POLICIES):
         yield Combination(*names)
-    for variant, activation, scaling in product(VARIANTS, ACTIVATIONS, PER_TOKEN):
+    for variant, activation, scaling in product(VARIANTS, activations(), PER_TOKEN):
         yield Combination(variant, activation, "None", "None", "None", scaling)
 
 
 def resolve_sparsity(activation: ActivationConfig, sparsity: Sparsity | None) -> Sparsity | None:
     """The sparsity loss to use where ``None`` stands for the activation's own."""
-    return DEFAULTS[type(activation).__name__] if sparsity is None else sparsity
+    return default_sparsity(type(activation)) if sparsity is None else sparsity
+
+
+def default_sparsity(kind: type[ActivationConfig]) -> Sparsity | None:
+    """The sparsity loss of an activation where none is given."""
+    return from_plain(_SparsityField, {"sparsity": kind.default_sparsity}).sparsity
 
 
 def check_combination(
@@ -93,3 +94,8 @@ def check_combination(
     refusal = Combination(*(variant, *names, token_scaling)).refusal
     if refusal is not None:
         raise ConfigError(refusal)
+
+
+@dataclass(frozen=True)
+class _SparsityField:
+    sparsity: Sparsity | None

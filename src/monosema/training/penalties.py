@@ -6,7 +6,7 @@ Shape letters: B tokens, F latents, S sites written, O output width, E entries l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import assert_never, final
 
 import torch
 from torch import Tensor
@@ -93,9 +93,15 @@ def penalty(coder: SparseCoder, encoding: Encoding, sparsity: Sparsity, coeffici
 
 def norm_weights(coder: SparseCoder, weighting: Weighting) -> tuple[Tensor, Tensor | None]:
     """``[F]`` what multiplies each latent's activations, and the norms it is the sum of, ``[F, S]`` or ``[F, 1]``."""
-    if weighting == "none":
-        return torch.ones_like(coder.W_dec[:, 0]), None
-    norms_FS = coder.W_dec.norm(dim=1, keepdim=True) if weighting == "concatenated_norm" else coder.site_norms()
+    match weighting:
+        case "none":
+            return torch.ones_like(coder.W_dec[:, 0]), None
+        case "concatenated_norm":
+            norms_FS = coder.W_dec.norm(dim=1, keepdim=True)
+        case "decoder_norm":
+            norms_FS = coder.site_norms()
+        case _:
+            assert_never(weighting)
     return norms_FS.sum(1), norms_FS
 
 
@@ -113,6 +119,8 @@ def _value(sparsity: L1 | Lp | Tanh, v: Tensor, entries: Latents, p: float) -> T
             return (sparsity.scale * v).tanh().sum()
         case Lp():
             return _powers(v, entries, p).pow(1 / p if sparsity.root else 1).sum()
+        case _:
+            assert_never(sparsity)
 
 
 def _token_factor(sparsity: L1 | Lp | Tanh, v: Tensor, entries: Latents, p: float) -> Tensor | None:
@@ -132,6 +140,8 @@ def _slope(sparsity: L1 | Lp | Tanh, v: Tensor, factor: Tensor | None, entries: 
         case Lp():
             slope = p * v.clamp(min=_floor(v)).pow(p - 1)
             return slope if factor is None else factor[entries.rows()] * slope
+        case _:
+            assert_never(sparsity)
 
 
 def _floor(v: Tensor) -> float:
@@ -154,4 +164,6 @@ def _count_penalty(selection: Selection, sparsity: L0 | QuadraticL0 | RatioL0, c
             off = counts.sum() / n_tokens / sparsity.target - 1
             value = off.square()
             g_token = (coefficient * 2 / (sparsity.target * n_tokens) * off).expand_as(counts)
+        case _:
+            assert_never(sparsity)
     return Penalty(value, LatentGradients(near_step=g_token[near.rows()], window=sparsity.bandwidth))

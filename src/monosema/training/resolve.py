@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch.amp.autocast_mode import is_autocast_available
 
-from monosema.coders import Dictionary, SparseCoder
-from monosema.coders.config import Gated, TanhReLU, TokenScaling
-from monosema.coders.variant import variant_of
+from monosema.coders import TrainableDictionary
+from monosema.coders.activations.family import FixedCount
+from monosema.coders.config import TokenScaling
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
 from monosema.training.allowed import check_combination, resolve_sparsity
@@ -17,23 +17,28 @@ from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Objective
 
 
-def has_unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
+def has_unit_norm(coder: TrainableDictionary, config: TrainingConfig) -> bool:
     zeros = getattr(coder.config, "decoder_init", "random") == "zeros"
-    tanh = isinstance(coder.config.activation, TanhReLU)
+    activation = coder.config.activation
+    unscalable = activation.scale_equivariance() == "none"
     per_target = getattr(coder.config, "tied", "none") == "per_target"
     if config.decoder == "unit_norm":
-        for met, what in ((zeros, "decoder_init='zeros'"), (tanh, "TanhReLU"), (per_target, "tied='per_target'")):
+        for met, what in (
+            (zeros, "decoder_init='zeros'"),
+            (unscalable, type(activation).__name__),
+            (per_target, "tied='per_target'"),
+        ):
             if met:
                 raise ConfigError(f"decoder='unit_norm' cannot be used with {what}; use decoder='free'")
     if config.decoder != "auto":
         return config.decoder == "unit_norm"
-    weighting = getattr(resolve_sparsity(coder.config.activation, config.sparsity), "weighting", None)
+    weighting = getattr(resolve_sparsity(activation, config.sparsity), "weighting", None)
     connects = config.sparse_connection is not None  # the term is lowered by short rows as well
-    wanted = weighting == "none" or connects or isinstance(coder.config.activation, Gated)
-    return wanted and not (zeros or tanh or per_target)
+    wanted = weighting == "none" or connects or activation.prefers_unit_norm
+    return wanted and not (zeros or unscalable or per_target)
 
 
-def resolve_token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenScaling:
+def resolve_token_scaling(coder: TrainableDictionary, config: TrainingConfig) -> TokenScaling:
     """The scaling by each token's size, which ``input_scaling`` or the coder itself may name."""
     own, kind = coder.config.token_scaling, config.input_scaling
     wanted = kind if kind == "constant_norm" or kind == "layer_norm" else own
@@ -50,23 +55,23 @@ def resolve_token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenSca
     return wanted
 
 
-def check_training(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+def check_training(coder: TrainableDictionary, config: TrainingConfig, batch_size: int) -> None:
     """Raise ``ConfigError`` for options that ``coder`` cannot have, or not together; nothing is changed."""
     sparsity = resolve_sparsity(coder.config.activation, config.sparsity)
     scaling = resolve_token_scaling(coder, config)
     names = (coder.config.activation, sparsity, config.levels, config.revive)
-    check_combination(variant_of(coder), *names, scaling)
+    check_combination(coder.variant, *names, scaling)
     replace(coder.config, token_scaling=scaling)
     has_unit_norm(coder, config)
     Objective.of(coder, config, sparsity)
     _check_options(coder, config, batch_size)
 
 
-def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+def _check_options(coder: TrainableDictionary, config: TrainingConfig, batch_size: int) -> None:
     if config.k_start is not None:
-        if not hasattr(coder.config.activation, "k"):
+        if not isinstance(coder.config.activation, FixedCount):
             name = type(coder.config.activation).__name__
-            raise ConfigError(f"k_start anneals k, which {name} has not; use TopK, AbsTopK or BatchTopK")
+            raise ConfigError(f"k_start anneals k, which {name} does not have; use TopK, AbsTopK or BatchTopK")
         if config.k_start > coder.parts[0].coder.d_sae:
             raise ConfigError(f"k_start={config.k_start} exceeds the {coder.parts[0].coder.d_sae} latents")
     if config.tokens == 0 and not coder.is_trained:
@@ -95,5 +100,5 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
         )
     if config.autocast is not None and not is_autocast_available(coder.device.type):
         raise ConfigError(f"torch has no autocast for the device {coder.device.type!r}; leave autocast out")
-    if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
+    if config.sparse_connection is not None and coder.is_layered:
         raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")

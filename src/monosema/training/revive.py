@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import assert_never, final
 
 import torch
 from torch import Tensor
 
 from monosema.coders import Encoding, Everywhere, ExtraEntries, SparseCoder
-from monosema.coders.activations.jumprelu import JumpReLUActivation
 from monosema.coders.parts import Part
 from monosema.core.devices import LateNumbers
 from monosema.kernels import Latents, decode, latents_from_mask, latents_from_pairs
@@ -33,7 +32,7 @@ class Dead:
     """Which part this is."""
 
     @staticmethod
-    def of(mask_F: Tensor, parts: Sequence[Part]) -> tuple[Dead, ...]:
+    def of(mask_F: Tensor, parts: Sequence[Part[SparseCoder]]) -> tuple[Dead, ...]:
         """For each of ``parts``, from the mask of all their latents."""
         masks = mask_F.split([part.coder.d_sae for part in parts])
         counts = LateNumbers(torch.stack([mask.count_nonzero() for mask in masks]))
@@ -73,7 +72,9 @@ class RevivalTerm:
 
 
 @torch.no_grad()
-def revival(part: Part, encoding: Encoding, batch: Batch, dead: Dead, policy: Revive | None) -> OnPart | None:
+def revival(
+    part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Dead, policy: Revive | None
+) -> OnPart | None:
     """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
     match policy:
         case AuxK() if dead.n > 0:
@@ -82,10 +83,13 @@ def revival(part: Part, encoding: Encoding, batch: Batch, dead: Dead, policy: Re
             return ghost_gradients(part, encoding, batch, dead.latents(), policy)
         case PreActivationLoss():
             return pre_activation_loss(part.coder, encoding, dead.mask_F, policy)
-    return None
+        case AuxK() | GhostGradients() | Resample() | None:
+            return None
+        case _:
+            assert_never(policy)
 
 
-def auxk(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: AuxK) -> OnPart:
+def auxk(part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: AuxK) -> OnPart:
     """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
     ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, ``max(0, pre)`` of the ``min(k, number dead)`` largest
@@ -97,7 +101,7 @@ def auxk(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: Aux
     n_tokens = len(error)
     k = min(config.k or default_k(coder), dead.numel())
     pre = coder.pre_activations_of(encoding, dead)
-    signed = bool(getattr(coder.activation, "signed", False))
+    signed = coder.activation.signed
     weights_F, score = coder.selection_weights(), pre.abs() if signed else pre
     size, places = (score if weights_F is None else score * weights_F[dead]).topk(k, dim=1)
     places, order = places.sort(dim=1)  # dead latents ascend
@@ -115,7 +119,9 @@ def auxk(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: Aux
     return OnPart((ExtraEntries(latents, weights * left * (-2 * scale), slope),), value)
 
 
-def ghost_gradients(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: GhostGradients) -> OnPart:
+def ghost_gradients(
+    part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: GhostGradients
+) -> OnPart:
     """``α · s · Σ w ‖e - ĝ‖²`` with ĝ the decode of ``exp(pre)`` of dead latents, scaled to half of e's norm.
 
     The norms' ratio ``‖e‖ / 2‖ĝ‖`` of each token, e and ``s = reconstruction / (Σ w ‖e - ĝ‖² + 1e-6)`` are constants.
@@ -156,11 +162,8 @@ def pre_activation_loss(coder: SparseCoder, encoding: Encoding, dead_F: Tensor, 
     below = n_tokens * thresholds - _sums(coder, encoding)
     below.index_add_(0, above.indices, above.values).clamp_(min=0)
     value = (share * below).sum()
-    own = {}
-    if isinstance(coder.activation, JumpReLUActivation):
-        own["activation.threshold"] = share * n_below
-    elif coder.b_enc is None:
-        own["activation.b_gate"] = -share * n_below
+    thresholds_gradient = coder.activation.threshold_gradients(share * n_below)
+    own = {f"activation.{name}": gradient for name, gradient in thresholds_gradient.items()}
     decoder_scale = (unweighted * below / norms.clamp(min=1e-8)).unsqueeze(1)
     return OnPart((Everywhere(-share, above, decoder_scale),), value, own)
 
@@ -210,7 +213,7 @@ def rewarm_steps(policy: Resample, n_steps: int, batch_size: int) -> int:
     return round(rule.rewarm_fraction * n_steps if rule.rewarm_tokens is None else rule.rewarm_tokens / batch_size)
 
 
-def _own(part: Part, of_all: Tensor) -> Tensor:
+def _own(part: Part[SparseCoder], of_all: Tensor) -> Tensor:
     """The columns a part writes; their mean over sites where one decoder serves several."""
     if of_all.shape[1] == 1:
         return of_all

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from monosema.core.errors import ConfigError
+
 
 def lr_factor(
     step: int,
@@ -32,6 +34,8 @@ def lr_factor(
         return edge * (1 - (1 - end_fraction) * done)
     if kind == "cosine_restarts" and done < 1 - 1e-9:
         done = (done * cycles + 1e-9) % 1  # a cycle's first step belongs to it, whatever the rounding
+    elif kind not in ("cosine", "cosine_restarts"):
+        raise ConfigError(f"the kind of schedule is constant, linear, cosine or cosine_restarts, got {kind!r:.80}")
     return edge * (end_fraction + (1 - end_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
 
 

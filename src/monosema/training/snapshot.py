@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from monosema.coders import Dictionary, Scaling
-from monosema.coders.activations.fixed import FixedCountActivation
+from monosema.coders import Scaling, TrainableDictionary
 from monosema.training.start import can_fold_norms
 
 
@@ -46,14 +45,13 @@ class Folding:
     """Whether its decoder rows are held at norm one."""
 
     @torch.no_grad()
-    def __call__(self, coder: Dictionary) -> Dictionary:
+    def __call__(self, coder: TrainableDictionary) -> TrainableDictionary:
         """A folded copy of ``coder``: what is saved."""
         coder = copy.deepcopy(coder)
         coder.requires_grad_(False)
         coder.is_trained = True
         for part in coder.parts:
-            if isinstance(part.coder.activation, FixedCountActivation):
-                part.coder.activation.k = part.coder.activation.config.k
+            part.coder.activation.use_k_(None)
         if not self.outputs.is_uniform:
             coder.fold_selection_weights()
         if not (self.inputs.is_identity and self.outputs.is_identity):
@@ -63,7 +61,7 @@ class Folding:
         return coder
 
 
-def on_host(coder: Dictionary, tensors: Mapping[str, Tensor] | None = None) -> Dictionary:
+def on_host(coder: TrainableDictionary, tensors: Mapping[str, Tensor] | None = None) -> TrainableDictionary:
     """A dictionary like ``coder`` on the CPU that has ``tensors``, named as in its ``state_dict``, for its own.
 
     They are not copied. By default, its own ones.

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, SparseCoder
-from monosema.coders.config import TanhReLU
+from monosema.coders import SparseCoder, TrainableDictionary
 from monosema.training.optimizer import renormalise_
 
 START_ROWS, START = 256, 6.0
 """Rows by which a dictionary with a wanted L0 starts at that many times as much."""
 
 
-def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
+def can_fold_norms(coder: TrainableDictionary, norms_are_equal: bool) -> bool:
     """Whether decoder norms can be folded into the encoder without changing which latents are active."""
-    activation = coder.config.activation
-    if isinstance(activation, TanhReLU) or getattr(coder.config, "tied", "none") == "per_target":
+    if getattr(coder.config, "tied", "none") == "per_target":
         return False
-    if not hasattr(activation, "k"):
-        return True
-    return norms_are_equal or bool(getattr(activation, "weight_by_decoder_norm", False))
+    match coder.config.activation.scale_equivariance():
+        case "none":
+            return False
+        case "common":
+            return norms_are_equal
+        case "each":
+            return True
+        case other:
+            assert_never(other)
 
 
 @torch.no_grad()
-def make_unit_norm_(coder: Dictionary) -> None:
+def make_unit_norm_(coder: TrainableDictionary) -> None:
     """Decoder rows of norm one in place, their norms moved into the encoder; thresholds follow where it is trained."""
     if coder.is_trained:
         coder.fold_W_dec_norm()
@@ -35,14 +41,14 @@ def make_unit_norm_(coder: Dictionary) -> None:
 
 
 @torch.no_grad()
-def bring_decoder_to_size_(coder: Dictionary) -> None:
+def bring_decoder_to_size_(coder: TrainableDictionary) -> None:
     """Decoder rows of norm one, or of mean norm one, in place, function and selection unchanged.
 
     A saved decoder is as large as raw activations make it; learning rates and windows are for scaled ones.
     """
     if can_fold_norms(coder, norms_are_equal=False):
         coder.fold_W_dec_norm()
-    elif not isinstance(coder.config.activation, TanhReLU) and getattr(coder.config, "tied", "none") != "per_target":
+    elif can_fold_norms(coder, norms_are_equal=True):
         for part in coder.parts:
             mean = part.coder.W_dec.norm(dim=1).mean().clamp(min=1e-8)
             part.coder.scale_latents_(mean.expand(part.coder.d_sae))

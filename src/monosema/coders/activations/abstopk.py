@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from monosema.coders.activations.fixed import FixedCountActivation
+from torch import Tensor
+
+from monosema.coders.activations.fixed import FixedCountActivation, choose_of_rows
+from monosema.kernels import Latents
 
 
 @final
@@ -15,3 +18,7 @@ class AbsTopKActivation(FixedCountActivation):
     """
 
     signed = True
+    count_rule = "abstopk"
+
+    def choose(self, pre_BF: Tensor, weights_F: Tensor | None, k: float, *, may_fill: bool) -> tuple[Latents, Tensor]:
+        return choose_of_rows(pre_BF, weights_F, k, signed=True, may_fill=may_fill)

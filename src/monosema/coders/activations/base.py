@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from monosema.coders.activations.family import SavedRule
+from monosema.core.errors import ConfigError
 from monosema.kernels import Latents, stack_tokens
 from monosema.kernels.select import Parts
 
@@ -110,6 +112,8 @@ class Activation(nn.Module, ABC):
     """Whether the coder adds ``b_enc`` to the pre-activations."""
     weights_by_decoder_norm = False
     """Whether the coder gives decoder norms as ``weights_F`` to the selection."""
+    signed = False
+    """Whether activations keep the sign of their pre-activations, and are chosen by magnitude (AbsTopK)."""
     learns_threshold = False
     """Whether near-threshold entries pass gradients from the output (JumpReLU)."""
 
@@ -168,9 +172,29 @@ class Activation(nn.Module, ABC):
         returns what must be added to the encoder bias for the rest, 0 without one."""
         return offsets_F
 
+    def saved_rule(self, dtype: torch.dtype) -> SavedRule | None:
+        """The rule at inference in the words that file formats share, its tensors ``[d_sae]`` in the coder's ``dtype``.
+
+        None for a rule that they have no word for: the dictionary is then saved in the library's own layout, and other
+        ones refuse it. Raises ``ConfigError`` where the rule needs a threshold that is not known yet.
+        """
+        return None
+
+    def use_k_(self, k: float | None) -> None:
+        """From now on select ``k`` latents a token in training, as a schedule says; the config's own k where None.
+
+        Activations of a fixed count do so. ``ConfigError`` for a k elsewhere.
+        """
+        if k is not None:
+            raise ConfigError(f"{type(self).__name__} selects no fixed number of latents, so its k cannot be {k}")
+
     def thresholds(self) -> Tensor | float:
         """θ: what a pre-activation must exceed, where the rule is one of thresholds; 0 elsewhere."""
         return 0.0
+
+    def threshold_gradients(self, gradient_F: Tensor) -> Mapping[str, Tensor]:
+        """∂loss of each own parameter, by name, given ``gradient_F [F]``, ∂loss with respect to ``thresholds()``."""
+        return {}
 
     def start_above_(self, threshold: float) -> float:
         """Before training, let only pre-activations above ``threshold >= 0`` be active, as far as own parameters can;

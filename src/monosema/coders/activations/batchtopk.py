@@ -20,21 +20,22 @@ class BatchTopKActivation(FixedCountActivation):
     Source: Bussmann et al. 2024, arXiv 2412.06410, section 3.
     """
 
+    count_rule = "batchtopk"
     _last_least: float | None = None
 
-    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None, *, may_fill: bool) -> tuple[Latents, Tensor]:
-        return self._choose_in_parts(lambda: iter([pre_BF]), len(pre_BF), weights_F, may_fill=may_fill)
+    def choose(self, pre_BF: Tensor, weights_F: Tensor | None, k: float, *, may_fill: bool) -> tuple[Latents, Tensor]:
+        return self._choose_in_parts(lambda: iter([pre_BF]), len(pre_BF), weights_F, k, may_fill=may_fill)
 
     def select_parts(
         self, parts: Parts, n_tokens: int, weights_F: Tensor | None = None, window: float | None = None
     ) -> Selection:
-        latents, least = self._choose_in_parts(parts, n_tokens, self._weights(weights_F), may_fill=True)
+        latents, least = self._choose_in_parts(parts, n_tokens, self._weights(weights_F), self.k, may_fill=True)
         return Selection(latents, least=least)
 
     def _choose_in_parts(
-        self, parts: Parts, n_tokens: int, weights_F: Tensor | None, *, may_fill: bool
+        self, parts: Parts, n_tokens: int, weights_F: Tensor | None, k: float, *, may_fill: bool
     ) -> tuple[Latents, Tensor]:
-        n_entries = min(round(self.k * n_tokens), n_tokens * self.d_sae)
+        n_entries = min(round(k * n_tokens), n_tokens * self.d_sae)
         guess = None if self._last_least is None else 0.9 * self._last_least
         latents, least = select_batch_top_k_of_parts(
             parts, (n_tokens, self.d_sae), n_entries, guess, weights_F, signed=self.signed, may_fill=may_fill

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
+from monosema.coders.activations.family import FixedCount, SavedRule
 from monosema.coders.activations.running import RunningThreshold, common_factor
-from monosema.coders.config import FixedCount
+from monosema.core.errors import ConfigError
 from monosema.kernels import Latents, Scores, select_above, select_row_top_k
 
 
 class FixedCountActivation(Activation):
-    """A fixed number of latents is chosen by a score: ``pre`` (or ``|pre|``), times ``‖W_dec_i‖`` where asked for.
+    """The head of activations that choose a fixed number of latents by a score.
 
+    The score is ``pre`` (or ``|pre|`` where ``signed``), times ``‖W_dec_i‖`` where asked for. ``choose`` says how.
     At inference the same choice is made again (``inference="topk"``), or entries whose score exceeds the running
     threshold are active (``inference="threshold"``; before the first training step the same choice).
     """
 
-    signed = False
-    """Whether the score is the magnitude, and activations keep their sign."""
+    count_rule: ClassVar[str | None] = None
+    """The word of file formats for the choice, made again at inference; None where they have none."""
 
     def __init__(self, config: FixedCount, d_sae: int):
         super().__init__()
-        self.k: float = config.k
+        self._k = config.k
         self.d_sae = d_sae
         self.config = config
         self.weights_by_decoder_norm = config.weight_by_decoder_norm
         self.running = RunningThreshold(config.threshold_rate)
 
-    def _choose(self, pre_BF: Tensor, weights_F: Tensor | None, *, may_fill: bool) -> tuple[Latents, Tensor]:
-        """The entries chosen, here k of each token, and the threshold of scores that the choice amounts to (0-d).
+    @abstractmethod
+    def choose(self, pre_BF: Tensor, weights_F: Tensor | None, k: float, *, may_fill: bool) -> tuple[Latents, Tensor]:
+        """The entries chosen, ``k`` of each token or on average, and the threshold of scores this amounts to (0-d).
 
-        ``may_fill``: on a GPU there may be others too, of value 0.
+        ``weights_F [F]`` multiply the pre-activations in the comparison. ``may_fill``: on a GPU there may be other
+        entries too, of value 0.
         """
-        latents = select_row_top_k(pre_BF, int(self.k), weights_F, signed=self.signed, may_fill=may_fill)
-        scores = Scores(pre_BF, weights_F, self.signed).of(latents.values, latents.indices)
-        return latents, mean_least(latents.with_values(scores), int(self.k))
+
+    @property
+    def k(self) -> float:
+        """Active latents per token that are selected now; ``use_k_`` changes it."""
+        return self._k
+
+    def use_k_(self, k: float | None) -> None:
+        self._k = self.config.k if k is None else k
 
     @property
     def threshold(self) -> float | None:
@@ -48,24 +60,19 @@ class FixedCountActivation(Activation):
         self.running.set(threshold)
 
     def select(self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None) -> Selection:
-        latents, least = self._choose(pre_BF, self._weights(weights_F), may_fill=True)
+        latents, least = self.choose(pre_BF, self._weights(weights_F), self.k, may_fill=True)
         return Selection(latents, least=least)
 
     def candidates(
         self, pre_BF: Tensor, weights_F: Tensor | None = None, window: float | None = None
     ) -> tuple[Latents, ...]:
         """A quarter more than k, and eight: rounding reorders only neighbours."""
-        k = self.k
-        try:
-            self.k = 1.25 * k + 8
-            return (self.select(pre_BF, weights_F).latents,)
-        finally:
-            self.k = k
+        return (self.choose(pre_BF, self._weights(weights_F), 1.25 * self.k + 8, may_fill=True)[0],)
 
     def infer(self, pre_BF: Tensor, weights_F: Tensor | None = None) -> Latents:
         threshold = self.running.value
         if self.config.inference == "topk" or threshold is None:
-            return self._choose(pre_BF, self._weights(weights_F), may_fill=False)[0]
+            return self.choose(pre_BF, self._weights(weights_F), self.k, may_fill=False)[0]
         scores = Scores(pre_BF, self._weights(weights_F), self.signed)
         return scores.activations(select_above(scores.dense(), threshold))
 
@@ -87,12 +94,37 @@ class FixedCountActivation(Activation):
         assert selection.least is not None
         self.running.update_(selection.least, ok)
 
+    def saved_rule(self, dtype: torch.dtype) -> SavedRule | None:
+        config, threshold = self.config, self.threshold
+        by_norm = config.weight_by_decoder_norm
+        if config.inference == "topk":
+            if self.count_rule is None:
+                return None
+            return SavedRule(name=self.count_rule, k=config.k, by_decoder_norm=by_norm)
+        if threshold is None:
+            name = type(config).__name__
+            raise ConfigError(f"this {name} coder has no threshold yet: train it first, or set_threshold()")
+        return SavedRule(
+            name="absthreshold" if self.signed else "jumprelu",
+            by_decoder_norm=by_norm,
+            tensors={"threshold": torch.full((self.d_sae,), threshold, dtype=dtype)},
+        )
+
     def scores(self, pre_BF: Tensor, weights_F: Tensor | None) -> Tensor:
         """What latents compete by: ``[B, F]``."""
         return Scores(pre_BF, self._weights(weights_F), self.signed).dense()
 
     def _weights(self, weights_F: Tensor | None) -> Tensor | None:
         return weights_F if self.weights_by_decoder_norm else None
+
+
+def choose_of_rows(
+    pre_BF: Tensor, weights_F: Tensor | None, k: float, *, signed: bool, may_fill: bool
+) -> tuple[Latents, Tensor]:
+    """``choose`` of the k entries of each token whose score is largest."""
+    latents = select_row_top_k(pre_BF, int(k), weights_F, signed=signed, may_fill=may_fill)
+    scores = Scores(pre_BF, weights_F, signed).of(latents.values, latents.indices)
+    return latents, mean_least(latents.with_values(scores), int(k))
 
 
 def mean_least(latents: Latents, k: int) -> Tensor:

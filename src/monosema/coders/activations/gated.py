@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
+from monosema.coders.activations.configs import Gated
+from monosema.coders.activations.family import SavedRule
 from monosema.coders.activations.windows import kernel_density, near_entries
-from monosema.coders.config import Gated
 from monosema.kernels import Latents, entries_above
 from monosema.kernels.latents import positions
 
@@ -89,8 +91,14 @@ class GatedActivation(Activation):
         self.b_gate.fill_(-threshold)
         return 0.0
 
+    def saved_rule(self, dtype: torch.dtype) -> SavedRule:
+        return SavedRule(name="gated", tensors={name: value.detach() for name, value in self.named_parameters()})
+
     def thresholds(self) -> Tensor:
         return -self.b_gate.detach()
+
+    def threshold_gradients(self, gradient_F: Tensor) -> Mapping[str, Tensor]:
+        return {"b_gate": -gradient_F}
 
     @torch.no_grad()
     def reset_latents_(self, dead_F: Tensor) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
+from monosema.coders.activations.configs import JumpReLU
+from monosema.coders.activations.family import SavedRule
 from monosema.coders.activations.windows import kernel_density, reach
-from monosema.coders.config import JumpReLU
 from monosema.kernels import Latents, entries_above, select_above
 from monosema.kernels.latents import positions
 
@@ -78,8 +80,14 @@ class JumpReLUActivation(Activation):
     def scale_latents_(self, factors_F: Tensor) -> None:
         self.threshold.mul_(factors_F)
 
+    def saved_rule(self, dtype: torch.dtype) -> SavedRule:
+        return SavedRule(name="jumprelu", tensors={"threshold": self.threshold.detach()})
+
     def thresholds(self) -> Tensor:
         return self.threshold.detach()
+
+    def threshold_gradients(self, gradient_F: Tensor) -> Mapping[str, Tensor]:
+        return {"threshold": gradient_F}
 
     @torch.no_grad()
     def reset_latents_(self, dead_F: Tensor) -> None:

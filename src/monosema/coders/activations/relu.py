@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
+from monosema.coders.activations.configs import ReLU
+from monosema.coders.activations.family import SavedRule
 from monosema.coders.activations.windows import kernel_density, near_entries
-from monosema.coders.config import ReLU
 from monosema.kernels import Latents, select_above
 
 
@@ -45,6 +47,9 @@ class ReLUActivation(Activation):
             density = kernel_density(selection.near.values, gradients.window)
             pre.append(selection.near.with_values(gradients.near_step * density))
         return ActivationGradients(tuple(pre))
+
+    def saved_rule(self, dtype: torch.dtype) -> SavedRule:
+        return SavedRule(name="relu")
 
     def start_above_(self, threshold: float) -> float:
         return -threshold

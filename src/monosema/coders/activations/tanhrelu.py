@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from monosema.coders.activations.base import Activation, ActivationGradients, ChannelGradients, Selection, where_active
+from monosema.coders.activations.configs import TanhReLU
+from monosema.coders.activations.family import SavedRule
 from monosema.coders.activations.windows import kernel_density, near_entries
-from monosema.coders.config import TanhReLU
 from monosema.core.errors import ConfigError
 from monosema.kernels import Latents, select_above
 
@@ -44,6 +45,9 @@ class TanhReLUActivation(Activation):
             density = kernel_density(selection.near.values, gradients.window)
             pre.append(selection.near.with_values(gradients.near_step * density))
         return ActivationGradients(tuple(pre))
+
+    def saved_rule(self, dtype: torch.dtype) -> SavedRule:
+        return SavedRule(name="tanhrelu")
 
     def start_above_(self, threshold: float) -> float:
         return -threshold

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from monosema.coders.activations.fixed import FixedCountActivation
+from torch import Tensor
+
+from monosema.coders.activations.fixed import FixedCountActivation, choose_of_rows
+from monosema.kernels import Latents
 
 
 @final
@@ -13,3 +16,8 @@ class TopKActivation(FixedCountActivation):
 
     Source: Gao et al. 2024, arXiv 2406.04093, section 2.3 (here with the positivity that all implementations add).
     """
+
+    count_rule = "topk"
+
+    def choose(self, pre_BF: Tensor, weights_F: Tensor | None, k: float, *, may_fill: bool) -> tuple[Latents, Tensor]:
+        return choose_of_rows(pre_BF, weights_F, k, signed=False, may_fill=may_fill)

@@ -6,11 +6,12 @@ Shape letters: B tokens, F latents, N near-threshold entries.
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from monosema.coders.config import Kernel
+from monosema.coders.activations.configs import Kernel
 from monosema.kernels import Latents, latents_from_mask
 
 _RADIUS: dict[Kernel, float] = {"rectangle": 0.5, "triangle": 1.0, "epanechnikov": 1.0, "gaussian": 4.0}
@@ -42,4 +43,6 @@ def kernel_density(distance: Tensor, bandwidth: float, kernel: Kernel = "rectang
             density = 0.75 * (1 - u.square())
         case "gaussian":
             density = torch.exp(-0.5 * u.square()) / math.sqrt(2 * math.pi)
+        case _:
+            assert_never(kernel)
     return density / bandwidth
