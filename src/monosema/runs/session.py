@@ -15,7 +15,7 @@ from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.option_fields import marked
 from monosema.core.progress import doing
 from monosema.core.words import counted
-from monosema.data import ActivationCache, ActivationStream, Tokens
+from monosema.data import ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.packed.manifest import is_packed
 from monosema.data.rebuild import (
@@ -32,7 +32,6 @@ from monosema.data.sites import RowLayout
 from monosema.models import LanguageModel
 from monosema.runs.config import (
     MAIN_MODEL,
-    CacheSource,
     CoderOptions,
     ModelOptions,
     RunConfig,
@@ -209,11 +208,6 @@ def _reading(progress: bool) -> contextlib.AbstractContextManager[None]:
 
 def _checking(progress: bool) -> contextlib.AbstractContextManager[None]:
     return doing("checking the model and the text", enabled=progress)
-
-
-def build_cache(options: CacheSource) -> ActivationCache:
-    """The ``ActivationCache`` of these options; ``ConfigError`` where its content is not the recorded one."""
-    return options.build()
 
 
 def build_layout(options: StreamOptions, model: Models) -> RowLayout:
