@@ -205,6 +205,7 @@ class Squared:
 def test_an_activation_that_names_no_rule_is_saved_by_its_own_name_alone(tmp_path: Path) -> None:
     coder = sae()
     object.__setattr__(coder.config, "activation", Squared())
+    object.__setattr__(coder.activation, "saved_rule", lambda dtype: None)
     with pytest.raises(ConfigError, match="an SAE for the activation Squared, which names no rule"):
         ms.save(coder, tmp_path / "d", format="saelens")
     folder = ms.save(coder, tmp_path / "d")

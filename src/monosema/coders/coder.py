@@ -17,14 +17,17 @@ from monosema.coders.activations.base import Activation
 from monosema.coders.activations.family import FixedCount
 from monosema.coders.backward import parameter_gradients
 from monosema.coders.config import CoderConfig, TokenScaling
+from monosema.coders.dictionary import LatentNumbers, rows_of, whole_part
 from monosema.coders.encoder_product import EncoderProduct, encoder_product, rescore_
 from monosema.coders.encoding import Contribution, Encoding
 from monosema.coders.initial import initial_weights
 from monosema.coders.names import OF_ACTIVATION, translate_, unknown_names, view_of, write_
-from monosema.coders.parts import Origin, Part
+from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
-from monosema.coders.site_transform import SiteTransform, replace_records, site_transform_of
+from monosema.coders.site_transform import replace_records
+from monosema.coders.sites import SiteRef
 from monosema.coders.token_scaling import ScaledTokens, scale_tokens
+from monosema.coders.trainable import TrainableDictionary
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.core.peers_attributes import OF_DICTIONARY, hints_attributes
@@ -35,7 +38,7 @@ from monosema.kernels.precision import autocast_dtype, product, shadow
 
 @final
 @hints_attributes(OF_DICTIONARY)
-class SparseCoder(nn.Module):
+class SparseCoder(TrainableDictionary):
     """A dictionary that reads activations, encodes them sparsely and writes predicted activations.
 
     ``pre = (x - b_dec) W_enc + b_enc``, ``f = activation(pre)``, ``ŷ = f W_dec + b_dec [+ x W_skip]``; ``b_dec`` is
@@ -53,19 +56,14 @@ class SparseCoder(nn.Module):
     Weights of one's own are brought in by assigning ``W_enc``, by ``W_enc.data = ...`` or in place, and by
     ``load_state_dict``, which takes the names above, with or without ``activation.`` before a parameter of the
     activation. It refuses names that the coder does not have, also with ``strict=False``.
-    ``is_trained`` says whether the weights are those of raw activations (trained or loaded) rather than a fresh start;
-    ``loaded_from`` says where it was loaded from, if it was.
     """
 
     saved_kind: ClassVar[Literal["coder"]] = "coder"
-    """What a file calls such a dictionary."""
+    config: CoderConfig
 
     def __init__(self, config: CoderConfig, *, metadata: Mapping[str, Any] | None = None):
-        super().__init__()
+        super().__init__(metadata)
         self.config = config
-        self.metadata: dict[str, Any] = dict(metadata or {})
-        self.is_trained = False
-        self.loaded_from: Origin | None = None
         dtype = parse_dtype(config.dtype)
         encoder, decoder = initial_weights(config)
         self.activation: Activation = config.activation.build(config.d_sae).to(dtype)
@@ -100,31 +98,53 @@ class SparseCoder(nn.Module):
             super().__setattr__(name, value)
 
     @property
-    def d_in(self) -> int:
-        return self.config.d_in
+    def variant(self) -> str:
+        if len(self.write_widths) > 1 or len(self.read_widths) > 1:
+            return "Crosscoder"
+        if self.has_skip:
+            return "SkipTranscoder"
+        return "SAE" if self.reconstructs else "Transcoder"
 
     @property
-    def d_out(self) -> int:
-        return self.config.d_out
+    def architecture(self) -> str:
+        return f"{type(self.config.activation).__name__} {self.variant_words}"
+
+    @property
+    def hook_name(self) -> str | None:
+        return self.config.hook_name
+
+    @property
+    def hook_name_out(self) -> str | None:
+        return self.config.hook_name_out
+
+    @property
+    def read_widths(self) -> tuple[int, ...]:
+        return self.config.read_widths
+
+    @property
+    def write_widths(self) -> tuple[int, ...]:
+        return self.config.write_widths
 
     @property
     def d_sae(self) -> int:
         return self.config.d_sae
 
     @property
-    def hook_name(self) -> str | None:
-        """Site read."""
-        return self.config.hook_name
-
-    @property
-    def hook_name_out(self) -> str | None:
-        """Site written; the site read for an SAE."""
-        return self.config.hook_name_out
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Part[SparseCoder], ...]:
         """The coder itself, as the one part of a dictionary."""
-        return (Part("", self, slice(0, self.d_in), (slice(0, self.d_out),)),)
+        return whole_part(self)
+
+    @property
+    def token_scaling(self) -> TokenScaling:
+        return self.config.token_scaling
+
+    @property
+    def has_skip(self) -> bool:
+        return self.W_skip is not None
+
+    @property
+    def n_active(self) -> float | None:
+        return getattr(self.config.activation, "k", None)
 
     @property
     def input_bias(self) -> Tensor | None:
@@ -147,11 +167,6 @@ class SparseCoder(nn.Module):
         """Record in place which sites the coder reads and writes, and where they came from."""
         self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
         replace_records(self.metadata, metadata)
-
-    @property
-    def site_transform(self) -> SiteTransform:
-        """In what the activations it was trained on differ from those of the plain model, as its metadata record."""
-        return site_transform_of(self.metadata)
 
     def set_token_scaling(self, kind: TokenScaling) -> None:
         """From now on scale tokens as ``kind`` says, in place; the weights stay and mean something else."""
@@ -214,6 +229,20 @@ class SparseCoder(nn.Module):
         if torch.is_grad_enabled() and (x.requires_grad or self.W_dec.requires_grad):
             return self.decode(self.encode(x), x)
         return self.decode(self.encode_sparse(x), x)
+
+    # -- its latents
+
+    def encoder_rows(self, latents: LatentNumbers) -> Tensor:
+        """``[n, d_in]``: rows of ``W_encᵀ``."""
+        return rows_of(self.W_enc_rows, latents)
+
+    def encoder_biases(self, latents: LatentNumbers) -> Tensor | None:
+        """``[n]``: entries of ``b_enc``."""
+        return None if self.b_enc is None else rows_of(self.b_enc, latents)
+
+    def decoder_rows(self, latents: LatentNumbers, site: SiteRef | int | None = None) -> Tensor:
+        """``[n, d_out]``: rows of ``W_dec``, or ``[n, width]`` of them for one site."""
+        return rows_of(self.W_dec if site is None else self.W_dec[:, self.columns_of(site)], latents)
 
     # -- the core operation: three calls
 
@@ -288,6 +317,9 @@ class SparseCoder(nn.Module):
                 ``⟨∂loss/∂W_i, W_i⟩ W_i`` with ``⟨∂loss/∂W_i, W_i⟩ = Σ_e f_e ⟨g_out[t_e], W_i⟩`` over its entries.
         """
         return parameter_gradients(self, encoding, g_out, contributions, levels, unit_norm)
+
+    def add_own_gradients_(self, gradients: dict[str, Tensor], g_out: Tensor) -> None:
+        """Nothing: all of the coder's gradients are those of its one part."""
 
     def inner(self, x_BI: Tensor) -> Tensor:
         """The scaled input ``x [B, d_in]`` less what is subtracted from it: what the encoder's product is of."""

@@ -17,6 +17,7 @@ from monosema.coders.config import (
     StackConfig,
     TokenScaling,
 )
+from monosema.coders.sites import join_names
 from monosema.coders.stack import CrossLayerTranscoder
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
@@ -138,7 +139,7 @@ def Crosscoder(
     if encoder_init == "auto":
         encoder_init = "independent" if decoder_init == "zeros" else "transpose"
     width = _width(widths[0] if len(widths) else 1, d_sae, expansion_factor)
-    name = None if hook_names is None else "+".join(hook_names)
+    name = None if hook_names is None else join_names(hook_names)
     config = CoderConfig(
         d_in=d_in,
         d_sae=width,

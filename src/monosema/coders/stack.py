@@ -7,29 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Union, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from monosema.coders.coder import SparseCoder
 from monosema.coders.config import StackConfig, TokenScaling
+from monosema.coders.dictionary import LatentNumbers, latent_tensor
 from monosema.coders.names import OF_ACTIVATION, unknown_names
-from monosema.coders.parts import Origin, Part
+from monosema.coders.parts import Part
 from monosema.coders.scaling import Scaling
-from monosema.coders.site_transform import SiteTransform, replace_records, site_transform_of
+from monosema.coders.site_transform import replace_records
+from monosema.coders.sites import SiteRef
 from monosema.coders.token_scaling import scale_tokens
+from monosema.coders.trainable import TrainableDictionary
 from monosema.core.devices import dtype_name, parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
 from monosema.core.peers_attributes import OF_DICTIONARY, hints_attributes
 from monosema.kernels import Latents, decode
 from monosema.kernels.latents import concatenate, flat_tokens, split
-from monosema.kernels.precision import product
 
 
 @final
 @hints_attributes(OF_DICTIONARY)
-class CrossLayerTranscoder(nn.Module):
+class CrossLayerTranscoder(TrainableDictionary):
     """Latents of layer l read site l and write sites l, l+1, …: ``ŷ^t = Σ_{l ≤ t} f^l W_dec^{l→t} + b_dec^t``.
 
     ``f^l = activation(x^l W_enc^l + b_enc^l)``; each layer has its own latents and its own threshold. The input is the
@@ -41,16 +43,17 @@ class CrossLayerTranscoder(nn.Module):
     """
 
     saved_kind: ClassVar[Literal["stack"]] = "stack"
-    """What a file calls such a dictionary."""
+    config: StackConfig
+    b_dec: nn.Parameter
+    b_dec_in: None
+    W_skip: None
 
     def __init__(self, config: StackConfig, *, metadata: Mapping[str, Any] | None = None):
-        super().__init__()
+        super().__init__(metadata)
         self.config = config
-        self.metadata: dict[str, Any] = dict(metadata or {})
-        self.is_trained = False
-        self.loaded_from: Origin | None = None
         self.layers = nn.ModuleList(SparseCoder(layer) for layer in config.layers())
         self.b_dec = nn.Parameter(torch.zeros(config.d_out, dtype=parse_dtype(config.dtype)))
+        self.b_dec_in = self.W_skip = None
         if config.tied == "per_target":
             with torch.no_grad():
                 self._copy_first_decoder()
@@ -63,30 +66,25 @@ class CrossLayerTranscoder(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, SparseCoder)]
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Part[SparseCoder], ...]:
         """The layers' coders and their columns."""
         reads, writes = _slices(self.config.read_widths), _slices(self.config.write_widths)
-        parts = []
+        parts, width = [], self.config.d_sae
         for number, coder in enumerate(self.members):
             later = writes[number:]
-            whole = (slice(later[0].start, later[-1].stop),)
-            parts.append(
-                Part(f"layers.{number}.", coder, reads[number], later if self.config.tied == "per_source" else whole)
-            )
+            if self.config.tied != "per_source":
+                later = (slice(later[0].start, later[-1].stop),)
+            latents = range(number * width, (number + 1) * width)
+            parts.append(Part(f"layers.{number}.", coder, reads[number], later, latents))
         return tuple(parts)
 
     @property
-    def d_in(self) -> int:
-        return self.config.d_in
+    def variant(self) -> str:
+        return "CrossLayerTranscoder"
 
     @property
-    def d_out(self) -> int:
-        return self.config.d_out
-
-    @property
-    def d_sae(self) -> int:
-        """Latents of all layers together."""
-        return self.config.d_sae * len(self.layers)
+    def architecture(self) -> str:
+        return f"{type(self.config.activation).__name__} {self.variant_words}"
 
     @property
     def hook_name(self) -> str | None:
@@ -95,6 +93,32 @@ class CrossLayerTranscoder(nn.Module):
     @property
     def hook_name_out(self) -> str | None:
         return self.config.hook_name_out
+
+    @property
+    def read_widths(self) -> tuple[int, ...]:
+        return self.config.read_widths
+
+    @property
+    def write_widths(self) -> tuple[int, ...]:
+        return self.config.write_widths
+
+    @property
+    def d_sae(self) -> int:
+        """Latents of all layers together."""
+        return self.config.d_sae * len(self.layers)
+
+    @property
+    def token_scaling(self) -> TokenScaling:
+        return self.config.token_scaling
+
+    @property
+    def has_skip(self) -> bool:
+        return False
+
+    @property
+    def n_active(self) -> float | None:
+        """That of each layer."""
+        return getattr(self.config.activation, "k", None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,11 +132,6 @@ class CrossLayerTranscoder(nn.Module):
         """Record in place which sites are read and written, and where they came from."""
         self.config = replace(self.config, hook_name=hook_name, hook_name_out=hook_name_out)
         replace_records(self.metadata, metadata)
-
-    @property
-    def site_transform(self) -> SiteTransform:
-        """In what the activations it was trained on differ from those of the plain model, as its metadata record."""
-        return site_transform_of(self.metadata)
 
     def set_token_scaling(self, kind: TokenScaling) -> None:
         """From now on scale the tokens of every site read as ``kind`` says, in place; see ``SparseCoder``."""
@@ -190,6 +209,56 @@ class CrossLayerTranscoder(nn.Module):
             return self.decode(self.encode(x))
         return self.decode(self.encode_sparse(x))
 
+    # -- its latents
+
+    def encoder_rows(self, latents: LatentNumbers) -> Tensor:
+        """``[n, width]``: rows of their layers' ``W_encᵀ``, over the site that each layer reads."""
+        numbers = latent_tensor(latents, self.d_sae).to(self.device)
+        owners = self.places_of(numbers).parts
+        widths = {self.config.read_widths[owner] for owner in owners.unique().tolist()}
+        if len(widths) > 1:
+            raise ShapeError(
+                f"these latents read sites that are {sorted(widths)} wide, so their encoder rows have no common width; "
+                "ask for the latents of one layer at a time (coder.parts[number].latents)"
+            )
+        rows = self.b_dec.new_empty(len(numbers), widths.pop() if widths else self.config.read_widths[0])
+        for number, part in enumerate(self.parts):
+            own = owners == number
+            if not bool(own.any()):
+                continue  # the width of its rows may be another
+            rows[own] = part.coder.encoder_rows(numbers[own] - part.latents.start)
+        return rows
+
+    def encoder_biases(self, latents: LatentNumbers) -> Tensor | None:
+        """``[n]``: entries of their layers' ``b_enc``."""
+        numbers = latent_tensor(latents, self.d_sae).to(self.device)
+        owners, biases = self.places_of(numbers).parts, self.b_dec.new_zeros(len(numbers))
+        for number, part in enumerate(self.parts):
+            own = owners == number
+            found = part.coder.encoder_biases(numbers[own] - part.latents.start)
+            if found is None:
+                return None
+            biases[own] = found
+        return biases
+
+    def decoder_rows(self, latents: LatentNumbers, site: SiteRef | int | None = None) -> Tensor:
+        """``[n, d_out]``: rows of their layers' ``W_dec`` in the columns that the layer writes, zero in the others;
+        ``[n, width]`` of them for one site."""
+        numbers = latent_tensor(latents, self.d_sae).to(self.device)
+        asked = slice(0, self.d_out) if site is None else self.columns_of(site)
+        rows = self.b_dec.new_zeros(len(numbers), asked.stop - asked.start)
+        for part in self.parts:
+            own = (numbers >= part.latents.start) & (numbers < part.latents.stop)
+            if not bool(own.any()):
+                continue
+            written = part.coder.decoder_rows(numbers[own] - part.latents.start)
+            for write in part.writes:
+                start, stop = max(write.start, asked.start), min(write.stop, asked.stop)
+                if start < stop:
+                    block = written[:, start - write.start : stop - write.start]
+                    rows[own, start - asked.start : stop - asked.start] = block
+        return rows
+
     # -- equivalent forms
 
     @torch.no_grad()
@@ -222,6 +291,11 @@ class CrossLayerTranscoder(nn.Module):
             raise ConfigError("decoders tied per target cannot have rows of norm one; use decoder='free'")
         return torch.cat([coder.fold_W_dec_norm() for coder in self.members])
 
+    def add_own_gradients_(self, gradients: dict[str, Tensor], g_out: Tensor) -> None:
+        """The gradient of ``b_dec``; and with ``tied="per_target"``, of what the layers' decoders share."""
+        gradients["b_dec"] = g_out.reshape(-1, self.d_out).sum(0)
+        self.tie_gradients_(gradients)
+
     @torch.no_grad()
     def tie_gradients_(self, gradients: dict[str, Tensor]) -> None:
         """With ``tied="per_target"``, give each layer's copy of a site's decoder the sum of all their gradients."""
@@ -241,20 +315,6 @@ class CrossLayerTranscoder(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sites={len(self.layers)}, d_sae={self.config.d_sae} each, tied={self.config.tied}"
-
-
-Dictionary = Union[SparseCoder, CrossLayerTranscoder]
-"""What trains: a coder, or a stack of them."""
-
-
-def offset(dictionary: Dictionary, x_BI: Tensor) -> Tensor:
-    """What of the output does not come from latents, ``b_dec [+ x W_skip]``: ``[1, O]``, or ``[B, O]`` with a skip."""
-    bias = x_BI.new_zeros(1, dictionary.d_out, dtype=dictionary.dtype)
-    if dictionary.b_dec is not None:
-        bias = bias + dictionary.b_dec
-    if isinstance(dictionary, SparseCoder) and dictionary.W_skip is not None:
-        bias = bias + product(x_BI.to(dictionary.dtype), dictionary.W_skip)
-    return bias
 
 
 def _slices(widths: tuple[int, ...]) -> tuple[slice, ...]:

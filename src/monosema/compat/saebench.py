@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary, SparseCoder
+from monosema.coders.trainable import require_sparse_coders
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
 from monosema.core.logs import get_logger
@@ -120,7 +121,7 @@ def adapter(
     several sites, that need their input to decode (``token_scaling``), or that name no site or model.
     """
     _require_sae(coder)
-    assert isinstance(coder, SparseCoder)
+    sae = require_sparse_coders(coder, "given to SAEBench or sae-lens").parts[0].coder
     recorded = saelens.recorded_metadata(coder.hook_name, coder.metadata)
     foreign = coder.metadata.get("saelens") or {}  # what a dictionary of SAELens recorded
     name = model_name or recorded["model_name"] or foreign.get("model_name")
@@ -135,12 +136,12 @@ def adapter(
     knows_text = "begin_context" in (coder.metadata.get("tokens") or {})
     begins = recorded["prepend_bos"] if knows_text else foreign.get("prepend_bos", True)
     config = AdapterConfig(
-        architecture=coder.config.activation.architecture or type(coder.config.activation).__name__,
+        architecture=sae.config.activation.architecture or type(sae.config.activation).__name__,
         d_in=coder.d_in,
         d_sae=coder.d_sae,
         dtype=dtype_name(coder.dtype),
         device=str(coder.device),
-        apply_b_dec_to_input=coder.config.b_dec == "input_and_output",
+        apply_b_dec_to_input=sae.config.b_dec == "input_and_output",
         model_name=name,
         hook_name=recorded["hook_name"],
         hook_layer=int(layer[1] or 0),
@@ -159,7 +160,7 @@ def adapter(
             "on the plain model are not those of the coder on what it was trained for",
             name,
         )
-    return SAEBenchAdapter(coder, config)
+    return SAEBenchAdapter(sae, config)
 
 
 @final
@@ -244,23 +245,22 @@ class SAEBenchAdapter:
 def _require_sae(coder: Dictionary) -> None:
     """Raise ``ConfigError`` for what SAEBench and sae-lens cannot evaluate."""
     cannot = "SAEBench and sae-lens cannot evaluate"
-    if not isinstance(coder, SparseCoder):
+    if coder.is_layered:
         raise ConfigError(f"{cannot} a cross-layer transcoder: they splice one site; use evaluate_replacement")
-    config = coder.config
-    if config.hook_name is None:
+    if coder.hook_name is None:
         raise ConfigError(
             "the coder does not say which site it reads; train it on a stream, or name it with "
             "coder.bind(hook_name, hook_name, {})"
         )
-    if not config.reconstructs or config.skip:
+    if not coder.reconstructs or coder.has_skip:
         raise ConfigError(
-            f"{cannot} a transcoder ({config.hook_name} -> {config.hook_name_out}): they compare what is written with "
+            f"{cannot} a transcoder ({coder.hook_name} -> {coder.hook_name_out}): they compare what is written with "
             "what was read; use evaluate"
         )
-    if len(config.read_widths) > 1:
-        raise ConfigError(f"{cannot} a crosscoder ({config.hook_name}): they capture one site; use evaluate_crosscoder")
-    if config.token_scaling != "none":
+    if len(coder.read_widths) > 1:
+        raise ConfigError(f"{cannot} a crosscoder ({coder.hook_name}): they capture one site; use evaluate_crosscoder")
+    if coder.token_scaling != "none":
         raise ConfigError(
-            f"{cannot} a coder with token_scaling={config.token_scaling!r}: they decode latents without the input, "
+            f"{cannot} a coder with token_scaling={coder.token_scaling!r}: they decode latents without the input, "
             "whose size they do not hold, and encode other inputs in between; use evaluate"
         )

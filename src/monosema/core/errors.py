@@ -28,6 +28,10 @@ class ConfigError(UserError):
     """An option is unknown, has the wrong type, or conflicts with another."""
 
 
+class CapabilityError(ConfigError):
+    """A dictionary cannot do what is asked of it, whatever the options; the message names what can."""
+
+
 class UnknownNameError(UserError):
     """A name (hook, option, format) that does not exist; the nearest existing ones are offered."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
+from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError, ShapeError, UserError
 from monosema.data.named_models import NamedModels, refuse_repeated_sites, split_site_name
 from monosema.data.rebuild import several_models
@@ -59,8 +60,8 @@ def sites_of(
     model has no such site, ``ShapeError`` where widths differ, and ``UserError`` where a site cannot be written but
     must be.
     """
-    hook_name_out = coder.hook_name_out or (coder.hook_name if only_read else None)
-    if not coder.hook_name or not hook_name_out:
+    writes = coder.writes or (coder.reads if only_read else ())
+    if not coder.reads or not writes:
         raise ConfigError(
             "the coder does not say which site it reads; train it on a stream, or name its sites with "
             "coder.bind(hook_name, hook_name_out, {})"
@@ -70,7 +71,7 @@ def sites_of(
         raise ConfigError(
             f"the coder reads several models; give them by name, as in {{{shown}}}, in place of one model"
         )
-    names = coder.hook_name.split("+"), hook_name_out.split("+")
+    names = [str(site) for site in coder.reads], [str(site) for site in writes]
     for each in names:
         refuse_repeated_sites(each)
     places = {name: ("", name) if "" in models else split_site_name(name, models) for name in names[0] + names[1]}
@@ -82,7 +83,7 @@ def sites_of(
         if total != width:
             owners = " and ".join(dict.fromkeys(models[places[name][0]].name for name, _ in sites))
             raise ShapeError(
-                f"the coder's {kind} is {width}, but {'+'.join(name for name, _ in sites)!r} of {owners} is "
+                f"the coder's {kind} is {width}, but {join_names(name for name, _ in sites)!r} of {owners} is "
                 f"{total} wide; was it trained on another model or site?"
             )
     if to_be_written:

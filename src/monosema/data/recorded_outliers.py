@@ -46,7 +46,7 @@ def rule_for(coder: Dictionary, multiple: OutlierMultiple = "recorded") -> NormR
 
 def estimated(rule: NormRule, coder: Dictionary, x: Tensor, target: Tensor) -> NormRule:
     """``rule`` with the median norms of rows ``x [n, d_in]`` and, where it is another tensor, ``target [n, d_out]``."""
-    widths = [*coder.config.read_widths, *(() if target is x else coder.config.write_widths)]
+    widths = [*coder.read_widths, *(() if target is x else coder.write_widths)]
     return rule.estimated([("", width) for width in widths], [joined(x, target)])
 
 

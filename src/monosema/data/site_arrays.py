@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosema.coders.sites import is_one_name
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError, DataError, FileError
 from monosema.core.files import require_regular
@@ -103,7 +104,7 @@ def _by_site(arrays: Mapping[Any, Any]) -> dict[str, Array]:
     if not arrays:
         raise ConfigError("the mapping of arrays is empty; give at least one, as in {'blocks.0.hook_mlp_out': array}")
     for name in arrays:
-        if not isinstance(name, str) or not name or "+" in name:
+        if not isinstance(name, str) or not is_one_name(name):
             raise ConfigError(f"{name!r} cannot name a site: a name is a string that is not empty, without '+'")
     return {name: _as_array(array, name) for name, array in arrays.items()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from monosema.coders.sites import join_names
+
 _PLACEHOLDERS = (None, "", "input", "target")
 
 
@@ -71,11 +73,11 @@ class RowLayout:
     @property
     def read_name(self) -> str:
         """The sites read as one name, ``a+b`` where there are several."""
-        return "+".join(name for name, _ in self.reads)
+        return join_names(name for name, _ in self.reads)
 
     @property
     def write_name(self) -> str:
-        return "+".join(name for name, _ in self.writes)
+        return join_names(name for name, _ in self.writes)
 
 
 def names_site(name: str | None) -> bool:

@@ -38,11 +38,10 @@ def model_notes(coder: Dictionary, models: LanguageModel | Mapping[str, Language
     different = model_differences(coder.metadata, named.record())
     notes = [f"the coder was trained on another model ({'; '.join(different)})"] if different else []
     transform, reasons = coder.site_transform, list[str]()
-    for name in dict.fromkeys(f"{coder.hook_name or ''}+{coder.hook_name_out or ''}".split("+")):
-        key, colon, hook = name.partition(":")
-        in_one = named.is_mapping and colon and key in named.by_name
-        model = named.by_name[key] if in_one else named.first
-        reasons += _reasons(transform, name, hook if in_one else name, model)
+    for site in dict.fromkeys((*coder.reads, *coder.writes)):
+        model = named.by_name.get(site.model)
+        hook = str(site) if model is None else site.hook_name
+        reasons += _reasons(transform, str(site), hook, model or named.first)
     if reasons:
         notes.append(
             "measured here is the plain model, and the coder was trained on activations of processed weights or of "
@@ -80,8 +79,8 @@ def _reasons(transform: SiteTransform, site: str, hook: str, model: LanguageMode
 
 
 def _may_be_centered(coder: Dictionary, models: NamedModels) -> bool:
-    sites = f"{coder.hook_name or ''}+{coder.hook_name_out or ''}".split("+")
-    return models.first.has_layer_norm and any(_is_written(_inner(site)) for site in sites)
+    sites = (*coder.reads, *coder.writes)
+    return models.first.has_layer_norm and any(_is_written(_inner(str(site))) for site in sites)
 
 
 def _inner(site: str) -> str:

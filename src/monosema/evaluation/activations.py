@@ -35,7 +35,7 @@ def measure_activations(
     by side, the one read first. At most ``n_tokens`` rows are used, and ``n_batches`` tensors. ``rules`` say of each
     coder which rows are left out; without them, none is. An activation stream is given back in the state it came in.
     """
-    found = [Findings(coder, coder.config.write_widths, 0) for coder in coders]
+    found = [Findings(coder, coder.write_widths, 0) for coder in coders]
     known = [None] * len(coders) if rules is None else list(rules)
     with unmoved(activations):
         batches = at_most(row_batches(activations, batch_size or ROWS_PER_STEP, n_batches), n_tokens)
@@ -46,7 +46,7 @@ def measure_activations(
             for coder, own, rule in zip(coders, found, known, strict=True):
                 x, target = split_row(coder, rows, index)
                 where = f"{coder.hook_name or 'activations'}, batch {index}"
-                own.add_rows(measure_rows(coder, x, target, coder.config.write_widths, where, rule))
+                own.add_rows(measure_rows(coder, x, target, coder.write_widths, where, rule))
     return found
 
 
@@ -103,11 +103,11 @@ def row_batches(
 def split_row(coder: Dictionary, rows: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """What is read and what is to be reconstructed, from rows ``[n, d]``."""
     width, both = rows.shape[1], coder.d_in + coder.d_out
-    if width == coder.d_in and coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out:
+    if width == coder.d_in and coder.reconstructs:
         return rows, rows
-    if width == both and (coder.hook_name != coder.hook_name_out or not coder.hook_name):
+    if width == both and not (coder.reconstructs and coder.reads):
         return rows[:, : coder.d_in], rows[:, coder.d_in :]
-    if coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out:
+    if coder.reconstructs:
         expected = f"[rows, {coder.d_in}] (d_in)"
     else:
         expected = f"[rows, {both}] (d_in + d_out: what is read and what is written, side by side)"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.peers import explains_options
@@ -128,7 +128,6 @@ def evaluate_crosscoder(
     say_if_threads_spin(coder.device)
     cuts = thresholds if thresholds is not None else CrosscoderThresholds()
     names = _require_crosscoder(coder)
-    assert isinstance(coder, SparseCoder)
     chosen_reference = _site_number(reference, names)
     if activations is not None and model is None and tokens is None:
         source = _on_rows(coder, activations, n_tokens, batch_size, twice=site_units == "mean_norm")
@@ -143,7 +142,7 @@ def evaluate_crosscoder(
         evaluation_mode(coder, *source.modules),
     ):
         units = _units(coder, ordinary.batches(bar), site_units)
-        shares = decoder_shares(coder.W_dec, coder.config.write_widths, units)
+        shares = decoder_shares(_decoder(coder), coder.write_widths, units)
         largest = shares.nan_to_num(nan=0.0).argmax(dim=1)
         reference_F = largest if chosen_reference is None else torch.full_like(largest, chosen_reference)
         sums, directions = _measure(coder, ordinary.batches(bar), units, reference_F)
@@ -155,7 +154,7 @@ def evaluate_crosscoder(
 class _OrdinaryRows:
     """A source without the rows that ``rule`` leaves out; ``n_left_out`` counts those of the newest pass."""
 
-    def __init__(self, coder: SparseCoder, source: _Source, rule: NormRule | None):
+    def __init__(self, coder: Dictionary, source: _Source, rule: NormRule | None):
         self._coder, self._source, self._rule = coder, source, rule
         self.n_left_out: int | None = None
 
@@ -169,9 +168,9 @@ class _OrdinaryRows:
             first, batches = first_rows(batches, lambda batch: joined(batch.x, batch.target))
             if first is None:
                 return
-            widths = self._coder.config.read_widths
+            widths = self._coder.read_widths
             if first.shape[1] != self._coder.d_in:
-                widths += self._coder.config.write_widths
+                widths += self._coder.write_widths
             self._rule = self._rule.estimated([("", width) for width in widths], [first])
         self.n_left_out = 0
         for batch in batches:
@@ -185,7 +184,7 @@ class _OrdinaryRows:
 
 
 def _on_text(
-    coder: SparseCoder,
+    coder: Dictionary,
     model: Models,
     tokens: Tokens | TokenSplit | Tensor,
     n_tokens: int | None,
@@ -215,7 +214,7 @@ def _on_text(
 
 
 def _on_rows(
-    coder: SparseCoder, activations: Any, n_tokens: int | None, batch_size: int | None, *, twice: bool
+    coder: Dictionary, activations: Any, n_tokens: int | None, batch_size: int | None, *, twice: bool
 ) -> _Source:
     if twice and not hasattr(activations, "state_dict") and iter(activations) is activations:
         raise ConfigError("site_units='mean_norm' reads the activations twice; give a tensor or a list, no iterator")
@@ -234,13 +233,11 @@ def _on_rows(
 
 
 def _measure(
-    coder: SparseCoder, source: Iterator[_Batch], units: Sequence[float], reference_F: Tensor
+    coder: Dictionary, source: Iterator[_Batch], units: Sequence[float], reference_F: Tensor
 ) -> tuple[_Sums, Tensor]:
     """The sums of one pass, and the directions ``[F, d]`` of the latents in the units of their reference sites."""
-    widths = list(coder.config.write_widths)
-    parts = torch.stack(
-        [part / unit for part, unit in zip(wide(coder.W_dec.detach()).split(widths, 1), units, strict=True)]
-    )
+    widths = list(coder.write_widths)
+    parts = torch.stack([part / unit for part, unit in zip(wide(_decoder(coder)).split(widths, 1), units, strict=True)])
     directions = parts[reference_F.to(parts.device), torch.arange(coder.d_sae, device=parts.device)].contiguous()
     sums = _Sums(
         RowSums.empty(coder, widths),
@@ -262,9 +259,9 @@ def _measure(
     return sums, directions
 
 
-def _units(coder: SparseCoder, source: Iterator[_Batch], wanted: SiteUnits | Sequence[float]) -> tuple[float, ...]:
+def _units(coder: Dictionary, source: Iterator[_Batch], wanted: SiteUnits | Sequence[float]) -> tuple[float, ...]:
     """What each site is divided by; the mean norms take a pass of their own."""
-    widths = list(coder.config.write_widths)
+    widths = list(coder.write_widths)
     if wanted == "raw":
         return (1.0,) * len(widths)
     if wanted == "mean_norm":
@@ -287,7 +284,7 @@ def _units(coder: SparseCoder, source: Iterator[_Batch], wanted: SiteUnits | Seq
 
 
 def _report(
-    coder: SparseCoder,
+    coder: Dictionary,
     names: tuple[str, ...],
     sums: _Sums,
     directions: Tensor,
@@ -297,14 +294,14 @@ def _report(
     cuts: CrosscoderThresholds,
     provenance: dict[str, Any],
 ) -> CrosscoderReport:
-    widths = coder.config.write_widths
+    widths = coder.write_widths
     divisors = torch.cat([torch.full((width,), unit) for width, unit in zip(widths, units, strict=True)])
-    in_units = wide(coder.W_dec.detach()).cpu() / divisors.double()
+    in_units = wide(_decoder(coder)).cpu() / divisors.double()
     scaling = sums.scaling.scaling(in_units, widths, directions)
     reference = reference_F.cpu()
     latents = LatentSites(
         decoder_share=shares.cpu(),
-        cosine=site_cosines(coder.W_dec, widths).cpu(),
+        cosine=site_cosines(_decoder(coder), widths).cpu(),
         site_class=site_classes(shares.cpu(), exclusive=cuts.exclusive_share, shared=cuts.shared_share),
         reference=reference,
         beta_error=scaling.error,
@@ -336,14 +333,19 @@ def _on(latents: Latents, device: torch.device) -> Latents:
     )
 
 
+def _decoder(coder: Dictionary) -> Tensor:
+    """``[d_sae, d_out]``, a view."""
+    return coder.decoder_rows(range(coder.d_sae)).detach()
+
+
 def _require_crosscoder(coder: Dictionary) -> tuple[str, ...]:
     """The names of the sites written; raises where there is only one, or where latents are in layers."""
-    if not isinstance(coder, SparseCoder):
+    if coder.is_layered:
         raise ConfigError(
             "evaluate_crosscoder compares the sites of one set of latents; a cross-layer transcoder has one set for "
             "each layer: use evaluate or evaluate_replacement"
         )
-    widths = coder.config.write_widths
+    widths = coder.write_widths
     if len(widths) < 2:
         raise ConfigError(
             f"evaluate_crosscoder needs a crosscoder over at least two sites; this coder writes one "
@@ -354,8 +356,7 @@ def _require_crosscoder(coder: Dictionary) -> tuple[str, ...]:
             f"the sites are {list(widths)} wide: directions cannot be compared across widths. Their decoders' shares "
             "can: metrics.decoder_shares(coder.W_dec, coder.config.write_widths)"
         )
-    names = tuple((coder.hook_name_out or "").split("+"))
-    return names if len(names) == len(widths) else tuple(f"site_{number}" for number in range(len(widths)))
+    return coder.names_written
 
 
 def _site_number(reference: str | int | None, names: Sequence[str]) -> int | None:

@@ -357,7 +357,4 @@ def _fve_per_site(coder: Dictionary, found: Findings) -> dict[str, float] | None
     sites = found.rows.sites
     if not sites:
         return None
-    names = (coder.hook_name_out or "").split("+")
-    if len(names) != len(sites):
-        names = [f"site_{number}" for number in range(len(sites))]
-    return {name: site.fve for name, site in zip(names, sites, strict=True)}
+    return {name: site.fve for name, site in zip(coder.names_written, sites, strict=True)}

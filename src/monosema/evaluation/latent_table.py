@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.files import write_atomically
 from monosema.metrics import LatentSums, encoder_decoder_cosine, encoder_norms, max_cosine_to_others
 
@@ -66,7 +66,8 @@ class LatentTable:
 
 def latent_table(coder: Dictionary, activity: LatentSums, n_tokens: int) -> LatentTable:
     """The table of ``coder`` whose latents were active as in ``activity`` on ``n_tokens`` tokens."""
-    weights = [_weights(part.coder, is_sae=_is_sae(coder)) for part in coder.parts]
+    is_sae = coder.reconstructs and not coder.is_layered
+    weights = [_weights(part.coder, is_sae=is_sae) for part in coder.parts]
     return LatentTable(
         density=activity.firings.to(torch.float64) / n_tokens,
         mean_activation=activity.mean_value,
@@ -76,18 +77,19 @@ def latent_table(coder: Dictionary, activity: LatentSums, n_tokens: int) -> Late
     )
 
 
-def _is_sae(coder: Dictionary) -> bool:
-    return isinstance(coder, SparseCoder) and coder.hook_name == coder.hook_name_out and coder.d_in == coder.d_out
-
-
 @torch.no_grad()
-def _weights(coder: SparseCoder, *, is_sae: bool) -> dict[str, Tensor]:
-    nowhere = torch.full((coder.d_sae,), math.nan, dtype=torch.float64)
+def _weights(coder: Dictionary, *, is_sae: bool) -> dict[str, Tensor]:
+    """Of a dictionary of one part; NaN where its latents have no encoder or decoder rows."""
+    nowhere, latents = torch.full((coder.d_sae,), math.nan, dtype=torch.float64), range(coder.d_sae)
+    encoder = coder.encoder_rows(latents) if coder.has_encoder_rows else None
+    decoder = coder.decoder_rows(latents) if coder.has_decoder_rows else None
+    bias = coder.encoder_biases(latents) if coder.has_encoder_rows else None
+    both = None if encoder is None or decoder is None or not is_sae else (encoder.T, decoder)
     return {
-        "encoder_norm": encoder_norms(coder.W_enc),
-        "encoder_bias": nowhere if coder.b_enc is None else coder.b_enc.detach().double().cpu(),
-        "decoder_norm": encoder_norms(coder.W_dec.T),
-        "encoder_decoder_cosine": encoder_decoder_cosine(coder.W_enc, coder.W_dec) if is_sae else nowhere,
-        "max_decoder_cosine": max_cosine_to_others(coder.W_dec),
-        "max_encoder_cosine": max_cosine_to_others(coder.W_enc.T),
+        "encoder_norm": nowhere if encoder is None else encoder_norms(encoder.T),
+        "encoder_bias": nowhere if bias is None else bias.double().cpu(),
+        "decoder_norm": nowhere if decoder is None else encoder_norms(decoder.T),
+        "encoder_decoder_cosine": nowhere if both is None else encoder_decoder_cosine(*both),
+        "max_decoder_cosine": nowhere if decoder is None else max_cosine_to_others(decoder),
+        "max_encoder_cosine": nowhere if encoder is None else max_cosine_to_others(encoder),
     }

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, UserError
 from monosema.core.peers import explains_options
 from monosema.data import Packing, TokenSplit, load_tokens
@@ -33,7 +33,7 @@ def loss_recovered(
     text: str | Sequence[str],
     model: LanguageModel,
     site: str,
-    coder: SparseCoder,
+    coder: Dictionary,
     *,
     max_len: int | None = None,
     batch_size: int | None = None,
@@ -56,7 +56,7 @@ def loss_recovered(
     Raises ``ConfigError`` for a coder that writes another site than it reads, or a ``max_len`` the model cannot take;
     ``DataError`` where no text has two tokens; and what ``evaluate`` raises.
     """
-    if not isinstance(coder, SparseCoder) or coder.hook_name != coder.hook_name_out or coder.d_in != coder.d_out:
+    if coder.is_layered or not coder.reconstructs:
         raise ConfigError("loss_recovered puts an SAE in its site's place; use evaluate for dictionaries of two sites")
     if model.tokenizer is None:
         raise UserError(f"{model.name} has no tokenizer; load it with one, or evaluate token ids")

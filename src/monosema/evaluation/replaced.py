@@ -11,7 +11,8 @@ from typing import final
 
 from torch import Tensor
 
-from monosema.coders import Dictionary, Latents, SparseCoder
+from monosema.coders import Dictionary, Latents
+from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError, UserError
 from monosema.data.dictionary_sites import require_writable, sites_of
 from monosema.metrics import ReconstructionSums, SparsitySums, require_finite
@@ -55,8 +56,8 @@ class Replacement:
     layers: tuple[Layer, ...]
     """A layer for each site written, in the dictionaries' order."""
 
-    def encoder(self, layer: Layer) -> SparseCoder:
-        """The coder of the layer's latents."""
+    def encoder(self, layer: Layer) -> Dictionary:
+        """The dictionary of the layer's latents."""
         return self.coders[layer.owner].parts[layer.number].coder
 
     def zeros(self, counted: Tensor) -> Edits:
@@ -161,7 +162,7 @@ class _Measured:
         self.bias, self.decode, self.touched = attached.bias, attached.decode, attached.touched
 
     def encode(self, group: int, x: Tensor) -> Latents:
-        read = "+".join(self.reads[group])
+        read = join_names(self.reads[group])
         require_finite(f"activations read at {read!r} in the replaced run, {self._where}", x)
         latents = self._attached.encode(group, x)
         self.sparsity[group] = SparsitySums.of(latents)

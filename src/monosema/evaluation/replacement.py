@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from monosema.coders import CrossLayerTranscoder, Dictionary, SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.peers import explains_options
@@ -184,9 +184,9 @@ def _report(
 
 
 def _listed(coders: Dictionary | Sequence[Dictionary] | Mapping[str, Dictionary]) -> list[Dictionary]:
-    if isinstance(coders, SparseCoder | CrossLayerTranscoder):
-        return [coders]
-    return list(coders.values() if isinstance(coders, Mapping) else coders)
+    if isinstance(coders, Mapping):
+        return list(coders.values())
+    return list(coders) if isinstance(coders, Sequence) else [coders]
 
 
 def _overlap(each: Sequence[Overlap]) -> Overlap:

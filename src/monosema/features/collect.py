@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, SparseCoder
-from monosema.coders.variant import variant_words
+from monosema.coders import Dictionary
+from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.peers import explains_options
 from monosema.core.progress import Progress
@@ -93,7 +93,7 @@ def collect_features(
             usable_BT = ~special_NT[part]
             rows, target = source.rows(part, usable_BT, has_target=rule is not None)
             where = f"contexts {int(which[first])} to {int(which[part.stop - 1])},"
-            require_finite(f"activations read at {'+'.join(source.read)!r}, {where}", rows)
+            require_finite(f"activations read at {join_names(source.read)!r}, {where}", rows)
             if rule is not None:
                 outlier = rule.outliers(joined(rows, target))
                 rows = rows[~outlier.to(rows.device)] if bool(outlier.any()) else rows
@@ -123,9 +123,9 @@ def collect_features(
             model_fingerprint=_fingerprint(models),
             notes=tuple(model_notes(coder, model)),
             n_outlier_positions=n_outliers,
-            architecture=f"{type(coder.config.activation).__name__} {variant_words(coder)}",
-            k=getattr(coder.config.activation, "k", None),
-            is_stack=not isinstance(coder, SparseCoder),
+            architecture=coder.architecture,
+            k=coder.n_active,
+            is_stack=coder.is_layered,
         ),
         numbers=statistics.numbers(),
         windows=replace(windows, context=_in_split(windows.context, which)),
@@ -210,9 +210,9 @@ def _in_split(kept_FK: Tensor, which: Tensor) -> Tensor:
 
 def _logits(coder: Dictionary, models: NamedModels, n_logits: int) -> ExtremeLogits | str:
     """The logits, by the model of the (first) site written."""
-    model, written = models.first, coder.hook_name_out
-    if models.is_mapping and written:
-        model = models.by_name[split_site_name(written, models.by_name)[0]]
+    model = models.first
+    if models.is_mapping and coder.writes:
+        model = models.by_name[split_site_name(str(coder.writes[0]), models.by_name)[0]]
     return extreme_logits(coder, model, n_logits)
 
 

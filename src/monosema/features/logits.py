@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import UserError
 from monosema.models import LanguageModel
 
@@ -61,28 +61,29 @@ def extreme_logits(coder: Dictionary, model: LanguageModel, n: int) -> ExtremeLo
 
 def _no_direction(coder: Dictionary) -> str | None:
     """Why latents have no direction in the residual stream; None where they have one."""
-    site = coder.hook_name_out or ""
-    if isinstance(coder, SparseCoder):
-        if "+" in site or site.rpartition(".")[2] not in _RESIDUAL_SITES:
-            return f"{site!r} is not a site of the residual stream, which the unembedding reads"
+    if not coder.has_decoder_rows:
+        return f"a {coder.variant_words} has no decoder rows"
+    sites = [str(site) for site in coder.writes]
+    if not coder.is_layered:
+        if len(sites) != 1 or sites[0].rpartition(".")[2] not in _RESIDUAL_SITES:
+            return f"{coder.hook_name_out or ''!r} is not a site of the residual stream, which the unembedding reads"
         return None
-    sites = site.split("+")
     others = [each for each in sites if each.rpartition(".")[2] not in _ADDED_SITES]
     if others:
         return f"{others[0]!r} is not added to the residual stream, so the sites that a latent writes have no sum there"
-    if len(models := {each.rpartition(":")[0] for each in sites}) > 1:
+    if len(models := {each.model for each in coder.writes}) > 1:
         return f"the sites written belong to several models ({', '.join(sorted(models))})"
     return None
 
 
 def _directions(coder: Dictionary) -> Iterator[Tensor]:
     """``[F of the part, D]`` of each part: the decoder row, summed over the sites written."""
-    if isinstance(coder, SparseCoder):
-        yield coder.W_dec.detach()
+    if not coder.is_layered:
+        yield coder.decoder_rows(range(coder.d_sae)).detach()
         return
-    width = coder.config.write_widths[0]
+    width = coder.write_widths[0]
     for part in coder.parts:
-        W_dec = part.coder.W_dec.detach()
+        W_dec = part.coder.decoder_rows(range(len(part.latents))).detach()
         n_sites = W_dec.shape[1] // width  # one where a single decoder serves all of part.writes
         yield W_dec.unflatten(1, (n_sites, width)).sum(1) * len(part.writes)
 

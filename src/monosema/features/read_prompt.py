@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from monosema.coders import CrossLayerTranscoder, Dictionary
+from monosema.coders import Dictionary
+from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.peers import explains_options
 from monosema.core.words import counted
@@ -96,7 +97,7 @@ def read_prompt(
     captured = models.capture(ids_T.unsqueeze(0), names)
     device = captured[names[0]].device
     rows_RI = torch.cat([captured[name][0].to(device) for name in names], dim=1)[is_read_T.to(device)]
-    require_finite(f"activations read at {'+'.join(names)!r}", rows_RI)
+    require_finite(f"activations read at {join_names(names)!r}", rows_RI)
     outlier_R, norms_R = _outliers(dictionary, rows_RI, outlier_norm_multiple)
     latents = dictionary.encode_sparse(rows_RI.to(dictionary.device, dictionary.dtype))
     n_active_R = torch.bincount(latents.rows()[latents.values != 0], minlength=len(rows_RI))
@@ -123,7 +124,7 @@ def read_prompt(
         site=dictionary.hook_name or "",
         d_sae=dictionary.d_sae,
         n_latents=n_latents,
-        layers=tuple(names) if isinstance(dictionary, CrossLayerTranscoder) else (),
+        layers=tuple(names) if dictionary.is_layered else (),
         tokens=tuple(tokens),
         notes=tuple(model_notes(dictionary, model)),
     )
@@ -238,15 +239,15 @@ def _strongest(
             labels[index] = _label(store, index)
         return labels.get(index, ())
 
-    widths = [part.coder.d_sae for part in dictionary.parts]
-    layer_of = [layer for layer, width in enumerate(widths) for _ in range(width)]
+    layers, n_layers = dictionary.places_of(latents.indices).parts.tolist(), len(dictionary.parts)
     crow, indices, values = latents.crow.tolist(), latents.indices.tolist(), latents.values.double().tolist()
     found = []
     for start, stop in pairwise(crow):
         by_layer: dict[int, list[tuple[int, float]]] = {}
-        for index, value in zip(indices[start:stop], values[start:stop], strict=True):
+        entries = zip(layers[start:stop], indices[start:stop], values[start:stop], strict=True)
+        for layer, index, value in entries:
             if value != 0:
-                by_layer.setdefault(layer_of[index], []).append((index, value))
+                by_layer.setdefault(layer, []).append((index, value))
         chosen: list[TokenLatent] = []
         for layer, active in sorted(by_layer.items()):
             active.sort(key=lambda entry: (-abs(entry[1]), entry[0]))
@@ -256,7 +257,7 @@ def _strongest(
                     index=index,
                     activation=value,
                     share=abs(value) / largest,
-                    layer=layer if len(widths) > 1 else None,
+                    layer=layer if n_layers > 1 else None,
                     label=label(index),
                 )
                 for index, value in active[:n_latents]

@@ -17,6 +17,7 @@ from typing import Literal, SupportsIndex
 import torch
 from torch import Tensor
 
+from monosema.coders.sites import join_names, split_names
 from monosema.core.errors import UserError
 from monosema.core.words import counted
 from monosema.features.clarity import clarity
@@ -71,8 +72,8 @@ class Provenance:
         """Of a cross-layer transcoder, what the latents of each layer read and write; else empty."""
         if not self.is_stack:
             return ()
-        written = self.hook_name_out.split("+")
-        return tuple((read, "+".join(written[layer:])) for layer, read in enumerate(self.hook_name.split("+")))
+        written = split_names(self.hook_name_out)
+        return tuple((read, join_names(written[layer:])) for layer, read in enumerate(split_names(self.hook_name)))
 
     @property
     def site(self) -> str:
@@ -344,7 +345,7 @@ def _sites_in_words(read: str, written: str) -> str:
     """What is read and, where it is something else, what is written; of many sites the first and the last."""
     words = []
     for name in (read, written) if read != written else (read,):
-        sites = name.split("+")
+        sites = split_names(name)
         words.append(name if len(sites) <= _MOST_SITES else f"{sites[0]} … {sites[-1]} ({counted(len(sites), 'site')})")
     return " → ".join(words)
 

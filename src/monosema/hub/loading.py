@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.coders.parts import Origin
 from monosema.coders.site_transform import SiteTransform
 from monosema.core.devices import choose_device, parse_dtype
@@ -44,7 +44,7 @@ def load(
     token: str | None = None,
     revision: str | None = None,
     force_download: bool = False,
-) -> Dictionary:
+) -> TrainableDictionary:
     """The dictionary in a local folder, or under ``name`` in a Hugging Face repository ``source``.
 
     A run folder stands for its ``coder/``; ``name`` may then be a checkpoint: ``latest``, ``best``, ``step_500`` or,

@@ -7,10 +7,18 @@ import itertools
 import torch
 from torch import Tensor
 
-from monosema.coders import CoderConfig, CrossLayerTranscoder, Dictionary, SparseCoder, StackConfig
+from monosema.coders import (
+    CoderConfig,
+    CrossLayerTranscoder,
+    Dictionary,
+    SparseCoder,
+    StackConfig,
+    TrainableDictionary,
+)
 from monosema.coders.parts import Part
+from monosema.coders.trainable import require_sparse_coders
 from monosema.core.config import to_plain
-from monosema.core.errors import ConfigError, FileError
+from monosema.core.errors import FileError
 from monosema.formats import DictionarySpec, PartSpec
 from monosema.formats.spec import joined, sites_of
 from monosema.hub.rules import activation_of, fill_activation_, saved_activation, saved_rule
@@ -22,14 +30,11 @@ _START = ("decoder_init", "decoder_init_norm", "encoder_init", "seed")
 def to_spec(coder: Dictionary, log10_density: Tensor | None = None) -> DictionarySpec:
     """``coder`` as plain values and its tensors, which are shared.
 
-    Raises ``ConfigError`` where it infers by a threshold that is not known yet, and for a dictionary of another package
-    that names no kind.
+    Raises ``ConfigError`` where it infers by a threshold that is not known yet, and ``CapabilityError`` for a
+    dictionary that is not made of sparse coders.
     """
-    kind = getattr(coder, "saved_kind", None)
-    if kind not in ("coder", "stack"):
-        raise ConfigError(
-            f"a {type(coder).__name__} cannot be saved: its class names no saved_kind ('coder' or 'stack')"
-        )
+    coder = require_sparse_coders(coder, "saved")
+    kind = coder.saved_kind
     config, plain = coder.config, to_plain(coder.config)
     return DictionarySpec(
         kind=kind,
@@ -45,7 +50,7 @@ def to_spec(coder: Dictionary, log10_density: Tensor | None = None) -> Dictionar
     )
 
 
-def from_spec(spec: DictionarySpec) -> Dictionary:
+def from_spec(spec: DictionarySpec) -> TrainableDictionary:
     """The dictionary that computes what ``spec`` says; ``FileError`` where its values do not fit together."""
     coder = _built(spec)
     with torch.no_grad():
@@ -58,7 +63,7 @@ def from_spec(spec: DictionarySpec) -> Dictionary:
     return coder
 
 
-def _part_spec(part: Part, whole: Dictionary) -> PartSpec:
+def _part_spec(part: Part[SparseCoder], whole: Dictionary) -> PartSpec:
     coder = part.coder
     return PartSpec(
         W_enc=coder.W_enc_rows.detach().T,
@@ -72,8 +77,8 @@ def _part_spec(part: Part, whole: Dictionary) -> PartSpec:
         trained=saved_activation(coder),
         token_scaling=coder.config.token_scaling,
         causal=coder.config.causal,
-        reads=_sites_in((part.read,), whole.config.read_widths),
-        writes=_sites_in(part.writes, whole.config.write_widths),
+        reads=_sites_in((part.read,), whole.read_widths),
+        writes=_sites_in(part.writes, whole.write_widths),
     )
 
 
@@ -88,7 +93,7 @@ def _sites_in(columns: tuple[slice, ...], widths: tuple[int, ...]) -> tuple[int,
     )
 
 
-def _built(spec: DictionarySpec) -> Dictionary:
+def _built(spec: DictionarySpec) -> TrainableDictionary:
     """A dictionary of the shapes and options of ``spec``, with weights of its own."""
     first, *others = spec.parts
     activation = activation_of(first)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from monosema.coders.sites import join_names
 from monosema.core.errors import ConfigError
 from monosema.core.progress import Progress
 from monosema.data.cache import Manifest, export_arrow, export_npy, open_source, shuffle_cache
@@ -33,7 +34,7 @@ def make_cache(config: CacheConfig, out: Where, *, progress: bool | float = True
 
 def default_folder(config: CacheConfig) -> Path:
     """``activations/{text}/{model}/{hook}``, with a slash in a name as ``_``, and ``_{head}`` behind a head's site."""
-    hooks = "+".join((*config.stream.hook_names, *(config.stream.targets or ())))
+    hooks = join_names((*config.stream.hook_names, *(config.stream.targets or ())))
     names = (config.tokens.source, config.model.source, re.sub(r"\[(\d+)\]", r"_\1", hooks))
     return Path("activations", *(name.replace(os.sep, "_").replace("/", "_") for name in names))
 

@@ -51,9 +51,9 @@ def columns_of(coder: Dictionary, layout: RowLayout, *, at_other_sites: bool = F
     sites = dict(layout.reads + layout.writes)
     theirs = coder.hook_name, coder.hook_name_out
     own = _own_sites(coder, layout, sites, at_other_sites)
-    if (theirs[0] == theirs[1]) != own.is_autoencoder and None not in theirs:
+    if coder.reconstructs != own.is_autoencoder and None not in theirs:
         what, fix = "writes other sites than it reads", "name what it writes with targets="
-        if theirs[0] == theirs[1]:
+        if coder.reconstructs:
             what, fix = "reconstructs what it reads", "leave out targets="
         here = _shown(own.read_name, own.write_name)
         raise ConfigError(f"the coder {what} ({_shown(*theirs)}), the source's sites are {here}; {fix}")
@@ -64,8 +64,8 @@ def columns_of(coder: Dictionary, layout: RowLayout, *, at_other_sites: bool = F
             + (f", d_out={own.d_out}" if own.d_in != own.d_out or not own.is_autoencoder else "")
         )
     for kind, widths, each in (
-        ("read", coder.config.read_widths, own.reads),
-        ("written", coder.config.write_widths, own.writes),
+        ("read", coder.read_widths, own.reads),
+        ("written", coder.write_widths, own.writes),
     ):
         if len(widths) > 1 and own.has_names and widths != tuple(width for _, width in each):
             raise ShapeError(f"the coder's sites {kind} are {widths} wide, the source's {[width for _, width in each]}")
@@ -85,7 +85,7 @@ def columns_of(coder: Dictionary, layout: RowLayout, *, at_other_sites: bool = F
 
 def _own_sites(coder: Dictionary, layout: RowLayout, sites: Mapping[str, int], at_other_sites: bool) -> RowLayout:
     """The source's sites that ``coder`` names, or all of them."""
-    names = [(name or "").split("+") for name in (coder.hook_name, coder.hook_name_out)]
+    names = [[str(site) for site in sites_of] or [""] for sites_of in (coder.reads, coder.writes)]
     listed = names[0] + names[1]
     missing = [name for name in listed if name not in sites]
     if not missing:

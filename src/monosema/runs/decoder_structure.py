@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from monosema.coders import SAE, BatchTopK, Dictionary, SparseCoder
+from monosema.coders import SAE, BatchTopK, Dictionary
 from monosema.core.progress import Progress
 from monosema.core.seeds import random_stream
 from monosema.evaluation.benchmarks.config import MetaConfig
@@ -30,7 +30,7 @@ def decoder_structure(coder: Dictionary, config: MetaConfig | None = None, *, pr
     return replace(measure_meta(coder, metas), config=config)
 
 
-def _train(rows: Tensor, d_sae: int, config: MetaConfig, seed: int, bar: Progress) -> SparseCoder:
+def _train(rows: Tensor, d_sae: int, config: MetaConfig, seed: int, bar: Progress) -> Dictionary:
     width, n = max(1, round(config.width_fraction * d_sae)), min(config.batch_size, len(rows))
     meta = SAE(rows.shape[1], width, activation=BatchTopK(k=config.k), seed=seed).to(rows.device)
     trainer = Trainer(meta, TrainingConfig(tokens=n * config.n_steps, lr=config.lr, seed=seed), n)
@@ -44,6 +44,4 @@ def _train(rows: Tensor, d_sae: int, config: MetaConfig, seed: int, bar: Progres
         order = order[n:]
         bar.advance(1)
     trainer.check_finite()
-    trained = trainer.inference_coder()
-    assert isinstance(trained, SparseCoder)
-    return trained
+    return trainer.inference_coder()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from monosema import hub
-from monosema.coders.variant import variant_words
 from monosema.core.files import read_json
 from monosema.core.printable import terminal_lines
 from monosema.core.words import counted
@@ -33,7 +32,7 @@ def describe(folder: str | os.PathLike[str], name: str | None = None) -> str:
         return _aligned(of_folder)
     coder = hub.load(folder, name)
     tokens = coder.metadata.get("tokens") or {}
-    kind, scaling = variant_words(coder), coder.config.token_scaling
+    kind, scaling = coder.variant_words, coder.token_scaling
     lines = {
         "dictionary": f"{kind}, {counted(coder.d_sae, 'latent')}, {_brief(coder.config.activation)}",
         "shapes": f"d_in {coder.d_in}, d_out {coder.d_out}, {coder.config.dtype}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monosema.coders import Dictionary
+from monosema.coders.sites import split_names
 from monosema.core.errors import ConfigError
 from monosema.core.logs import get_logger
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
@@ -60,7 +61,7 @@ def why_no_losses(rows: ActivationStream, columns: Columns) -> str:
 
 
 def _capture_only(rows: ActivationStream, columns: Columns) -> str:
-    for name in columns.hook_name_out.split("+"):
+    for name in split_names(columns.hook_name_out):
         key, hook = split_site_name(name, rows.models) if rows.models else ("", name)
         site = (rows.models[key] if key else rows.model).site(hook)
         if not site.writable:

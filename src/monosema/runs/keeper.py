@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from monosema import hub
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.core.errors import FileError
 from monosema.core.logs import get_logger
 from monosema.data import IterableRows
@@ -134,5 +134,5 @@ def save_coder(trainer: Trainer, path: Path) -> None:
     _save(on_host(trainer.coder), trainer.folding, trainer.statistics.log10_density(), path)
 
 
-def _save(coder: Dictionary, folding: Folding, log10_density: Tensor, path: Path) -> None:
+def _save(coder: TrainableDictionary, folding: Folding, log10_density: Tensor, path: Path) -> None:
     hub.save(folding(coder), path, log10_density=log10_density)

@@ -12,7 +12,7 @@ from monosema.data.named_models import NamedModels
 from monosema.runs.check import check_run
 from monosema.runs.config import CacheSource, RunConfig
 from monosema.runs.planning import less_memory
-from monosema.runs.session import build_cache, build_layout, build_models, build_stream, build_tokens, coder_for
+from monosema.runs.session import build_layout, build_models, build_stream, build_tokens, coder_for
 from monosema.runs.training import TrainingResult, train
 from monosema.training.resolve import check_training
 
@@ -51,7 +51,7 @@ def _launch_from_cache(config: RunConfig, options: CacheSource, out: Path, progr
     device = choose_device(options.device)
     check_run(config)
     with doing("reading the cache", enabled=progress is not False):
-        cache = build_cache(options)
+        cache = options.build()
     coder = coder_for(config.coder, cache.layout, cache.record()).to(device)
     check_training(coder, config.training, options.batch_size)
     return train(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monosema.coders import CLT, SAE, Crosscoder, Dictionary, Transcoder
+from monosema.coders import CLT, SAE, Crosscoder, TrainableDictionary, Transcoder
 from monosema.core.errors import ConfigError
 from monosema.data.sites import RowLayout
 from monosema.runs.config import CoderOptions
@@ -19,7 +19,7 @@ _VARIANTS = {
 }
 
 
-def make_coder(options: CoderOptions, layout: RowLayout) -> Dictionary:
+def make_coder(options: CoderOptions, layout: RowLayout) -> TrainableDictionary:
     """The coder of ``options`` for the sites of ``layout``.
 
     Raises ``ConfigError`` for an option that the variant, which the sites decide, does not have.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError
 from monosema.core.seeds import random_stream
 from monosema.data import ActivationStream
@@ -18,7 +18,7 @@ from monosema.models.splice import instead, placed
 
 def model_loss_increase(
     stream: ActivationStream, seed: int, *, one_per_context: bool = False
-) -> Callable[[SparseCoder, int], tuple[Tensor, Tensor]]:
+) -> Callable[[Dictionary, int], tuple[Tensor, Tensor]]:
     """A function of a coder and a number of contexts: rows ``[n, d]`` and the loss increase at each ``[n]``, in nats.
 
     The increase at position t is the cross-entropy of predicting token t + 1 with the site replaced by the coder's
@@ -29,18 +29,19 @@ def model_loss_increase(
     """
 
     @torch.no_grad()
-    def measure(coder: SparseCoder, n_contexts: int) -> tuple[Tensor, Tensor]:
+    def measure(coder: Dictionary, n_contexts: int) -> tuple[Tensor, Tensor]:
         model, split = stream.model, indexed(stream.split)
-        name, written = coder.hook_name, coder.hook_name_out
-        if name is None or written is None or "+" in name or "+" in written or not model.site(written).writable:
+        names = [str(site) for site in (*coder.reads, *coder.writes)]
+        if (len(coder.reads), len(coder.writes)) != (1, 1) or not model.site(names[1]).writable:
             raise ConfigError('Resample(by="model_loss") needs one site read and one written, and that one writable')
+        name, written = names
         order = torch.randperm(split.n_contexts, generator=random_stream(seed, "model_loss"))[:n_contexts]
         generator = random_stream(seed, "model_loss", "position")
         rows, losses = [], []
         for part in order.split(stream.model_batch_size):
             ids = split.contexts[part].to(device=model.device, dtype=torch.int64)
             documents, usable = split.documents_of(part), split.row_mask(part).to(model.device)
-            sites = list(dict.fromkeys((name, written)))
+            sites = list(dict.fromkeys(names))
             values = model.capture(ids, sites, documents_BT=documents)
             x, y = values[name], values[written]
             if (rule := stream.norm_rule()) is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.core.errors import UserError
 from monosema.core.files import free_disk
 from monosema.core.memory import free_memory
@@ -270,7 +270,7 @@ def _forward_operations(stream: ActivationStream) -> int | None:
     return round(counter.get_total_flops() / ids.numel())
 
 
-def _coder(config: RunConfig, models: Models) -> Dictionary:
+def _coder(config: RunConfig, models: Models) -> TrainableDictionary:
     layout = build_layout(config.stream, models)
     if config.coder.start_from is not None:
         return coder_for(config.coder, layout, NamedModels(models).record()).to("meta")

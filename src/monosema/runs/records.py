@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.core.config import from_plain, to_plain
 from monosema.data import ActivationCache, ActivationStream, ArrayRows, IterableRows
 from monosema.data.rebuild import described_options
@@ -22,7 +22,7 @@ from monosema.training import TrainingConfig
 
 
 def run_config(
-    coder: Dictionary,
+    coder: TrainableDictionary,
     rows: ActivationStream | ActivationCache | ArrayRows | IterableRows,
     training: TrainingConfig,
     evaluation: EvaluationOptions,

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from monosema import hub
-from monosema.coders import Dictionary
+from monosema.coders import Dictionary, TrainableDictionary
 from monosema.core.errors import ConfigError, FileError
 from monosema.core.facts import Facts, shown_as_facts
 from monosema.core.option_fields import marked
 from monosema.core.peers import explains_options
 from monosema.core.progress import doing
 from monosema.core.words import counted
-from monosema.data import ActivationCache, ActivationStream, Tokens
+from monosema.data import ActivationStream, Tokens
 from monosema.data.named_models import NamedModels, split_site_name
 from monosema.data.packed.manifest import is_packed
 from monosema.data.rebuild import (
@@ -33,7 +33,6 @@ from monosema.data.sites import RowLayout
 from monosema.models import LanguageModel
 from monosema.runs.config import (
     MAIN_MODEL,
-    CacheSource,
     CoderOptions,
     ModelOptions,
     RunConfig,
@@ -77,7 +76,7 @@ class Session:
         return Facts(
             "Session: a dictionary and what it was trained with",
             {
-                "coder": f"{type(coder).__name__}, {counted(coder.d_sae, 'latent')} at {coder.hook_name}",
+                "coder": f"{coder.variant_words}, {counted(coder.d_sae, 'latent')} at {coder.hook_name}",
                 "models": "; ".join(f"{key}: {each}" if key else str(each) for key, each in named.items()),
                 "tokens": str(self.tokens),
                 "stream": f"batches of {counted(self.stream.batch_size, 'row')}",
@@ -213,11 +212,6 @@ def _checking(progress: bool) -> contextlib.AbstractContextManager[None]:
     return doing("checking the model and the text", enabled=progress)
 
 
-def build_cache(options: CacheSource) -> ActivationCache:
-    """The ``ActivationCache`` of these options; ``ConfigError`` where its content is not the recorded one."""
-    return options.build()
-
-
 def build_layout(options: StreamOptions, model: Models) -> RowLayout:
     """The sites of the stream that ``build_stream`` makes, with their widths."""
     named = NamedModels(model)
@@ -225,11 +219,11 @@ def build_layout(options: StreamOptions, model: Models) -> RowLayout:
     return RowLayout(reads, reads if options.targets is None else named.sites(options.targets))
 
 
-def build_coder(config: RunConfig, stream: ActivationStream) -> Dictionary:
+def build_coder(config: RunConfig, stream: ActivationStream) -> TrainableDictionary:
     """The coder of ``config.coder`` for the stream's sites, or the saved one that it starts from."""
     return coder_for(config.coder, stream.layout, stream.record())
 
 
-def coder_for(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> Dictionary:
+def coder_for(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> TrainableDictionary:
     """The same for sites of models with the record ``models``."""
     return make_coder(options, layout) if options.start_from is None else load_start(options, layout, models)

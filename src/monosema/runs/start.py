@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from monosema import hub
-from monosema.coders import Dictionary, StackConfig
+from monosema.coders import TrainableDictionary
 from monosema.coders.activations.family import ActivationConfig, FixedCount
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, ShapeError
@@ -18,12 +18,12 @@ from monosema.runs.config import CoderOptions
 logger = get_logger("monosema.runs")
 
 
-def coder_options(coder: Dictionary) -> CoderOptions:
+def coder_options(coder: TrainableDictionary) -> CoderOptions:
     """The options that describe ``coder`` and, where it was loaded, what it starts from."""
-    made = coder.config
+    made: Any = coder.config
     own: dict[str, Any] = (
         {"variant": "cross_layer_transcoder", "tied": made.tied}
-        if isinstance(made, StackConfig)
+        if coder.is_layered
         else {
             "b_dec": made.b_dec,
             "skip": made.skip,
@@ -48,7 +48,7 @@ def coder_options(coder: Dictionary) -> CoderOptions:
     )
 
 
-def load_start(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> Dictionary:
+def load_start(options: CoderOptions, layout: RowLayout, models: Mapping[str, Any]) -> TrainableDictionary:
     """The dictionary ``options.start_from``, ready to be trained on the sites ``layout`` of recorded ``models``.
 
     Raises ``FileError`` where there is none, ``ConfigError`` where another option contradicts it or where it reads
@@ -65,13 +65,13 @@ def load_start(options: CoderOptions, layout: RowLayout, models: Mapping[str, An
     return coder
 
 
-def _check_options(options: CoderOptions, coder: Dictionary) -> None:
+def _check_options(options: CoderOptions, coder: TrainableDictionary) -> None:
     """Refuse options that were given and say something else than the dictionary; starting weights do not matter."""
     default, made = CoderOptions(), coder_options(coder)
     kept = ("d_sae", "b_dec", "skip", "causal", "tied", "token_scaling")
     named = {name: getattr(options, name) for name in kept}
     if options.expansion_factor is not None:
-        named["d_sae"] = round(options.expansion_factor * coder.config.read_widths[0])
+        named["d_sae"] = round(options.expansion_factor * coder.read_widths[0])
     if options.variant != "auto":
         named["variant"] = options.variant
     for name, value in named.items():
@@ -89,12 +89,12 @@ def _as_selected(wanted: ActivationConfig, made: ActivationConfig) -> Activation
     return wanted.weighted(made.weight_by_decoder_norm)
 
 
-def _check_sites(options: CoderOptions, coder: Dictionary, layout: RowLayout) -> None:
+def _check_sites(options: CoderOptions, coder: TrainableDictionary, layout: RowLayout) -> None:
     """Hold the dictionary's sites against the run's, and name it by those."""
     what = f"the dictionary {options.start_from}"
     theirs, ours = (coder.hook_name, coder.hook_name_out), (layout.read_name, layout.write_name)
     there, here = (f"{read}" if read == write else f"{read} -> {write}" for read, write in (theirs, ours))
-    held = (coder.config.read_widths, coder.config.write_widths)
+    held = (coder.read_widths, coder.write_widths)
     given = tuple(tuple(width for _, width in each) for each in (layout.reads, layout.writes))
     for kind, mine, wide in zip(("read", "written"), held, given, strict=True):
         if sum(mine) != sum(wide) or (len(mine) > 1 and mine != wide):
@@ -102,9 +102,9 @@ def _check_sites(options: CoderOptions, coder: Dictionary, layout: RowLayout) ->
                 f"{what} is for {there}, sites {kind} {list(mine)} wide; the run's sites ({here}) are {list(wide)} "
                 "wide. Name sites of its widths in stream.hook_names and stream.targets, or leave out coder.start_from"
             )
-    if (theirs[0] == theirs[1]) != layout.is_autoencoder and None not in theirs:
+    if coder.reconstructs != layout.is_autoencoder and None not in theirs:
         raise ConfigError(
-            f"{what} {'reconstructs what it reads' if theirs[0] == theirs[1] else 'writes other sites than it reads'} "
+            f"{what} {'reconstructs what it reads' if coder.reconstructs else 'writes other sites than it reads'} "
             f"({there}), the run's sites are {here}; set or leave out stream.targets"
         )
     if theirs == ours:

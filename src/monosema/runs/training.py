@@ -14,7 +14,8 @@ from typing import Any, final, overload
 from torch import Tensor
 
 from monosema import hub
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import Dictionary
+from monosema.coders.trainable import require_sparse_coders
 from monosema.core.devices import say_if_threads_spin
 from monosema.core.errors import ConfigError
 from monosema.core.facts import Facts, shown_as_facts
@@ -215,6 +216,7 @@ class _Run:
         check_heldout(config, rows, columns)
         self.name, self.rows, self.options, self.clock = name, rows, options, clock
         self.columns = columns
+        coder = require_sparse_coders(coder, "trained")
         coder.bind(columns.hook_name, columns.hook_name_out, columns.record(rows.record()))
         self.trainer = Trainer(coder, config, rows.batch_size, connection_directions(config, coder), optimizer)
         if isinstance(rows, IterableRows):
@@ -383,8 +385,7 @@ def _rows(source: Any, coder: Dictionary, row_options: dict[str, Any]) -> RowSou
         return ActivationCache(source, **row_options)
     is_split = not isinstance(source, Mapping) and row_options.get("targets") is None
     if is_split and (not hasattr(source, "__next__") or row_options):
-        writes_itself = coder.d_in == coder.d_out and coder.hook_name == coder.hook_name_out
-        row_options = {"d_in": None if writes_itself else coder.d_in, **row_options}
+        row_options = {"d_in": None if coder.reconstructs else coder.d_in, **row_options}
     return as_row_source(source, **row_options)
 
 
@@ -415,9 +416,10 @@ def connection_directions(config: TrainingConfig, coder: Dictionary) -> Tensor |
     if connection is None:
         return None
     sae = hub.load(connection.path, device=coder.device)
-    if not isinstance(sae, SparseCoder):
+    if sae.is_layered:
         raise ConfigError("sparse_connection: the path holds a stack of coders; give an SAE")
-    directions = sae.W_enc_rows if connection.directions == "encoder" else sae.W_dec
+    latents = range(sae.d_sae)
+    directions = sae.encoder_rows(latents) if connection.directions == "encoder" else sae.decoder_rows(latents)
     if directions.shape[1] != coder.d_out:
         width = directions.shape[1]
         raise ConfigError(f"sparse_connection: the SAE's directions are {width} wide, the coder writes {coder.d_out}")

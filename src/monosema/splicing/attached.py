@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monosema.coders import Dictionary
+from monosema.coders.sites import join_names
 from monosema.core.errors import ShapeError
 from monosema.models import Site
 from monosema.splicing.forms import LatentForm, Z
@@ -54,8 +55,6 @@ class Attached(Generic[Z]):
             for part in self._parts
         )
         self._targets = tuple(tuple(self._find_targets(part.writes)) for part in self._parts)
-        # The bias of a dictionary that is its own part comes with that part's output.
-        self._has_own_bias = all(part.coder is not dictionary for part in self._parts)
 
     @property
     def reads(self) -> tuple[tuple[str, ...], ...]:
@@ -72,12 +71,12 @@ class Attached(Generic[Z]):
         return [group for group, own in enumerate(self._targets) if written in [each.written for each in own]]
 
     def bias(self, written: int, n: int) -> Tensor:
-        """``[n, width]``: what of the dictionary's bias no part brings along, else zeros."""
-        columns, whole = self._columns[written], self._dictionary.b_dec
+        """``[n, width]``: what is written beside the parts; zeros where the one part is the whole dictionary."""
+        columns = self._columns[written]
         zeros = torch.zeros(
             n, columns.stop - columns.start, device=self._dictionary.device, dtype=self._dictionary.dtype
         )
-        return zeros + whole[columns] if self._has_own_bias and whole is not None else zeros
+        return zeros + self._dictionary.without_latents()[columns] if self._dictionary.is_layered else zeros
 
     def encode(self, group: int, x: Tensor) -> Z:
         """A part's latents of the rows ``x [n, I]``."""
@@ -106,7 +105,7 @@ def _columns(sites: Sequence[Site], width: int, kind: str) -> list[slice]:
     """Where each site lies in a row of all of them."""
     stops = list(accumulate(site.width for site in sites))
     if not stops or stops[-1] != width:
-        names = "+".join(site.name for site in sites)
+        names = join_names(site.name for site in sites)
         raise ShapeError(f"the dictionary's {kind} is {width}, but {names!r} is {stops[-1] if stops else 0} wide")
     return [slice(stop - site.width, stop) for site, stop in zip(sites, stops, strict=True)]
 

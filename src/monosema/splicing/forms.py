@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from monosema.coders import Latents, SparseCoder
+from monosema.coders import Dictionary, Latents
 
 Z = TypeVar("Z", Tensor, Latents)
 """Latents in one form; the coder's ``decode`` takes it."""
@@ -21,7 +21,7 @@ Z = TypeVar("Z", Tensor, Latents)
 class LatentForm(Protocol[Z]):
     """One form of latents."""
 
-    def encode(self, coder: SparseCoder, x: Tensor) -> Z:
+    def encode(self, coder: Dictionary, x: Tensor) -> Z:
         """The latents of rows ``x [n, I]`` under the inference rule."""
 
     def touched(self, before: Z, after: Z) -> Tensor:
@@ -32,7 +32,7 @@ class LatentForm(Protocol[Z]):
 class DenseForm:
     """Rows ``[n, F]``, with gradients: for edits of latents and for their gradients."""
 
-    def encode(self, coder: SparseCoder, x: Tensor) -> Tensor:
+    def encode(self, coder: Dictionary, x: Tensor) -> Tensor:
         """``[n, F]``."""
         return coder.encode(x)
 
@@ -45,7 +45,7 @@ class DenseForm:
 class SparseForm:
     """``Latents``, without gradients: for runs in which the dictionary acts as it is."""
 
-    def encode(self, coder: SparseCoder, x: Tensor) -> Latents:
+    def encode(self, coder: Dictionary, x: Tensor) -> Latents:
         """Never built densely."""
         return coder.encode_sparse(x)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import SparseCoder, TrainableDictionary
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.core.logs import get_logger
 from monosema.kernels.select import select_batch_top_k_of_parts
@@ -27,7 +27,7 @@ _AT_A_TIME = 2**24
 
 
 @torch.no_grad()
-def calibrate_(coder: Dictionary, x_BI: Tensor) -> None:
+def calibrate_(coder: TrainableDictionary, x_BI: Tensor) -> None:
     """Set each threshold in place so that the scaled rows ``x [B, d_in]`` have k active latents a token on average.
 
     It is the ``round(k B)``-th largest positive score of all rows. A latent is active above it, so the rows have k less

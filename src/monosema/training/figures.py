@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.training.config import TrainingConfig
 
 
@@ -78,7 +78,7 @@ def term_coefficients(config: TrainingConfig) -> dict[str, float]:
     return {f"{each.name}_coefficient": each.coefficient for each in config.further_terms}
 
 
-def threshold_figures(coder: Dictionary) -> dict[str, Any]:
+def threshold_figures(coder: TrainableDictionary) -> dict[str, Any]:
     """Running or mean thresholds, for each layer of a stack."""
     values = {}
     for part in coder.parts:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.training.config import TrainingConfig
 from monosema.training.optimizer import CoderOptimizer
 from monosema.training.terms import FineTuning
@@ -20,7 +20,7 @@ class FineTuner:
     ``∂loss/∂s_i = ⟨∂loss/∂W_dec_i, D_i⟩``. Folded by construction: no scale is saved.
     """
 
-    def __init__(self, dictionary: Dictionary, phase: FineTuning, config: TrainingConfig, n_steps: int):
+    def __init__(self, dictionary: TrainableDictionary, phase: FineTuning, config: TrainingConfig, n_steps: int):
         self._dictionary = dictionary
         self._scaled = phase.weights in ("scale", "unrotated_decoder")
         own = dict(dictionary.named_parameters())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, Encoding, SparseCoder
+from monosema.coders import Encoding, SparseCoder, TrainableDictionary
 from monosema.coders.encoder_product import compiled_encoder_product
 from monosema.core.seeds import random_stream
 from monosema.training.config import TrainingConfig
@@ -65,7 +65,7 @@ class GradientPass:
 
     def __init__(
         self,
-        coder: Dictionary,
+        coder: TrainableDictionary,
         config: TrainingConfig,
         objective: Objective,
         *,
@@ -127,9 +127,7 @@ class GradientPass:
                 for parameter, value in of_term.parameters.items():
                     mine[parameter] = mine[parameter] + value
             gradients |= {part.prefix + name: value for name, value in mine.items()}
-        if not isinstance(coder, SparseCoder):
-            gradients["b_dec"] = loss.g_out.reshape(-1, coder.d_out).sum(0)
-            coder.tie_gradients_(gradients)
+        coder.add_own_gradients_(gradients, loss.g_out)
         return BatchGradients(gradients, loss, encodings, batch.terms, self._next_penalty(encodings, state.next_p))
 
     def _next_penalty(self, encodings: tuple[Encoding, ...], p: float | None) -> Tensor | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import SparseCoder, TrainableDictionary
 from monosema.coders.activations.fixed import FixedCountActivation
 from monosema.coders.parts import Part
 from monosema.kernels.bags import DENSE_DENSITY
@@ -55,7 +55,7 @@ class StepMemory:
 
 
 def step_memory(
-    dictionary: Dictionary,
+    dictionary: TrainableDictionary,
     config: TrainingConfig,
     sparsity: Sparsity | None,
     batch_size: int,
@@ -86,7 +86,12 @@ def step_memory(
 
 
 def _part(
-    part: Part, config: TrainingConfig, sparsity: Sparsity | None, n_tokens: int, size: int, device: torch.device
+    part: Part[SparseCoder],
+    config: TrainingConfig,
+    sparsity: Sparsity | None,
+    n_tokens: int,
+    size: int,
+    device: torch.device,
 ) -> tuple[int, int]:
     """What is held while one part is worked on, and what is kept of it until all are done."""
     coder = part.coder

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, assert_never, final
 import torch
 from torch import Tensor
 
-from monosema.coders import Encoding, LatentGradients, SparseCoder
+from monosema.coders import Encoding, LatentGradients, SparseCoder, TrainableDictionary
 from monosema.coders.parts import Part
-from monosema.coders.stack import Dictionary, offset
 from monosema.core.devices import constant
 from monosema.core.errors import ConfigError
 from monosema.core.words import counted
@@ -81,9 +80,9 @@ class Objective:
     """``[O]`` weight of each output dimension; None for one everywhere."""
 
     @classmethod
-    def of(cls, dictionary: Dictionary, config: TrainingConfig, sparsity: Sparsity | None) -> Objective:
+    def of(cls, dictionary: TrainableDictionary, config: TrainingConfig, sparsity: Sparsity | None) -> Objective:
         """Check what depends on the dictionary's shape and spread site weights over dimensions."""
-        weights, widths = config.site_weights, dictionary.config.write_widths
+        weights, widths = config.site_weights, dictionary.write_widths
         spread = None
         if weights is not None:
             if len(weights) != len(widths):
@@ -106,7 +105,7 @@ class Objective:
     @torch.no_grad()
     def batch(
         self,
-        dictionary: Dictionary,
+        dictionary: TrainableDictionary,
         encodings: Sequence[Encoding],
         x_BI: Tensor,
         y_BO: Tensor,
@@ -120,7 +119,7 @@ class Objective:
         if self.site_weights_O is not None:
             weights = weights * self.site_weights_O
         grouped: list[Levels | None] = [self._levels(part.coder, e) for part, e in zip(parts, encodings, strict=True)]
-        bias = offset(dictionary, x_BI)
+        bias = dictionary.offset(x_BI)
         errors = _errors(dictionary, parts, encodings, grouped, y_BO, bias)
         error = errors if self.config.levels is None else errors[:, -1]
         gate_error = _gate_error(parts, encodings, y_BO, bias)
@@ -131,7 +130,7 @@ class Objective:
     @torch.no_grad()
     def loss(
         self,
-        dictionary: Dictionary,
+        dictionary: TrainableDictionary,
         encodings: Sequence[Encoding],
         x_BI: Tensor,
         y_BO: Tensor,
@@ -254,8 +253,8 @@ def weighted_squares(error: Tensor, weights: Tensor) -> Tensor:
 
 
 def _errors(
-    dictionary: Dictionary,
-    parts: Sequence[Part],
+    dictionary: TrainableDictionary,
+    parts: Sequence[Part[SparseCoder]],
     encodings: Sequence[Encoding],
     grouped: Sequence[Levels | None],
     y_BO: Tensor,
@@ -266,7 +265,7 @@ def _errors(
         decode(encoding.latents, part.coder.W_dec) if levels is None else decode_levels(levels, part.coder.W_dec)
         for part, encoding, levels in zip(parts, encodings, grouped, strict=True)
     )
-    if isinstance(dictionary, SparseCoder):
+    if not dictionary.is_layered:
         out = next(decoded)
     else:
         out = y_BO.new_zeros(y_BO.shape if grouped[0] is None else (len(y_BO), grouped[0].n_levels, y_BO.shape[1]))
@@ -276,7 +275,9 @@ def _errors(
     return torch.sub(target, out, out=out) if out.dtype == target.dtype else target - out
 
 
-def _gate_error(parts: Sequence[Part], encodings: Sequence[Encoding], y_BO: Tensor, bias: Tensor) -> Tensor | None:
+def _gate_error(
+    parts: Sequence[Part[SparseCoder]], encodings: Sequence[Encoding], y_BO: Tensor, bias: Tensor
+) -> Tensor | None:
     """``y`` less what the gates' values decode to; None where there are no gates."""
     out = torch.zeros_like(y_BO)
     for part, encoding in zip(parts, encodings, strict=True):

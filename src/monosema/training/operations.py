@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.kernels.bags import DENSE_DENSITY
 from monosema.training.config import TrainingConfig
 from monosema.training.memory import most_active
@@ -25,7 +25,9 @@ class StepOperations:
     rows and encoder rows; ``4 d_in d_out`` for a skip connection. Selection, losses and the update are left out."""
 
 
-def step_operations(dictionary: Dictionary, config: TrainingConfig, sparsity: Sparsity | None) -> StepOperations:
+def step_operations(
+    dictionary: TrainableDictionary, config: TrainingConfig, sparsity: Sparsity | None
+) -> StepOperations:
     """Of training ``dictionary`` with ``sparsity`` and as ``config`` says; active latents as ``step_memory`` has them.
 
     Where so many are active that products are dense, n is the number of all latents. What a policy does for dead

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from monosema.coders import Dictionary
+from monosema.coders import TrainableDictionary
 from monosema.core.errors import ConfigError
 from monosema.kernels.dispatch import runs_triton
 from monosema.kernels.precision import Shadows
@@ -152,7 +152,7 @@ class CoderOptimizer:
 
 
 @torch.no_grad()
-def renormalise_(dictionary: Dictionary, ok: Tensor) -> None:
+def renormalise_(dictionary: TrainableDictionary, ok: Tensor) -> None:
     """Give every decoder row norm one again in place; a skipped step keeps every bit."""
     for part in dictionary.parts:
         decoder = part.coder.W_dec
@@ -161,7 +161,7 @@ def renormalise_(dictionary: Dictionary, ok: Tensor) -> None:
 
 
 @torch.no_grad()
-def project_(dictionary: Dictionary) -> None:
+def project_(dictionary: TrainableDictionary) -> None:
     """Put parameters of activations back into their allowed range in place."""
     for part in dictionary.parts:
         part.coder.activation.project_()

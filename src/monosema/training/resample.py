@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from monosema.coders import SparseCoder
-from monosema.coders.stack import offset
 from monosema.kernels import decode
 
 
@@ -33,7 +32,7 @@ def squared_errors(coder: SparseCoder, x_NI: Tensor, y_NO: Tensor) -> Tensor:
     errors = []
     for x, y in zip(x_NI.split(4096), y_NO.split(4096), strict=True):
         out = decode(coder.encode_select(x, scaled=True).latents, coder.W_dec)
-        errors.append((y - out - offset(coder, x)).square().sum(1))
+        errors.append((y - out - coder.offset(x)).square().sum(1))
     return torch.cat(errors)
 
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import torch
 from torch.amp.autocast_mode import is_autocast_available
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import TrainableDictionary
 from monosema.coders.activations.family import FixedCount
 from monosema.coders.config import TokenScaling
-from monosema.coders.variant import variant_of
 from monosema.core.devices import dtype_name
 from monosema.core.errors import ConfigError
 from monosema.core.words import counted
@@ -19,7 +18,7 @@ from monosema.training.config import TrainingConfig
 from monosema.training.objectives import Objective
 
 
-def has_unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
+def has_unit_norm(coder: TrainableDictionary, config: TrainingConfig) -> bool:
     zeros = getattr(coder.config, "decoder_init", "random") == "zeros"
     activation = coder.config.activation
     unscalable = activation.scale_equivariance() == "none"
@@ -40,7 +39,7 @@ def has_unit_norm(coder: Dictionary, config: TrainingConfig) -> bool:
     return wanted and not (zeros or unscalable or per_target)
 
 
-def resolve_token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenScaling:
+def resolve_token_scaling(coder: TrainableDictionary, config: TrainingConfig) -> TokenScaling:
     """The scaling by each token's size, which ``input_scaling`` or the coder itself may name."""
     own, kind = coder.config.token_scaling, config.input_scaling
     wanted = kind if kind == "constant_norm" or kind == "layer_norm" else own
@@ -57,19 +56,19 @@ def resolve_token_scaling(coder: Dictionary, config: TrainingConfig) -> TokenSca
     return wanted
 
 
-def check_training(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+def check_training(coder: TrainableDictionary, config: TrainingConfig, batch_size: int) -> None:
     """Raise ``ConfigError`` for options that ``coder`` cannot have, or not together; nothing is changed."""
     sparsity = resolve_sparsity(coder.config.activation, config.sparsity)
     scaling = resolve_token_scaling(coder, config)
     names = (coder.config.activation, sparsity, config.levels, config.revive)
-    check_combination(variant_of(coder), *names, scaling)
+    check_combination(coder.variant, *names, scaling)
     replace(coder.config, token_scaling=scaling)
     has_unit_norm(coder, config)
     Objective.of(coder, config, sparsity)
     _check_options(coder, config, batch_size)
 
 
-def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -> None:
+def _check_options(coder: TrainableDictionary, config: TrainingConfig, batch_size: int) -> None:
     if config.k_start is not None:
         if not isinstance(coder.config.activation, FixedCount):
             name = type(coder.config.activation).__name__
@@ -102,5 +101,5 @@ def _check_options(coder: Dictionary, config: TrainingConfig, batch_size: int) -
         )
     if config.autocast is not None and not is_autocast_available(coder.device.type):
         raise ConfigError(f"torch has no autocast for the device {coder.device.type!r}; leave autocast out")
-    if config.sparse_connection is not None and not isinstance(coder, SparseCoder):
+    if config.sparse_connection is not None and coder.is_layered:
         raise ConfigError("sparse_connection is for one transcoder, not for a stack of coders")

@@ -32,7 +32,7 @@ class Dead:
     """Which part this is."""
 
     @staticmethod
-    def of(mask_F: Tensor, parts: Sequence[Part]) -> tuple[Dead, ...]:
+    def of(mask_F: Tensor, parts: Sequence[Part[SparseCoder]]) -> tuple[Dead, ...]:
         """For each of ``parts``, from the mask of all their latents."""
         masks = mask_F.split([part.coder.d_sae for part in parts])
         counts = LateNumbers(torch.stack([mask.count_nonzero() for mask in masks]))
@@ -72,7 +72,9 @@ class RevivalTerm:
 
 
 @torch.no_grad()
-def revival(part: Part, encoding: Encoding, batch: Batch, dead: Dead, policy: Revive | None) -> OnPart | None:
+def revival(
+    part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Dead, policy: Revive | None
+) -> OnPart | None:
     """What ``policy`` adds to the loss; None where nothing (no latent is dead, or it acts otherwise)."""
     match policy:
         case AuxK() if dead.n > 0:
@@ -87,7 +89,7 @@ def revival(part: Part, encoding: Encoding, batch: Batch, dead: Dead, policy: Re
             assert_never(policy)
 
 
-def auxk(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: AuxK) -> OnPart:
+def auxk(part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: AuxK) -> OnPart:
     """``α · Σ w ‖e - ê‖²``, with w the reconstruction's weights (their mean is ``mean ‖e - ê‖²`` by default).
 
     ``e = y - ŷ`` is a constant; ``ê`` decodes, without bias, ``max(0, pre)`` of the ``min(k, number dead)`` largest
@@ -117,7 +119,9 @@ def auxk(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: Aux
     return OnPart((ExtraEntries(latents, weights * left * (-2 * scale), slope),), value)
 
 
-def ghost_gradients(part: Part, encoding: Encoding, batch: Batch, dead: Tensor, config: GhostGradients) -> OnPart:
+def ghost_gradients(
+    part: Part[SparseCoder], encoding: Encoding, batch: Batch, dead: Tensor, config: GhostGradients
+) -> OnPart:
     """``α · s · Σ w ‖e - ĝ‖²`` with ĝ the decode of ``exp(pre)`` of dead latents, scaled to half of e's norm.
 
     The norms' ratio ``‖e‖ / 2‖ĝ‖`` of each token, e and ``s = reconstruction / (Σ w ‖e - ĝ‖² + 1e-6)`` are constants.
@@ -209,7 +213,7 @@ def rewarm_steps(policy: Resample, n_steps: int, batch_size: int) -> int:
     return round(rule.rewarm_fraction * n_steps if rule.rewarm_tokens is None else rule.rewarm_tokens / batch_size)
 
 
-def _own(part: Part, of_all: Tensor) -> Tensor:
+def _own(part: Part[SparseCoder], of_all: Tensor) -> Tensor:
     """The columns a part writes; their mean over sites where one decoder serves several."""
     if of_all.shape[1] == 1:
         return of_all

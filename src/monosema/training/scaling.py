@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from torch import Tensor
 
-from monosema.coders import Dictionary, Scaling
+from monosema.coders import Scaling, TrainableDictionary
 from monosema.coders.scaling import estimate_scaling
 from monosema.core.errors import ShapeError
 from monosema.training.config import PER_TOKEN, InputScaling
@@ -23,14 +23,14 @@ class RowScaling:
     identity until ``estimate_`` has seen rows, and folded into the weights that are saved.
     """
 
-    def __init__(self, coder: Dictionary):
+    def __init__(self, coder: TrainableDictionary):
         self.coder = coder
-        self.input = Scaling.identity(coder.config.read_widths)
-        self.output = Scaling.identity(coder.config.write_widths)
+        self.input = Scaling.identity(coder.read_widths)
+        self.output = Scaling.identity(coder.write_widths)
 
     @property
     def is_autoencoder(self) -> bool:
-        return self.coder.hook_name == self.coder.hook_name_out and self.coder.d_in == self.coder.d_out
+        return self.coder.reconstructs
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         x, y = self.by_token(rows.to(device=self.coder.device, dtype=self.coder.dtype))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from monosema.coders import Dictionary, Scaling
+from monosema.coders import Scaling, TrainableDictionary
 from monosema.training.start import can_fold_norms
 
 
@@ -45,7 +45,7 @@ class Folding:
     """Whether its decoder rows are held at norm one."""
 
     @torch.no_grad()
-    def __call__(self, coder: Dictionary) -> Dictionary:
+    def __call__(self, coder: TrainableDictionary) -> TrainableDictionary:
         """A folded copy of ``coder``: what is saved."""
         coder = copy.deepcopy(coder)
         coder.requires_grad_(False)
@@ -61,7 +61,7 @@ class Folding:
         return coder
 
 
-def on_host(coder: Dictionary, tensors: Mapping[str, Tensor] | None = None) -> Dictionary:
+def on_host(coder: TrainableDictionary, tensors: Mapping[str, Tensor] | None = None) -> TrainableDictionary:
     """A dictionary like ``coder`` on the CPU that has ``tensors``, named as in its ``state_dict``, for its own.
 
     They are not copied. By default, its own ones.

@@ -7,14 +7,14 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import SparseCoder, TrainableDictionary
 from monosema.training.optimizer import renormalise_
 
 START_ROWS, START = 256, 6.0
 """Rows by which a dictionary with a wanted L0 starts at that many times as much."""
 
 
-def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
+def can_fold_norms(coder: TrainableDictionary, norms_are_equal: bool) -> bool:
     """Whether decoder norms can be folded into the encoder without changing which latents are active."""
     if getattr(coder.config, "tied", "none") == "per_target":
         return False
@@ -30,7 +30,7 @@ def can_fold_norms(coder: Dictionary, norms_are_equal: bool) -> bool:
 
 
 @torch.no_grad()
-def make_unit_norm_(coder: Dictionary) -> None:
+def make_unit_norm_(coder: TrainableDictionary) -> None:
     """Decoder rows of norm one in place, their norms moved into the encoder; thresholds follow where it is trained."""
     if coder.is_trained:
         coder.fold_W_dec_norm()
@@ -41,7 +41,7 @@ def make_unit_norm_(coder: Dictionary) -> None:
 
 
 @torch.no_grad()
-def bring_decoder_to_size_(coder: Dictionary) -> None:
+def bring_decoder_to_size_(coder: TrainableDictionary) -> None:
     """Decoder rows of norm one, or of mean norm one, in place, function and selection unchanged.
 
     A saved decoder is as large as raw activations make it; learning rates and windows are for scaled ones.

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from monosema.coders import Encoding
+    from monosema.coders import Encoding, TrainableDictionary
     from monosema.coders.encoding import Contribution
-    from monosema.coders.stack import Dictionary
     from monosema.kernels import Levels
     from monosema.training.revive import Dead
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 class Batch:
     """A batch as the dictionary predicts it: what terms are computed from."""
 
-    dictionary: Dictionary
+    dictionary: TrainableDictionary
     """What is trained."""
     encodings: Sequence[Encoding]
     """One for each part of the dictionary."""
@@ -100,7 +99,7 @@ class Term(Protocol):
 class TermContext:
     """What a term may depend on beside its own config."""
 
-    dictionary: Dictionary
+    dictionary: TrainableDictionary
     """What is trained."""
     directions: Tensor | None = None
     """``[n, d_out]``: those of the SAE of ``TrainingConfig.sparse_connection``."""

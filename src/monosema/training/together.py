@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from monosema.coders import SparseCoder
 from monosema.kernels.precision import product
 from monosema.training.gradients import WORKSPACE_BYTES
 from monosema.training.trainer import Rows, Trainer
@@ -43,11 +42,12 @@ def prepare_together(trainers: Sequence[Trainer], batches: Sequence[Tensor]) -> 
 def _shared_shape(trainer: Trainer, rows: Rows) -> tuple[object, ...] | None:
     """What coders must have in common; None for one that needs a product of its own."""
     coder, config = trainer.coder, trainer.config
-    if not isinstance(coder, SparseCoder) or config.gradient_accumulation > 1 or config.compile is not None:
+    own = coder.parts[0].coder
+    if coder.is_layered or config.gradient_accumulation > 1 or config.compile is not None:
         return None
     if not _is_worthwhile(coder.device):
         return None
-    return coder.d_in, coder.d_sae, coder.dtype, coder.device, len(rows.x), config.autocast, coder.b_enc is None
+    return coder.d_in, coder.d_sae, coder.dtype, coder.device, len(rows.x), config.autocast, own.b_enc is None
 
 
 def _is_worthwhile(device: torch.device) -> bool:

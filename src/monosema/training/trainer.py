@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, Encoding, SparseCoder
+from monosema.coders import Dictionary, Encoding, TrainableDictionary
 from monosema.coders.activations.family import FixedCount
+from monosema.coders.trainable import require_sparse_coders
 from monosema.core.devices import parse_dtype
 from monosema.core.errors import ConfigError, DataError
 from monosema.core.logs import get_logger
@@ -50,7 +51,7 @@ INITIAL_ROWS = 16_384
 
 CandidateRows = Callable[[int], Tensor]
 """Gives so many rows of the current chunk, for resampling by error and for calibrating a threshold."""
-ModelLosses = Callable[[SparseCoder, int], tuple[Tensor, Tensor]]
+ModelLosses = Callable[[Dictionary, int], tuple[Tensor, Tensor]]
 """Given a coder of raw activations and a number of contexts, their rows and the model's loss increase at each."""
 
 
@@ -99,6 +100,7 @@ class Trainer:
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        coder = require_sparse_coders(coder, "trained")
         self.coder, self.config, self.batch_size = coder, config, batch_size
         self.n_main_steps = config.main_steps(batch_size)
         self.n_steps = self.n_main_steps + config.finetuning_steps(batch_size)
@@ -189,7 +191,7 @@ class Trainer:
         elif self.config.b_dec_init != "zeros":
             if self.coder.b_dec is not None:
                 self.coder.b_dec.copy_(self._center(outputs.apply(y)))
-            if isinstance(self.coder, SparseCoder) and self.coder.b_dec_in is not None:
+            if self.coder.b_dec_in is not None:
                 self.coder.b_dec_in.copy_(self._center(inputs.apply(x)))
         target = getattr(self.control.sparsity, "target_l0", None)
         if not self.coder.is_trained and target is not None:
@@ -254,7 +256,7 @@ class Trainer:
             return {}
         values: dict[str, Any] = {
             "tokens": float(self.tokens_seen),
-            **step_figures(self._record, self.coder.config.write_widths),
+            **step_figures(self._record, self.coder.write_widths),
             **self.statistics.figures(self.dead_after),
             **term_coefficients(self.config),
         }
@@ -267,7 +269,7 @@ class Trainer:
         return values | threshold_figures(self.coder)
 
     @torch.no_grad()
-    def inference_coder(self) -> Dictionary:
+    def inference_coder(self) -> TrainableDictionary:
         """A copy of the dictionary for raw activations, scaling and decoder norms folded in: what is saved."""
         return self.folding(self.coder)
 
@@ -368,14 +370,14 @@ class Trainer:
     def _candidates(self, rule: ResampleRule, x: Tensor, y: Tensor, number: int) -> Candidates:
         part = self.coder.parts[number]
         if rule.by == "model_loss":
-            if self.model_losses is None or not isinstance(self.coder, SparseCoder):
+            if self.model_losses is None or self.coder.is_layered:
                 raise ConfigError('Resample(by="model_loss") needs the model: train on an ActivationStream, one coder')
-            rows, losses = self.model_losses(self.inference_coder(), rule.n_contexts)  # type: ignore[arg-type]
+            rows, losses = self.model_losses(self.inference_coder(), rule.n_contexts)
             x, y = self.scaling(rows)
             return Candidates(x, y, losses.clamp(min=0).to(x.device))
         if self.candidate_rows is not None:
             x, y = self.scaling(self.candidate_rows(rule.n_candidates))
-        target = y if isinstance(self.coder, SparseCoder) else part.take(y) / len(part.writes)
+        target = y if part.is_whole else part.take(y) / len(part.writes)
         inputs = x[:, part.read]
         return Candidates(inputs, target, squared_errors(part.coder, inputs, target))
 

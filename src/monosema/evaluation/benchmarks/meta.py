@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monosema.coders import Dictionary, Latents, SparseCoder
+from monosema.coders import Dictionary, Latents
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.words import counted
 from monosema.evaluation.activations import ROWS_PER_STEP
@@ -125,9 +125,9 @@ def decoder_directions(coder: Dictionary) -> tuple[Tensor, Tensor]:
 
     Raises ``ConfigError`` for a stack of coders, and ``DataError`` where rows are not finite or fewer than two remain.
     """
-    if not isinstance(coder, SparseCoder):
+    if coder.is_layered:
         raise ConfigError("decoder structure is that of one group of latents; take one layer's coder of the stack")
-    W_dec = coder.W_dec.detach()
+    W_dec = coder.decoder_rows(range(coder.d_sae)).detach()
     require_finite("W_dec", W_dec)
     kept = (W_dec.norm(dim=1) > 0).nonzero().squeeze(1)
     if len(kept) < 2:
@@ -137,7 +137,7 @@ def decoder_directions(coder: Dictionary) -> tuple[Tensor, Tensor]:
     return normalize(W_dec[kept], dim=1), kept.cpu()
 
 
-def measure_meta(coder: Dictionary, metas: Mapping[int, SparseCoder]) -> MetaReport:
+def measure_meta(coder: Dictionary, metas: Mapping[int, Dictionary]) -> MetaReport:
     """What small dictionaries of ``coder``'s decoder directions explain of them (Bussmann et al. 2024, "meta-SAEs").
 
     The rows are ``W_dec[i] / ‖W_dec[i]‖``. A meta-dictionary writes each as a sum of a few of its meta-latents; its
@@ -182,7 +182,7 @@ def measure_meta(coder: Dictionary, metas: Mapping[int, SparseCoder]) -> MetaRep
     )
 
 
-def _measure(rows: Tensor, meta: SparseCoder, number: int) -> MetaDictionary:
+def _measure(rows: Tensor, meta: Dictionary, number: int) -> MetaDictionary:
     with evaluation_mode(meta):
         latents = stack_tokens([meta.encode_sparse(part) for part in rows.split(ROWS_PER_STEP)])
         x_hat = meta.decode(latents, rows)

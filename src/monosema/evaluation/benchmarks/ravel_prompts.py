@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from monosema.coders import SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import DataError
 from monosema.core.progress import Progress
 from monosema.core.seeds import random_stream
@@ -69,7 +69,7 @@ class Prompts:
     """
 
     def __init__(
-        self, sae: SparseCoder, model: LanguageModel, data: AttributeData, config: RavelConfig, progress: bool
+        self, sae: Dictionary, model: LanguageModel, data: AttributeData, config: RavelConfig, progress: bool
     ) -> None:
         self._sae, self._model, self._data, self._config = sae, model, data, config
         cases = [(entity, attribute) for entity in data.answers for attribute in data.templates]
@@ -90,7 +90,7 @@ class Prompts:
         self.active_K = rows.latents.indices.long().unique()
         device = model.device
         self._f_PK = rows.columns(self.active_K).float().to(device)
-        W_KD = sae.W_dec.detach()[self.active_K.to(sae.W_dec.device)].float().to(device)
+        W_KD = sae.decoder_rows(self.active_K).detach().float().to(device)
         self._directions = LatentDirections(W_KD)
         self._error_PD = torch.zeros_like(rows.x_ND, dtype=torch.float32, device=device)
         if not config.keep_error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosema.coders import Dictionary, Latents, SparseCoder
+from monosema.coders import Dictionary, Latents
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.core.words import counted
 from monosema.evaluation.activations import ROWS_PER_STEP
@@ -75,25 +75,25 @@ class EncodedRows:
         return out
 
 
-def require_plain_sae(coder: Dictionary, benchmark: str) -> SparseCoder:
+def require_plain_sae(coder: Dictionary, benchmark: str) -> Dictionary:
     """``coder``, which must reconstruct the site it reads as ``Σ_i f_i W_dec[i] + b_dec``; ``ConfigError`` if not.
 
     Raises ``DataError`` where a weight is not finite: a latent whose encoder is NaN would merely be silent.
     """
-    if not isinstance(coder, SparseCoder) or not coder.config.reconstructs or coder.W_skip is not None:
+    if coder.is_layered or not coder.reconstructs or coder.has_skip:
         raise ConfigError(f"{benchmark} needs an SAE: its decoder rows must lie in the site that it reads")
-    if coder.config.token_scaling != "none":
+    if coder.token_scaling != "none":
         raise ConfigError(
             f"{benchmark} needs decoder rows in the units of the site, and token_scaling="
-            f"{coder.config.token_scaling!r} gives each token units of its own; train with a linear input_scaling"
+            f"{coder.token_scaling!r} gives each token units of its own; train with a linear input_scaling"
         )
     require_finite_weights(coder)
     return coder
 
 
-def decoder_rows(sae: SparseCoder) -> Tensor:
-    """``W_dec`` [F, D] float64 on the CPU."""
-    return sae.W_dec.detach().double().cpu()
+def decoder_rows(sae: Dictionary) -> Tensor:
+    """The decoder rows of all latents [F, D], float64 on the CPU."""
+    return sae.decoder_rows(range(sae.d_sae)).detach().double().cpu()
 
 
 def encode_rows(coder: Dictionary, rows: Tensor | EncodedRows) -> EncodedRows:

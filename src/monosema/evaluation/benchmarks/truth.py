@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monosema.coders import Dictionary, SparseCoder
+from monosema.coders import Dictionary
 from monosema.core.errors import ConfigError, DataError, ShapeError
 from monosema.data.synthetic import SyntheticFeatures
 from monosema.evaluation.activations import ROWS_PER_STEP
@@ -88,7 +88,7 @@ def ground_truth(
     seed, threshold = config.seed, config.threshold
     known = features if isinstance(features, KnownFeatures) else _drawn(features, config.n_rows, seed)
     coder = _plain_sae(coder, known.directions.shape[1])
-    decoder_FD = coder.W_dec.detach().double().cpu()
+    decoder_FD = coder.decoder_rows(range(coder.d_sae)).detach().double().cpu()
     directions_ND = known.directions.double().cpu()
     cosine_NF = normalize(directions_ND, dim=1) @ normalize(decoder_FD, dim=1).T
     latent = best_assignment(cosine_NF)
@@ -108,7 +108,7 @@ def ground_truth(
     along = (decoder_FD[own] * normalize(directions_ND, dim=1)).sum(1)
     ratio = counts.latent_sum * along / (counts.feature_sum * directions_ND.norm(dim=1))
     notes = []
-    if coder.config.token_scaling != "none":
+    if coder.token_scaling != "none":
         ratio, notes = ratio * torch.nan, ["no magnitude_ratio: the coder scales tokens, so its latents have no unit"]
     if not bool(seen.all()):
         notes.append(
@@ -165,7 +165,7 @@ class _Counts:
     """[N]: the latent's values there."""
 
 
-def _counted(coder: SparseCoder, known: KnownFeatures, own: Tensor) -> _Counts:
+def _counted(coder: Dictionary, known: KnownFeatures, own: Tensor) -> _Counts:
     """``own [N]`` is the latent to compare each feature with."""
     n_features = len(own)
     zeros = [torch.zeros(n, dtype=torch.float64) for n in (n_features, coder.d_sae, *[n_features] * 3)]
@@ -191,8 +191,8 @@ def _drawn(features: SyntheticFeatures, n_rows: int, seed: int) -> KnownFeatures
     return KnownFeatures(directions=features.directions(), magnitudes=features.latents(n_rows, seed))
 
 
-def _plain_sae(coder: Dictionary, width: int) -> SparseCoder:
-    if not isinstance(coder, SparseCoder) or coder.d_in != coder.d_out or coder.hook_name != coder.hook_name_out:
+def _plain_sae(coder: Dictionary, width: int) -> Dictionary:
+    if coder.is_layered or not coder.reconstructs:
         raise ConfigError("ground_truth compares the decoder of an SAE, which writes what it reads; give one")
     if coder.d_in != width:
         raise ShapeError(
