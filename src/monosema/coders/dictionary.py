@@ -297,7 +297,8 @@ def rows_of(matrix: Tensor, latents: LatentNumbers) -> Tensor:
 def _number_of(site: SiteRef, writes: tuple[SiteRef, ...], n_sites: int) -> int:
     if len(writes) != n_sites:
         raise ConfigError(
-            f"the dictionary writes {counted(n_sites, 'site')} and records the names {join_names(writes) or 'of none'}; give the "
+            f"the dictionary writes {counted(n_sites, 'site')} and records the names "
+            f"{join_names(writes) or 'of none'}; give the "
             "site's number"
         )
     if site not in writes:
