@@ -8,6 +8,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def assert_harmless(text: str) -> None:
 
 
 def report() -> Report:
-    numbers = {each: 0.5 for each, kind in Report.__annotations__.items() if kind == "float"}
+    numbers = {each.name: 0.5 for each in fields(Report) if each.type == "float"}
     counts = {"n_alive": 3, "d_sae": 8, "n_tokens": 100, "dead_fraction_reliable": False}
     names = {"hook_name": HOSTILE, "model_name": HOSTILE, "notes": (HOSTILE,), "fve_per_site": {HOSTILE: 0.5}}
     return Report(**{**numbers, **counts, **names})

@@ -52,8 +52,8 @@ def test_sites_are_refs_of_a_model_and_a_hook_name():
     assert crosscoder().writes == crosscoder().reads
     assert clt().writes == (SiteRef("", "blocks.0.hook_mlp_out"), SiteRef("", "blocks.1.hook_mlp_out"))
     assert SAE(3, 4).reads == SAE(3, 4).writes == ()
-    assert crosscoder().names_written == ("base:blocks.0.hook_mlp_out", "chat:blocks.0.hook_mlp_out")
-    assert Crosscoder([3, 2], 4).names_written == ("site_0", "site_1")
+    assert crosscoder().names_written(2) == ("base:blocks.0.hook_mlp_out", "chat:blocks.0.hook_mlp_out")
+    assert Crosscoder([3, 2], 4).names_written(2) == ("site_0", "site_1")
 
 
 def test_parts_number_their_latents_through():

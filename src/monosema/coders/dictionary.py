@@ -166,12 +166,10 @@ class Dictionary(nn.Module, ABC):
         """Whether latents are in layers: each part has a site that it reads, and its latents write from there on."""
         return not self.parts[0].is_whole
 
-    @property
-    def names_written(self) -> tuple[str, ...]:
-        """A name for each site written: its own, or ``site_0``, ``site_1`` … where not all are recorded."""
+    def names_written(self, n: int) -> tuple[str, ...]:
+        """A name for each of the ``n`` sites written: its own, or ``site_0``, ``site_1`` … where not all are recorded."""
         names = tuple(map(str, self.writes))
-        numbered = tuple(f"site_{number}" for number in range(len(self.write_widths)))
-        return names if len(names) == len(numbered) else numbered
+        return names if len(names) == n else tuple(f"site_{number}" for number in range(n))
 
     @property
     def site_transform(self) -> SiteTransform:

@@ -356,7 +356,7 @@ def _require_crosscoder(coder: Dictionary) -> tuple[str, ...]:
             f"the sites are {list(widths)} wide: directions cannot be compared across widths. Their decoders' shares "
             "can: metrics.decoder_shares(coder.W_dec, coder.config.write_widths)"
         )
-    return coder.names_written
+    return coder.names_written(len(coder.write_widths))
 
 
 def _site_number(reference: str | int | None, names: Sequence[str]) -> int | None:

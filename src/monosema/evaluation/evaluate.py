@@ -357,4 +357,4 @@ def _fve_per_site(coder: Dictionary, found: Findings) -> dict[str, float] | None
     sites = found.rows.sites
     if not sites:
         return None
-    return {name: site.fve for name, site in zip(coder.names_written, sites, strict=True)}
+    return {name: site.fve for name, site in zip(coder.names_written(len(sites)), sites, strict=True)}
