@@ -167,7 +167,7 @@ class Dictionary(nn.Module, ABC):
         return not self.parts[0].is_whole
 
     def names_written(self, n: int) -> tuple[str, ...]:
-        """A name for each of the ``n`` sites written: its own, or ``site_0``, ``site_1`` … where not all are recorded."""
+        """A name for each of ``n`` sites written: its own, or ``site_0``, ``site_1`` … where not all are recorded."""
         names = tuple(map(str, self.writes))
         return names if len(names) == n else tuple(f"site_{number}" for number in range(n))
 
