@@ -98,7 +98,7 @@ def test_what_is_held_out_of_a_long_part_is_what_is_held_out_of_it_alone(monkeyp
             ConfigError,
             "part 'b' of a mixture must be a TextSource, got a str",
         ),
-        (lambda: TextSource(source="a", weight=0), ConfigError, "weight of a part must be positive, got 0"),
+        (lambda: TextSource(source="a", weight=0), ConfigError, "weight must be positive, got 0"),
         (lambda: TextSource(source="a", weight=float("nan")), ConfigError, "must be positive, got nan"),
         (lambda: TextSource(source="a", max_documents=0), ConfigError, "max_documents must be at least 1"),
         (lambda: load_tokens("a", None, data_files={"train": "x"}), ConfigError, "data_files must be a name or a list"),

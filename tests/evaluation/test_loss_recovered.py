@@ -70,7 +70,7 @@ def test_what_cannot_be_measured_is_refused(model: ms.LanguageModel):
         loss_recovered([], model, SITE, coder())
     with pytest.raises(DataError, match="at least two tokens"):
         loss_recovered("", model, SITE, coder())
-    with pytest.raises(ConfigError, match=r"max_len must be from 2 to the model's 256 positions, got 1000"):
+    with pytest.raises(ConfigError, match=r"max_len must be from 2 to the model's positions, 256, got 1000"):
         loss_recovered(TEXTS, model, SITE, coder(), max_len=1000)
     transcoder = Transcoder(256, 256, 64)
     transcoder.bind("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", {})

@@ -53,5 +53,5 @@ def test_a_dictionary_too_large_is_told_with_one_that_fits(tmp_path: Path) -> No
     assert done.returncode == 2, done.stderr
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("monosema train: out of memory before the first step (")
-    assert "one of these would: coder.d_sae=" in message
+    assert "one of these would: --coder.d-sae=" in message
     assert "Traceback" not in done.stderr

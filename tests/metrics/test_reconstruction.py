@@ -225,7 +225,7 @@ def test_values_that_are_not_finite_are_refused_by_name(bad: float, name: str):
     x, x_hat = _pair()
     broken = {"x": x, "x_hat": x_hat}
     broken[name][5, 2] = bad
-    with pytest.raises(DataError, match=rf"^{name} must be finite, but 1 of 3500 .*index \[5, 2\]"):
+    with pytest.raises(DataError, match=rf"^{name} must be finite, but 1 of 3,500 .*index \[5, 2\]"):
         ReconstructionSums.of(x, x_hat)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import monosema as ms
 from monosema.data import ArrayRows
-from monosema.runs import keeper as keeper_module
+from monosema.runs import figure_log as figure_log_module
 from monosema.runs import training as training_module
 from monosema.runs.clock import PARTS, Clock, TimedBatches, Usage, times_of
 from monosema.training import Callback, Trainer
@@ -127,7 +127,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     slow(ArrayRows, "preview", 100)
     slow(ArrayRows, "__next__", 10)
     slow(training_module, "measure", 1_000)
-    slow(keeper_module, "measure", 1_000)
+    slow(figure_log_module, "measure", 1_000)
     slow(training_module, "save_coder", 10_000)
     return time
 

@@ -107,7 +107,7 @@ def test_when_all_are_damaged_nothing_is_silently_started_anew(tmp_path, caplog)
     checkpoints = write(tmp_path, 1, 2)
     for folder in tmp_path.glob("step_*"):
         flip_a_bit(folder)
-    with pytest.raises(FileError, match=r"none of the 2 checkpoints .* can be used"):
+    with pytest.raises(FileError, match=r"of 2 checkpoints .* none can be used"):
         checkpoints.newest()
 
 

@@ -87,7 +87,7 @@ def _weights(coder: Dictionary, *, is_sae: bool) -> dict[str, Tensor]:
     both = None if encoder is None or decoder is None or not is_sae else (encoder.T, decoder)
     return {
         "encoder_norm": nowhere if encoder is None else encoder_norms(encoder.T),
-        "encoder_bias": nowhere if bias is None else bias.double().cpu(),
+        "encoder_bias": nowhere if bias is None else bias.detach().double().cpu(),
         "decoder_norm": nowhere if decoder is None else encoder_norms(decoder.T),
         "encoder_decoder_cosine": nowhere if both is None else encoder_decoder_cosine(*both),
         "max_decoder_cosine": nowhere if decoder is None else max_cosine_to_others(decoder),

@@ -99,7 +99,7 @@ def _local(folder: Path, name: str | None) -> tuple[Path, Format]:
         return checkpoint / "coder", format
     if name is None or is_run(named):
         _refuse_unfinished(named)
-    if name is None:
+    if name is None and folder.is_dir():
         _refuse_several(folder)
     under = f" under {name!r}" if name else ""
     raise FileError(f"{folder} holds no dictionary{under} ({registry.telling_files()} is missing); {_what_to_give()}")

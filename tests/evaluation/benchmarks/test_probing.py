@@ -120,7 +120,7 @@ def test_tokens_are_read_where_they_stand(model: LanguageModel, coder: SparseCod
     assert (report.unit, task.label, task.latents[0]) == ("token", "mark", LATENT)
     assert task.sparse[0].latents.value == 1.0
     assert task.activations.value == 1.0
-    assert "texts are held out" in report.notes[-1]
+    assert "held-out texts" in report.notes[-1]
     assert probe_tokens(coder, model, documents, SMALL, labels=MARKS, progress=False) == report
 
 

@@ -112,7 +112,7 @@ def test_bad_input_is_refused():
     x, coder = site(), axis_sae(4)
     with pytest.raises(DataError, match="at least two"):
         targeted_perturbation(coder, x, ["red"] * len(x))
-    with pytest.raises(DataError, match="1 rows of a class cannot be split"):
+    with pytest.raises(DataError, match="1 row of a class cannot be split"):
         targeted_perturbation(coder, x, ["pink", *LABELS[1:]])
     with pytest.raises(ShapeError, match="one label for each row"):
         targeted_perturbation(coder, x, LABELS[1:])
