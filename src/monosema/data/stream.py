@@ -1,4 +1,4 @@
-"""``ActivationStream``: shuffled rows of activations, harvested chunk by chunk, resumable to the bit.
+"""``ActivationStream``: shuffled rows of activations, collected chunk by chunk, resumable to the bit.
 
 Contexts come in an order drawn across the corpus by the seed. A chunk is a run of whole contexts: they go through the
 model, rows at special tokens are left out, the rest is permuted by a random stream keyed by (seed, chunk number) and
@@ -503,7 +503,7 @@ class ActivationStream:
         return chunk.without(self.outliers.outliers(chunk.rows))
 
     def _look_ahead(self) -> None:
-        """Start the harvest of the next chunk, unless it is under way or the run ends before it."""
+        """Start collecting the next chunk, unless it is under way or the run ends before it."""
         if self._prefetch is None or not self._prefetch.is_idle or self._harvester.depends_on_caller:
             return
         if self._n_rows_wanted is not None and self._n_begun >= self._n_rows_wanted:

@@ -1,4 +1,4 @@
-"""How fast a run goes on this machine: a few of its harvest batches, steps and held-out contexts, timed."""
+"""How fast a run goes on this machine: a few of its collected batches, steps and held-out contexts, timed."""
 
 from __future__ import annotations
 
