@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import time
 
 import pytest
 
@@ -38,3 +40,18 @@ def test_an_error_is_raised_once_by_the_next_call(then: str) -> None:
         writer.start(lambda: calls.append(1)) if then == "start" else writer.wait()
     assert calls == []
     writer.wait()
+
+
+def test_after_waiting_the_thread_has_ended_and_freed_what_the_job_held():
+    class Slow:
+        freed = False
+
+        def __del__(self) -> None:
+            time.sleep(0.2)
+            Slow.freed = True
+
+    writer = BackgroundWriter()
+    writer.start(functools.partial(id, Slow()))
+    writer.wait()
+    assert "checkpoint writer" not in [each.name for each in threading.enumerate()]
+    assert Slow.freed
