@@ -51,7 +51,7 @@ def test_after_waiting_the_thread_has_ended_and_freed_what_the_job_held():
             Slow.freed = True
 
     writer = BackgroundWriter()
-    writer.start(functools.partial(id, Slow()))
+    writer.start(functools.partial(lambda held: time.sleep(0.1), Slow()))
     writer.wait()
     assert "checkpoint writer" not in [each.name for each in threading.enumerate()]
     assert Slow.freed
