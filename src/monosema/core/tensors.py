@@ -75,7 +75,7 @@ def read_tensors(path: Path, integers: Iterable[str] = ()) -> dict[str, Tensor]:
     Raises ``FileError`` where the file is missing, cut short or something else, and for a tensor of another type, such
     as float8, which can be stored but not computed in, naming it.
     """
-    fix = "download or copy it again (ms.load(..., force_download=True) for what came from the hub), or save it anew"
+    fix = "download or copy it again (ms.load(..., force_download=True) for what came from the hub), or save it again"
     try:
         require_regular(path)
         _require_types(path, frozenset(integers))

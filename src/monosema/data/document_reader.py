@@ -26,7 +26,7 @@ SHUFFLED_DOCUMENTS = 2**13
 class DocumentReader:
     """One source's documents in blocks.
 
-    A streamed Hugging Face dataset of several shards has them in an order drawn anew for every epoch, and goes on by
+    A streamed Hugging Face dataset of several shards has them in an order that is drawn for every epoch, and goes on by
     its own state. Anything else is read in its order, and to go on it is read again up to the place, not tokenised.
     With ``shuffle_documents`` the documents of each group of ``SHUFFLED_DOCUMENTS`` come in a shuffled order.
     """
